@@ -1,0 +1,88 @@
+"""What every task offers: load rows, encode text, decode logits, score predictions.
+
+A task is a small frozen object whose fields are the keys of its YAML in conf/task. A new data format is one subclass in
+this folder that overrides `load`; a new data set of a known format is one YAML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Dataset
+
+LABEL = "label"
+TRAIN = "train"
+
+
+@dataclass
+class Splits:
+    """The rows of a task: text columns and `label` (class id, or a float score for regression)."""
+
+    train: Dataset
+    evaluation: dict[str, Dataset]  # split name -> rows, e.g. {"validation": ...} or matched and mismatched
+    notes: list[str] = field(default_factory=list)  # what a reader of the result must know, e.g. a missing split
+
+    def fingerprint(self) -> str:
+        """Hash of all texts and labels, the same for the same rows from the Hub, a TSV or parquet."""
+        digest = hashlib.sha256()
+        for name, rows in [(TRAIN, self.train), *sorted(self.evaluation.items())]:
+            digest.update(name.encode())
+            for column in sorted(rows.column_names):
+                digest.update(column.encode())
+                digest.update("\x1f".join(map(str, rows[column])).encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A data set with its texts, labels and metric; sequence classification, or regression where `labels` is None."""
+
+    name: str
+    columns: tuple[str, ...]  # one text column, or two for sentence pairs
+    labels: tuple[str, ...] | None  # class names in the order of their ids
+    metric: evaluate.Metric
+    primary: str  # the key of the metric's result that tables show and that picks the best epoch
+
+    def __post_init__(self) -> None:
+        # Hydra hands over lists
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "labels", None if self.labels is None else tuple(self.labels))
+
+    @property
+    def num_labels(self) -> int:
+        return 1 if self.labels is None else len(self.labels)
+
+    @property
+    def is_regression(self) -> bool:
+        return self.labels is None
+
+    def load(self, data: Path | None) -> Splits:
+        """Read the rows. `data` is the folder of local data sets, None where there is none."""
+        raise NotImplementedError
+
+    def encode(self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int) -> dict[str, list]:
+        """Token ids of a batch of rows, truncated to max_length, without padding."""
+        return tokenizer(*(rows[column] for column in self.columns), truncation=True, max_length=max_length)
+
+    def decode(self, logits: np.ndarray) -> np.ndarray:
+        """(n, num_labels) logits -> (n,) class ids or scores."""
+        return logits[:, 0] if self.is_regression else logits.argmax(-1)
+
+    def score(self, outputs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        """Metrics of {split: (predictions, references)}: over all splits together and, if several, of each alone.
+
+        Keys are the metric's own, with `_<split>` appended for a split alone; values are in the metric's units (0 to 1).
+        """
+        predictions, references = (np.concatenate(parts) for parts in zip(*outputs.values(), strict=True))
+        scores = self.metric.compute(predictions=predictions, references=references)
+        if len(outputs) > 1:
+            for split, (predictions, references) in outputs.items():
+                alone = self.metric.compute(predictions=predictions, references=references)
+                scores |= {f"{key}_{split}": value for key, value in alone.items()}
+        return {key: float(value) for key, value in scores.items()}
