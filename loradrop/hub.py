@@ -1,0 +1,77 @@
+"""Is the Hub there, and which folder stands in for it? The one place that knows; free of torch and transformers.
+
+Libraries retry an unreachable Hub for about 20 seconds. Asking once, with a hard limit, lets a run fail at once or go
+on with what is already on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cache
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.utils import get_session
+
+TIMEOUT = 3.0  # seconds
+
+
+def hub_available() -> bool:
+    """Whether the Hub answers: False at once where HF_HUB_OFFLINE is set, else known in 3 seconds, once per process."""
+    return not _offline() and _answers(constants.ENDPOINT)
+
+
+def why_unavailable() -> str:
+    """The reason, as a clause for an error message, that `hub_available` is False."""
+    return "HF_HUB_OFFLINE is set" if _offline() else f"{constants.ENDPOINT} does not answer within {TIMEOUT:g} s"
+
+
+def find_local(root: Path | None, *names: str) -> Path | None:
+    """The first of root/name that is a folder (names are case-sensitive); None if there is none."""
+    if root is None:
+        return None
+    return next((folder for name in names if (folder := Path(root) / name).is_dir()), None)
+
+
+def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
+    """Folder of a data set's repository in the Hub's cache with the files that match the glob patterns.
+
+    What is in the cache needs no network. Raises FileNotFoundError with the reason where files can be had from neither.
+    """
+    wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": patterns}
+    try:
+        folder = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
+        if all(any(folder.glob(pattern)) for pattern in patterns):  # another task of the same repository is not enough
+            return folder
+    except (OSError, ValueError):
+        pass
+    name = f"{repo_id} at revision {revision or 'main'}"
+    if not hub_available():
+        raise FileNotFoundError(f"{name} is not in the local cache and cannot be fetched ({why_unavailable()})")
+    try:
+        return Path(snapshot_download(repo_id, **wanted))
+    except Exception as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
+        raise FileNotFoundError(f"fetching {name} failed: {error}") from error
+
+
+def _offline() -> bool:
+    # the library reads the variable when it is imported; a script may set it later
+    return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+@cache
+def _answers(endpoint: str) -> bool:
+    answer: list[int] = []
+
+    def ask() -> None:
+        try:
+            answer.append(get_session().head(endpoint, timeout=TIMEOUT).status_code)
+        except Exception:  # whatever goes wrong here, the Hub cannot be used
+            return
+
+    # the client's timeout covers neither the look-up of the name nor the second address of a host: a thread does
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    return bool(answer) and answer[0] < 500  # a mirror may well answer 404 for its root

@@ -1,0 +1,91 @@
+"""The metrics of the tasks as `evaluate.Metric` classes: no network, no files, no arguments.
+
+Values are in the metric's own units (1 is perfect), not in percent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import evaluate
+import numpy as np
+import pyarrow as pa
+from datasets import Features, Value
+
+
+class OfflineMetric(evaluate.Metric):
+    """Base class: rows stay in memory, so that runs side by side, forked or not, cannot meet in a cache folder."""
+
+    dtype = "int64"  # of predictions and references; a subclass may change it
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"keep_in_memory": True, **kwargs})
+
+    def _build_data_dir(self) -> str:
+        return ""  # the base class would create a folder below the home directory, even for a metric in memory
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({"predictions": Value(self.dtype), "references": Value(self.dtype)})
+        text = type(self).__doc__ or ""
+        return evaluate.MetricInfo(
+            description=text, citation="", inputs_description=text, features=features, format="arrow"
+        )
+
+    def _compute(self, *, predictions: pa.ChunkedArray, references: pa.ChunkedArray) -> dict[str, float]:
+        if len(predictions) == 0:
+            raise ValueError(f"{type(self).__name__}: there are no predictions to score.")
+        values = self._values(predictions.to_numpy(), references.to_numpy())
+        return {key: float(value) for key, value in values.items()}
+
+    def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        raise NotImplementedError
+
+
+class Accuracy(OfflineMetric):
+    """`accuracy`: the share of predictions that equal the reference."""
+
+    def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return {"accuracy": np.mean(predictions == references)}
+
+
+class AccuracyF1(OfflineMetric):
+    """`accuracy`, and `f1` of the positive class (id 1); f1 is 0 where that class never occurs."""
+
+    def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        from sklearn.metrics import f1_score
+
+        f1 = f1_score(references, predictions, labels=[1], average="macro", zero_division=0.0)
+        return {"accuracy": np.mean(predictions == references), "f1": f1}
+
+
+class Matthews(OfflineMetric):
+    """`matthews_correlation`, -1 to 1; 0 where all predictions, or all references, are the same class."""
+
+    def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        from sklearn.metrics import matthews_corrcoef
+
+        constant = np.ptp(predictions) == 0 or np.ptp(references) == 0  # scikit-learn may warn for these
+        return {"matthews_correlation": 0.0 if constant else matthews_corrcoef(references, predictions)}
+
+
+class Spearman(OfflineMetric):
+    """`spearman` and `pearson` correlation, -1 to 1; 0 where all predictions, or all references, are equal."""
+
+    dtype = "float64"
+
+    def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        from scipy.stats import rankdata
+
+        ranks = rankdata(predictions), rankdata(references)  # ties get their mean rank
+        return {"spearman": _pearson(*ranks), "pearson": _pearson(predictions, references)}
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Covariance over the standard deviations; NaN stays NaN, as a diverged model's score must not look like a 0."""
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return float("nan")
+    x, y = x - x.mean(), y - y.mean()
+    # scaling by the largest value first: squares of very small deviations would vanish
+    x, y = (v / scale if (scale := np.abs(v).max()) > 0 else v for v in (x, y))
+    norm = np.sqrt((x @ x) * (y @ y))
+    return float(np.clip(x @ y / norm, -1.0, 1.0)) if norm > 0 else 0.0

@@ -1,0 +1,248 @@
+"""The GLUE tasks from three sources with the same rows: the official TSVs, a folder written by `datasets`, the Hub.
+
+A folder `<data>/<name>` or `<data>/<official>` (RTE, SST-2, STS-B, ...) comes before the Hub. Per split it may hold
+    train.tsv, dev.tsv                          the official layout (MNLI: dev_matched.tsv, dev_mismatched.tsv)
+    train/, validation/                         `save_to_disk`
+    train-*.parquet or <config>/train-*.parquet the layout of the Hub's repository, which is also how a download arrives
+The test splits are not read: their labels were never published.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Dataset, Features, Value
+
+from loradrop.hub import fetch_dataset, find_local
+from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
+
+VALIDATION = "validation"
+SCORES = (0.0, 5.0)  # the range of STS-B, the only regression of GLUE
+
+
+@dataclass
+class Rows:
+    """The columns of one split as they were read, and where each row stands, for error messages."""
+
+    columns: dict[str, pa.Array]
+    source: Path
+    unit: str = "row"  # what the rows are counted in
+    first: int = 1  # the number of the first row
+
+    def where(self, index: int) -> str:
+        return f"{self.source}, {self.unit} {index + self.first}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glue(Task):
+    """One GLUE task; classification, or regression on 0 to 5 where `labels` is None."""
+
+    official: str  # folder of the official download
+    config: str  # name of the configuration on the Hub
+    hub_id: str
+    revision: str | None = None  # commit of the Hub's repository; None is its newest
+    parts: tuple[str, ...] = ()  # parts of the evaluation set, e.g. matched and mismatched; none: one set
+    tsv_header: tuple[str, ...] | None = None  # column names of TSVs without a header line
+    tsv_columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the TSV's, where they differ
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Hydra hands over lists and its own mapping
+        object.__setattr__(self, "parts", tuple(self.parts))
+        object.__setattr__(self, "tsv_header", None if self.tsv_header is None else tuple(self.tsv_header))
+        object.__setattr__(self, "tsv_columns", dict(self.tsv_columns))
+
+    @property
+    def evaluation(self) -> dict[str, str]:
+        """Name of each part of the evaluation set -> the Hub's name of that split."""
+        return {part: f"{VALIDATION}_{part}" for part in self.parts} or {VALIDATION: VALIDATION}
+
+    def load(self, data: Path | None) -> Splits:
+        """Read the rows from a folder in `data`, or else from the Hub or its cache.
+
+        Raises FileNotFoundError where there is no data, naming the folder that would be used, and ValueError, naming
+        the file and the line or row, where they cannot be used.
+        """
+        folder = find_local(data, self.name, self.official) or self._from_hub(data)
+        train = self._read(folder, TRAIN)
+        evaluation = {part: self._read(folder, split) for part, split in self.evaluation.items()}
+        missing = [split for part, split in self.evaluation.items() if evaluation[part] is None]
+        if train is None or len(missing) == len(evaluation):
+            lacks = TRAIN if train is None else " and no ".join(missing)
+            raise FileNotFoundError(
+                f"{self.name}: {folder} has no {lacks} split. It needs {self._expected()}; it holds "
+                f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
+            )
+        notes = [f"{self.name}: no {split} split in the data folder; the scores leave it out" for split in missing]
+        present = {part: rows for part, rows in evaluation.items() if rows is not None}
+        return Splits(train, present, notes)
+
+    def _expected(self) -> str:
+        files = [tsv_name(split) for split in (TRAIN, *self.evaluation.values())]
+        return f"the official files ({', '.join(files)}) or a folder written by `datasets` (save_to_disk or parquet)"
+
+    # sources
+
+    def _read(self, folder: Path, split: str) -> Dataset | None:
+        """The checked rows of a split in whichever format the folder has it, None if in none."""
+        tsv, saved = folder / tsv_name(split), folder / split
+        if tsv.is_file():
+            rows = read_tsv(tsv, self.tsv_header, {c: self.tsv_columns.get(c, c) for c in (*self.columns, LABEL)})
+        elif (saved / "state.json").is_file():
+            dataset = Dataset.load_from_disk(str(saved))
+            rows = read_table(dataset.with_format("arrow")[:], dataset.features, saved, (*self.columns, LABEL))
+        elif files := find_parquet(folder, self.config, split):
+            tables = [read_parquet(file) for file in files]
+            features = Features.from_arrow_schema(tables[0].schema)
+            # several files are one split, so rows are counted over all of them
+            source = files[0] if len(files) == 1 else files[0].parent / f"{split}-*.parquet"
+            rows = read_table(pa.concat_tables(tables), features, source, (*self.columns, LABEL))
+        else:
+            return None
+        return self._dataset(rows)
+
+    def _from_hub(self, data: Path | None) -> Path:
+        """The folder of the Hub's cache with this task, downloaded if need be."""
+        patterns = [f"{self.config}/{split}-*.parquet" for split in (TRAIN, *self.evaluation.values())]
+        try:
+            return fetch_dataset(self.hub_id, self.revision, patterns)
+        except FileNotFoundError as error:
+            place = Path(data or "<paths.data>") / self.official
+            raise FileNotFoundError(
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local data, "
+                f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+            ) from error.__cause__
+
+    # rows -> what a model learns from
+
+    def _dataset(self, rows: Rows) -> Dataset:
+        if len(rows.columns[LABEL]) == 0:
+            raise ValueError(f"{self.name}: {rows.source} has no rows.")
+        label = Value("float32") if self.is_regression else ClassLabel(names=list(self.labels))
+        labels = self._scores(rows) if self.is_regression else self._ids(rows)
+        features = Features({column: Value("string") for column in self.columns} | {LABEL: label})
+        return Dataset.from_dict({**rows.columns, LABEL: labels}, features=features)
+
+    def _ids(self, rows: Rows) -> pa.Array:
+        ids: dict[object, int] = {}
+        for i, name in enumerate(self.labels):
+            ids |= {name: i, str(i): i, i: i}
+        values = rows.columns[LABEL].to_pylist()
+        found = [ids.get(value) for value in values]
+        if None in found:
+            index = found.index(None)
+            known = ", ".join(f"{name} ({i})" for i, name in enumerate(self.labels))
+            raise ValueError(f"{rows.where(index)}: label {values[index]!r} is none of {known}.")
+        return pa.array(found, pa.int64())
+
+    def _scores(self, rows: Rows) -> pa.Array:
+        low, high = SCORES
+        scores = []
+        for index, value in enumerate(rows.columns[LABEL].to_pylist()):
+            try:
+                score = float(value)
+            except (TypeError, ValueError):
+                score = float("nan")
+            if not low <= score <= high:
+                raise ValueError(f"{rows.where(index)}: score {value!r} is not a number from {low:g} to {high:g}.")
+            scores.append(score)
+        # the Hub's precision, so that all sources give the same fingerprint
+        return pa.array(scores, pa.float32())
+
+
+def tsv_name(split: str) -> str:
+    """The official file name of a split of the Hub."""
+    return split.replace(VALIDATION, "dev") + ".tsv"
+
+
+def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, str]) -> Rows:
+    """Read columns {our name: name in the file} of a GLUE TSV; `header` names the columns of a file without one.
+
+    GLUE's files quote nothing, so a quotation mark is text, and only a line feed ends a line (a form feed or U+2028 is
+    text, too). Raises ValueError with file and line for a row with more or fewer fields than columns, or not in UTF-8.
+    """
+    with path.open("rb") as file:
+        lines = enumerate(iter_lines(file, path), start=1)
+        first = 1 if header else 2
+        names = list(header or decode(next(lines, (1, b""))[1], path, 1).split("\t"))
+        absent = [name for name in columns.values() if name not in names]
+        if absent:
+            raise ValueError(f"{path}, line 1: no column {', '.join(map(repr, absent))}; there are {names}.")
+        places = [names.index(name) for name in columns.values()]
+        values: list[list[str]] = [[] for _ in places]
+        for number, line in lines:
+            fields = line.split(b"\t")
+            if len(fields) != len(names):
+                raise ValueError(
+                    f"{path}, line {number}: {len(fields)} fields instead of {len(names)} ({', '.join(names)}). "
+                    "Repair or remove the line, or take the current official file."
+                )
+            for place, column in zip(places, values, strict=True):
+                column.append(decode(fields[place], path, number))
+    arrays = {name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)}
+    return Rows(arrays, path, unit="line", first=first)
+
+
+def iter_lines(file: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    """Lines without their ends and without a byte-order mark; empty lines are allowed at the end of the file only."""
+    empty = 0
+    for number, line in enumerate(file, start=1):
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line:
+            empty = empty or number
+            continue
+        if empty:
+            raise ValueError(f"{path}, line {empty}: an empty line between rows. Remove it.")
+        yield line
+
+
+def decode(text: bytes, path: Path, line: int) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
+
+
+def find_parquet(folder: Path, config: str, split: str) -> list[Path]:
+    """The parquet files of a split, in order; raises FileNotFoundError where some of a numbered set are missing."""
+    for place in (folder, folder / config):
+        files = sorted([*place.glob(f"{split}.parquet"), *place.glob(f"{split}-*.parquet")])
+        if files:
+            total = re.search(r"-of-0*(\d+)\.parquet$", files[0].name)
+            if total and len(files) != int(total[1]):
+                raise FileNotFoundError(f"{place}: {len(files)} of the {total[1]} files {split}-*.parquet are there.")
+            return files
+    return []
+
+
+def read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: not a readable parquet file ({error}).") from None
+
+
+def read_table(table: pa.Table, features: Features, source: Path, columns: tuple[str, ...]) -> Rows:
+    """Columns of an Arrow table; class ids become class names if the table knows them, as its order may not be ours."""
+    absent = [name for name in columns if name not in table.column_names]
+    if absent:
+        raise ValueError(f"{source}: no column {', '.join(map(repr, absent))}; there are {table.column_names}.")
+    arrays = {name: table.column(name).combine_chunks() for name in columns}
+    for name, array in arrays.items():
+        if name != LABEL and not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+            raise ValueError(f"{source}: column {name!r} holds {array.type} instead of text.")
+        if array.null_count:
+            row = array.is_null().to_pylist().index(True) + 1
+            raise ValueError(f"{source}, row {row}: column {name!r} has no value.")
+    if isinstance(features[LABEL], ClassLabel):
+        names = features[LABEL].names
+        ids = arrays[LABEL].to_pylist()
+        arrays[LABEL] = pa.array([names[i] if 0 <= i < len(names) else str(i) for i in ids], pa.string())
+    return Rows(arrays, source)
