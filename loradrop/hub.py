@@ -24,7 +24,7 @@ def hub_available() -> bool:
 
 def why_unavailable() -> str:
     """The reason, as a clause for an error message, that `hub_available` is False."""
-    return "HF_HUB_OFFLINE is set" if _offline() else f"{constants.ENDPOINT} does not answer within {TIMEOUT:g} s"
+    return "HF_HUB_OFFLINE is set" if _offline() else f"{constants.ENDPOINT} does not answer"
 
 
 def find_local(root: Path | None, *names: str) -> Path | None:
@@ -52,7 +52,8 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
     try:
         return Path(snapshot_download(repo_id, **wanted))
     except Exception as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
-        raise FileNotFoundError(f"fetching {name} failed: {error}") from error
+        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+        raise FileNotFoundError(f"fetching {name} failed ({reason})") from error
 
 
 def _offline() -> bool:

@@ -114,8 +114,8 @@ class Glue(Task):
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local data, "
-                f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local "
+                f"data, put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
             ) from error.__cause__
 
     # rows -> what a model learns from
