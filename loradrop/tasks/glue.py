@@ -79,8 +79,7 @@ class Glue(Task):
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
         notes = [f"{self.name}: no {split} split in the data folder; the scores leave it out" for split in missing]
-        present = {part: rows for part, rows in evaluation.items() if rows is not None}
-        return Splits(train, present, notes)
+        return Splits(train, {part: rows for part, rows in evaluation.items() if rows is not None}, notes)
 
     def _expected(self) -> str:
         files = [tsv_name(split) for split in (TRAIN, *self.evaluation.values())]
@@ -175,15 +174,21 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
             raise ValueError(f"{path}, line 1: no column {', '.join(map(repr, absent))}; there are {names}.")
         places = [names.index(name) for name in columns.values()]
         values: list[list[str]] = [[] for _ in places]
+        broken: list[tuple[int, int]] = []  # line and its number of fields
         for number, line in lines:
             fields = line.split(b"\t")
             if len(fields) != len(names):
-                raise ValueError(
-                    f"{path}, line {number}: {len(fields)} fields instead of {len(names)} ({', '.join(names)}). "
-                    "Repair or remove the line, or take the current official file."
-                )
+                broken.append((number, len(fields)))
+                continue
             for place, column in zip(places, values, strict=True):
                 column.append(decode(fields[place], path, number))
+    if broken:
+        number, count = broken[0]
+        others = f" and lines {', '.join(str(line) for line, _ in broken[1:])} are like it" if broken[1:] else ""
+        raise ValueError(
+            f"{path}, line {number}: {count} fields instead of {len(names)} ({', '.join(names)}){others:.300}. "
+            "Repair or remove it, or take another copy of the file."
+        )
     arrays = {name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)}
     return Rows(arrays, path, unit="line", first=first)
 
