@@ -39,7 +39,7 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase; `link` and `inner` are a prepositional phrase in it, `clause` a relative clause without subject."""
+    """A noun phrase; `link` and `inner` are a prepositional phrase, `clause` a relative clause without subject."""
 
     determiner: str
     noun: Word
