@@ -52,7 +52,7 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
     try:
         return Path(snapshot_download(repo_id, **wanted))
     except Exception as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
-        reason = next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
         raise FileNotFoundError(f"fetching {name} failed ({reason})") from error
 
 

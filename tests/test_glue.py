@@ -26,6 +26,18 @@ HEADERS = {
     "qnli": "index question sentence label",
     "rte": "index sentence1 sentence2 label",
 }
+TEXTS = {"mrpc": ["#1 String", "#2 String"], "qqp": ["question1", "question2"], "qnli": ["question", "sentence"]}
+TEXTS |= {name: ["sentence"] for name in ("cola", "sst2")}
+LABELS = {"mrpc": "Quality", "stsb": "score", "qqp": "is_duplicate", "mnli": "gold_label"}
+ORDER = {  # of the class ids on the Hub
+    "cola": "unacceptable acceptable",
+    "sst2": "negative positive",
+    "mrpc": "not_equivalent equivalent",
+    "qqp": "not_duplicate duplicate",
+    "mnli": "entailment neutral contradiction",
+    "qnli": "entailment not_entailment",
+    "rte": "entailment not_entailment",
+}
 SHORT_MNLI = "index sentence1 sentence2 gold_label"
 
 
@@ -41,8 +53,10 @@ def row(name, i, header):
     if name in ("rte", "qnli", "mnli"):
         label = task.labels[int(label)]
     texts = dict(zip(task.columns, (first, second), strict=False))
-    cells = dict.fromkeys(header, "") | {task.tsv_columns.get(c, c): text for c, text in texts.items()}
-    cells[task.tsv_columns.get("label", "label")] = label
+    cells = dict.fromkeys(header, "") | dict(
+        zip(TEXTS.get(name, ["sentence1", "sentence2"]), (first, second), strict=False)
+    )
+    cells[LABELS.get(name, "label")] = label
     value = float(label) if name == "stsb" else i % task.num_labels
     return cells, texts | {"label": value}
 
@@ -127,12 +141,12 @@ def test_mnli_scores_both_parts_together_and_alone():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_primary_is_a_key_of_the_metric(name):
+def test_the_yaml_fits_the_hub_and_the_metric(name):
     task = make(name)
     values = np.array([0, 1, 1, 0])
     assert task.score({"validation": (values, values)})[task.primary] == 1.0
     assert task.name == task.config == name
-    assert task.official == OFFICIAL[name]
+    assert (task.official, " ".join(task.labels or ())) == (OFFICIAL[name], ORDER.get(name, ""))
 
 
 def test_the_name_comes_before_the_official_name(tmp_path):
@@ -245,5 +259,5 @@ def test_broken_and_incomplete_parquet(tmp_path):
     with pytest.raises(FileNotFoundError, match="1 of the 2 files train-"):
         make("rte").load(tmp_path)
     file.rename(tmp_path / "rte/train.parquet")
-    with pytest.raises(ValueError, match=r"train\.parquet: not a readable parquet file"):
+    with pytest.raises(ValueError, match=r"train\.parquet: not readable as parquet"):
         make("rte").load(tmp_path)

@@ -119,7 +119,7 @@ def test_a_pin_that_is_gone_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "hub_available", lambda: True)
     monkeypatch.setattr(hub, "snapshot_download", gone)
-    assert_fails_soon(tmp_path / "RTE", make("rte").revision, "failed (404: no such revision)")
+    assert_fails_soon(tmp_path / "RTE", make("rte").revision, "failed (ValueError: 404: no such revision)")
 
 
 def test_the_module_is_light():

@@ -96,11 +96,10 @@ class Glue(Task):
             dataset = Dataset.load_from_disk(str(saved))
             rows = read_table(dataset.with_format("arrow")[:], dataset.features, saved, (*self.columns, LABEL))
         elif files := find_parquet(folder, self.config, split):
-            tables = [read_parquet(file) for file in files]
-            features = Features.from_arrow_schema(tables[0].schema)
             # several files are one split, so rows are counted over all of them
             source = files[0] if len(files) == 1 else files[0].parent / f"{split}-*.parquet"
-            rows = read_table(pa.concat_tables(tables), features, source, (*self.columns, LABEL))
+            table = read_parquet(files, source)
+            rows = read_table(table, Features.from_arrow_schema(table.schema), source, (*self.columns, LABEL))
         else:
             return None
         return self._dataset(rows)
@@ -227,11 +226,11 @@ def find_parquet(folder: Path, config: str, split: str) -> list[Path]:
     return []
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(files: list[Path], source: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
+        return pa.concat_tables(pq.read_table(file) for file in files)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a readable parquet file ({error}).") from None
+        raise ValueError(f"{source}: not readable as parquet ({error}).") from None
 
 
 def read_table(table: pa.Table, features: Features, source: Path, columns: tuple[str, ...]) -> Rows:
