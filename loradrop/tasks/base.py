@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import evaluate
 import numpy as np
 from datasets import Dataset
+
+if TYPE_CHECKING:
+    import evaluate
 
 LABEL = "label"
 TRAIN = "train"
@@ -35,8 +39,18 @@ class Splits:
             digest.update(name.encode())
             for column in sorted(rows.column_names):
                 digest.update(column.encode())
-                digest.update("\x1f".join(map(str, rows[column])).encode())
+                digest.update("\x1f".join(map(str, rows[column][:])).encode())
         return digest.hexdigest()[:16]
+
+
+@cache
+def load_metric(name: str) -> evaluate.Metric:
+    """The metric of this dotted name. ValueError where there is none. Late, since evaluate's import takes seconds."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"task.metric: there is no metric {name}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +60,7 @@ class Task:
     name: str
     columns: tuple[str, ...]  # one text column, or two for sentence pairs
     labels: tuple[str, ...] | None  # class names in the order of their ids
-    metric: evaluate.Metric
+    metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.Accuracy
     primary: str  # the key of the metric's result that tables show and that picks the best epoch
 
     def __post_init__(self) -> None:
@@ -80,9 +94,10 @@ class Task:
         Keys are the metric's own, with `_<split>` appended for a split alone; values are in the metric's units (0 to 1).
         """
         predictions, references = (np.concatenate(parts) for parts in zip(*outputs.values(), strict=True))
-        scores = self.metric.compute(predictions=predictions, references=references)
+        metric = load_metric(self.metric)
+        scores = metric.compute(predictions=predictions, references=references)
         if len(outputs) > 1:
             for split, (predictions, references) in outputs.items():
-                alone = self.metric.compute(predictions=predictions, references=references)
+                alone = metric.compute(predictions=predictions, references=references)
                 scores |= {f"{key}_{split}": value for key, value in alone.items()}
         return {key: float(value) for key, value in scores.items()}

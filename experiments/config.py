@@ -1,0 +1,153 @@
+"""The schema of a run's config, its checks, and the run's identity. Imports neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import types
+import typing
+from dataclasses import MISSING as REQUIRED
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException
+from hydra.utils import get_object
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from loradrop.recipe import Recipe
+
+CONF = str(Path(__file__).parents[1] / "conf")
+GROUPS = ("backbone", "task", "method", "logger")
+ACCELERATORS = ("cpu", "gpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+SUPPLIED = "run"  # an argument that the runner hands over, no key of a YAML
+# what cannot change a number
+NOT_IN_HASH = ("paths", "logger", "save_weights")
+NOT_IN_TRAINER_HASH = ("progress_bar", "num_workers", "checkpoint_minutes")
+
+
+class UserError(CompactHydraException):
+    """A mistake of the user's, shown as one line; HYDRA_FULL_ERROR=1 shows the traceback."""
+
+
+@dataclass
+class Paths:
+    outputs: str = MISSING
+    cache: str = MISSING
+    models: str | None = None
+    data: str | None = None
+
+
+@dataclass
+class Trainer:
+    accelerator: str = MISSING
+    devices: int = MISSING
+    strategy: str = MISSING
+    precision: str = MISSING
+    num_threads: int | None = None
+    num_workers: int = MISSING
+    progress_bar: bool = MISSING
+    checkpoint_minutes: float = MISSING
+
+
+@dataclass
+class Run:
+    """Keys of groups that name a class (`_target_`) are checked against that class's constructor instead."""
+
+    backbone: Any = MISSING
+    task: Any = MISSING
+    method: Any = MISSING
+    logger: Any = MISSING
+    recipe: Recipe = MISSING
+    trainer: Trainer = field(default_factory=Trainer)
+    paths: Paths = field(default_factory=Paths)
+    seed: int = MISSING
+    save_weights: bool = MISSING
+
+
+ConfigStore.instance().store(name="schema", node=Run)
+
+
+def run_id(config: DictConfig) -> str:
+    """<backbone>-<task>-<method>-s<seed>-<hash of the resolved config without what cannot change a number>."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    plain = {key: value for key, value in plain.items() if key not in NOT_IN_HASH}
+    plain["trainer"] = {key: value for key, value in plain["trainer"].items() if key not in NOT_IN_TRAINER_HASH}
+    names = (plain[group]["name"] for group in ("backbone", "task", "method"))
+    return "-".join([*names, f"s{plain['seed']}", digest(plain)])
+
+
+def digest(plain: Any) -> str:
+    """Eight hexadecimal digits that stand for a JSON value."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check(config: DictConfig) -> None:
+    """ValueError, FileNotFoundError or OSError for every mistake that can be seen without loading data or a model."""
+    OmegaConf.to_object(config.recipe)
+    for group in GROUPS:
+        _check_target(group, OmegaConf.to_container(config[group], resolve=True))
+    for key in ("models", "data"):
+        folder = config.paths[key]
+        if folder is not None and not Path(folder).is_dir():
+            raise FileNotFoundError(f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}")
+    if config.trainer.devices < 1:
+        raise ValueError(f"trainer.devices must be at least 1, got {config.trainer.devices}")
+    for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
+        if config.trainer[key] not in allowed:
+            raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, got '{config.trainer[key]}'")
+
+
+def _check_target(key: str, node: dict[str, Any]) -> None:
+    """Do the keys and types of a node fit the constructor that its `_target_` names?"""
+    target = node.get("_target_")
+    if target is None:
+        return
+    try:
+        called = get_object(target)
+    except Exception as error:
+        raise ValueError(f"{key}._target_: cannot import {target}: {error}") from error
+    # a dataclass's constructor does not know the modules that its fields' types come from
+    plain = inspect.isclass(called) and not dataclasses.is_dataclass(called)
+    hints = typing.get_type_hints(called.__init__ if plain else called)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(called).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, 1)
+            hint = f" Did you mean {close[0]}?" if close else f" Keys: {', '.join(parameters)}."
+            raise ValueError(f"{key}.{name}: {target} has no such key.{hint}")
+        if isinstance(value, dict):
+            _check_target(f"{key}.{name}", value)
+        elif not _fits(value, hints.get(name, Any)):
+            raise ValueError(f"{key}.{name} must be {_readable(hints[name])}, got {value!r}")
+    for name, parameter in parameters.items():
+        if parameter.default in (inspect.Parameter.empty, REQUIRED) and name not in node and name != SUPPLIED:
+            raise ValueError(f"{key}.{name} is missing ({target})")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Is a plain YAML value of the annotated type? Only scalars and None are judged."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None:
+        return type(None) in options or hint is Any
+    scalars = [option for option in options if option in (int, float, str, bool)]
+    if not scalars or isinstance(value, list):
+        return not (isinstance(value, list) and scalars == list(options))
+    if isinstance(value, bool):
+        return bool in scalars
+    return isinstance(value, tuple(scalars)) or (isinstance(value, int) and float in scalars)
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("None", "null")

@@ -1,0 +1,147 @@
+"""Result files: where they lie, how they are written, and what tables and figures read of them. Free of torch.
+
+outputs/runs/<id>/ holds config.yaml, importance.json, adapter.safetensors and result.json. result.json is written once,
+atomically, and alone marks a run as finished; result.schema.json says what stands in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from experiments.config import CONF, run_id
+
+FINISHED, FAILED = "finished", "failed"
+SCHEMA = Path(__file__).with_name("result.schema.json")
+AGGREGATES = ("best", "last")  # epoch
+
+
+def run_folder(outputs: str | Path, id: str) -> Path:
+    return Path(outputs) / "runs" / id
+
+
+def read(outputs: str | Path, id: str) -> dict[str, Any] | None:
+    """The result of a run, None where there is none. ValueError: a file that is not one."""
+    path = run_folder(outputs, id) / "result.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
+
+
+def write(outputs: str | Path, result: dict[str, Any]) -> None:
+    """Check a result against the schema and put it in its place, whole or not at all."""
+    jsonschema.validate(result, json.loads(SCHEMA.read_text()))
+    with replacing(run_folder(outputs, result["id"]) / "result.json") as path:
+        path.write_text(json.dumps(result, indent=1))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes path's place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plan(overrides: Iterable[str]) -> list[DictConfig]:
+    """The configs of all runs that `python -m experiments.run [-m] <overrides>` would make, in its order.
+
+    Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params.
+    """
+    overrides = list(overrides)
+    parser = OverridesParser.create()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+        params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
+        given = parser.parse_overrides(overrides)
+        keys = {o.key_or_group for o in given}
+        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
+        choices = [_choices(override) for override in [*swept, *given]]
+        return [compose("run", list(job)) for job in itertools.product(*choices)]
+
+
+def _choices(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [override.input_line]
+
+
+def load(overrides: str | Iterable[str], outputs: str | None = None) -> pd.DataFrame:
+    """One row for each planned run: of an experiment's name ("demo"), or of overrides.
+
+    Columns: id, backbone, task, method, seed, status ("finished", "failed" or "missing"), primary (the metric's name),
+    best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds, result
+    (the whole file).
+    """
+    overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
+    rows = []
+    for config in plan(overrides):
+        id = run_id(config)
+        names = {group: config[group].name for group in ("backbone", "task", "method")}
+        result = read(outputs or config.paths.outputs, id)
+        rows.append({"id": id, **names, "seed": config.seed, **_row(result)})
+    return pd.DataFrame(rows)
+
+
+def _row(result: dict[str, Any] | None) -> dict[str, Any]:
+    row = {"status": "missing" if result is None else result["status"], "result": result}
+    if row["status"] == FINISHED:
+        metrics, parameters = result["metrics"], result["parameters"]
+        row |= {"primary": metrics["primary"], "best_epoch": metrics["best"]["epoch"], **parameters}
+        row |= {which: metrics[which][metrics["primary"]] for which in AGGREGATES}
+        row |= {"seconds": sum(result["seconds"].values())}
+    return row
+
+
+def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each backbone, task and method of finished runs, in their order; scores in percent as text."""
+    rows = []
+    for names, runs in frame.groupby(["backbone", "task", "method"], sort=False):
+        adapter, lora = runs.adapter.mean(), runs.lora_parameters.mean()
+        rows.append(
+            {
+                **dict(zip(("backbone", "task", "method"), names, strict=True)),
+                "metric": runs.primary.iloc[0],
+                **{f"{which} epoch": _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
+                "seeds": len(runs),
+                "adapter parameters": f"{adapter:,.0f}",
+                "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _spread(values: pd.Series) -> str:
+    """Mean and, from two values on, sample standard deviation."""
+    return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

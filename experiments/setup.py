@@ -1,0 +1,72 @@
+"""Everything a run needs, built from its config in the order of what fails fastest; nothing is trained or written here.
+
+Free of Lightning, whose import would cost a user's mistake some seconds more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from loradrop.backbones import Backbone
+from loradrop.data import TaskData
+from loradrop.methods.base import Method
+from loradrop.recipe import Recipe
+from loradrop.tasks.base import Task, load_metric
+
+
+class Setup:
+    """The objects of a run. ValueError, FileNotFoundError or OSError with one clear message where something is amiss."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.seconds: dict[str, float] = {}  # wall time of each stage
+        self.recipe: Recipe = OmegaConf.to_object(config.recipe)
+        self.method: Method = instantiate(config.method)
+        self.device = _device(config.trainer)
+        backbone: Backbone = instantiate(config.backbone)
+        task: Task = instantiate(config.task)
+        models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
+        backbone.check(task, self.recipe.max_length, models)
+        with self.timed("load"):
+            splits = task.load(data)
+            load_metric(task.metric)
+            # new weights depend on the seed alone, not on what was drawn before
+            torch.manual_seed(config.seed)
+            self.model, tokenizer = backbone.load(task, models)
+            torch.manual_seed(config.seed)
+            self.method.install(self.model)
+            self.data = TaskData(
+                task,
+                splits,
+                tokenizer,
+                self.recipe.max_length,
+                self.recipe.batch_size,
+                config.seed,
+                config.trainer.num_workers,
+                Path(config.paths.cache) / "tokens",
+            )
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note the wall time of a stage, in seconds."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def _device(settings: DictConfig) -> torch.device:
+    """Where measuring happens. ValueError for a GPU that is not there."""
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    if settings.accelerator == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; use trainer=cpu")
+    return torch.device("cuda")

@@ -1,0 +1,80 @@
+"""What a run and a sweep print: messages, a summary, a table. Reads results, decides nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+console = Console(highlight=False)
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def started(id: str) -> None:
+    console.rule(f"[bold]{id}", align="left")
+
+
+def skipped(id: str, folder: Path) -> None:
+    console.print(f"{id}: finished already, see {folder}", soft_wrap=True)
+
+
+def failed(message: str) -> None:
+    console.print(message, style="red", soft_wrap=True, markup=False)
+
+
+def summary(result: dict[str, Any]) -> None:
+    """Score, parameters, which layers kept their own LoRA, wall times."""
+    grid = Table.grid(padding=(0, 2))
+    metrics, parameters, config = result["metrics"], result["parameters"], result["config"]
+    splits = " + ".join(f"{rows:,} rows of {split}" for split, rows in result["evaluated_on"].items())
+    for which in ("best", "last"):
+        scores = metrics[which]
+        others = {k: v for k, v in scores.items() if k not in ("epoch", "train_loss", metrics["primary"])}
+        text = f"{100 * scores[metrics['primary']]:.2f} {metrics['primary']} (epoch {scores['epoch']} of {len(metrics['epochs'])})"
+        grid.add_row(f"{which} epoch", ", ".join([text, *(f"{100 * v:.2f} {k}" for k, v in others.items())]))
+    grid.add_row("evaluated on", splits)
+    grid.add_row("adapter", _share(parameters))
+    grid.add_row("head", f"{parameters['head']:,} parameters")
+    for kind, picture in pictures(result).items():
+        grid.add_row(kind, picture)
+    cached = " (stage 1 was cached)" if result.get("stage1_cached") else ""
+    grid.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()) + cached)
+    grid.add_row("result", f"{config['paths']['outputs']}/runs/{result['id']}/result.json")
+    for note in result["notes"]:
+        grid.add_row("note", note)
+    console.print(grid, soft_wrap=True)
+
+
+def _share(parameters: dict[str, Any]) -> str:
+    adapter, lora = parameters["adapter"], parameters["lora_parameters"]
+    percent = f", {100 * adapter / lora:.1f} % of LoRA's {lora:,}" if lora else ""
+    return f"{adapter:,} trainable parameters{percent}"
+
+
+def pictures(result: dict[str, Any]) -> dict[str, str]:
+    """One bar for each layer, as high as its importance; bold where the layer keeps its own LoRA."""
+    if not (result["importance"] and result["plan"]):
+        return {}
+    drawn = {}
+    for kind, layers in result["importance"]["normalized"].items():
+        own, top = result["plan"]["kept"][kind], max(layers.values())
+        bars = ""
+        for layer, value in layers.items():
+            block = BLOCKS[max(1, round(value / top * (len(BLOCKS) - 1)))]
+            bars += f"[bold green]{block}[/]" if int(layer) in own else f"[dim]{block}[/]"
+        fate = "share one" if result["plan"]["share"] else "have none"
+        drawn[kind] = f"{bars}  own LoRA in layers {', '.join(map(str, own)) or '-'} (from 0); the others {fate}"
+    return drawn
+
+
+def overview(frame: pd.DataFrame) -> None:
+    """Mean and standard deviation over seeds of each backbone, task and method, best and last epoch."""
+    table = Table(title="mean ± standard deviation over seeds, in percent")
+    for column in frame.columns:
+        table.add_column(column, justify="left" if frame[column].dtype == object else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(str, row))
+    console.print(table)

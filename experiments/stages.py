@@ -1,0 +1,217 @@
+"""What a run does between its objects and its result: prepare (stage 1), fit, describe, save."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import transformers
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from experiments.config import digest
+from experiments.results import replacing
+from experiments.setup import Setup
+from loradrop.backbones import head_parameters
+from loradrop.importance import Importance
+from loradrop.methods.base import Stage1
+from loradrop.modules import SequenceModule, best_epoch
+
+CHECKPOINT = "checkpoint.ckpt"
+
+
+class RunProbe:
+    """The training set as a method may use it before the run (loradrop.methods.base.Probe)."""
+
+    def __init__(self, setup: Setup, folder: Path) -> None:
+        self.setup, self.folder = setup, folder
+        self.seed: int = setup.config.seed
+        self.cached: bool | None = None
+
+    def sample(self, ratio: float) -> Sequence[int]:
+        return self.setup.data.sample(ratio, self.seed)
+
+    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int) -> None:
+        setup = self.setup
+        data = setup.data.of_rows(rows)
+        data.batch_size = min(data.batch_size, batch_size)
+        module = SequenceModule(model, data, setup.recipe, None, self.seed)
+        trainer = _trainer(setup, epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
+        trainer.fit(module)
+
+    def batches(self, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
+        self.setup.model.to(self.setup.device)  # Lightning puts a model back on the CPU when it is done
+        return self.setup.data.of_rows(rows).ordered_train_loader()
+
+    def autocast(self) -> AbstractContextManager:
+        precision = self.setup.config.trainer.precision
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+        return torch.autocast(self.setup.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
+        """Computed once for all runs of one backbone, task, recipe, seed and precision: <cache>/stage1/<id>."""
+        config = OmegaConf.to_container(self.setup.config, resolve=True)
+        trainer = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision", "num_threads")}
+        recipe = {key: value for key, value in config["recipe"].items() if key != "epochs"}
+        shared = {key: config[key] for key in ("backbone", "task", "seed")}
+        key = {**shared, "recipe": recipe, "trainer": trainer, "stage1": dict(settings)}
+        key["data"] = self.setup.data.fingerprint
+        names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seed}"
+        folder = self.folder / f"{names}-{digest(key)}"
+        self.cached = (folder / "importance.json").exists()
+        if not self.cached:
+            result = compute()
+            with replacing(folder / "trained.safetensors") as path:
+                save_tensors(result.trained, path)
+            with replacing(folder / "importance.json") as path:  # last: it marks the cache entry as whole
+                result.importance.save(path)
+        return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
+
+
+def fit(setup: Setup, folder: Path, logger: Any) -> tuple[SequenceModule, dict[str, Any]]:
+    """Fine-tune on the whole training set, from the last checkpoint where there is one; (module, speed and memory)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    module = SequenceModule(setup.model, setup.data, setup.recipe, setup.method, setup.config.seed)
+    timer = Timer(verbose=False)
+    interval = timedelta(minutes=setup.config.trainer.checkpoint_minutes)
+    keep = ModelCheckpoint(
+        folder, CHECKPOINT.removesuffix(".ckpt"), train_time_interval=interval, enable_version_counter=False
+    )
+    trainer = _trainer(setup, setup.recipe.epochs, logger=logger or False, callbacks=[keep, timer])
+    checkpoint = folder / CHECKPOINT
+    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None)
+    seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
+    tokens = sum(setup.data.lengths) * setup.recipe.epochs
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = {"process": process}
+    if torch.cuda.is_available():
+        memory["gpu"] = torch.cuda.max_memory_allocated()
+    return module, {"tokens_per_second": round(tokens / seconds, 1), "peak_memory_bytes": memory}
+
+
+def _trainer(setup: Setup, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
+    settings = setup.config.trainer
+    bars = [RichProgressBar()] if settings.progress_bar else []
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        max_epochs=epochs,
+        gradient_clip_val=setup.recipe.max_grad_norm,
+        callbacks=[*callbacks, *bars],
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        enable_progress_bar=settings.progress_bar,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the sampler takes its share itself
+        **options,
+    )
+
+
+def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
+    """The part of a result that says what was trained and how well."""
+    task, report = setup.data.task, setup.method.report()
+    head = {id(parameter) for _, parameter in head_parameters(setup.model)}
+    parameters = list(setup.model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    importance, plan = report.get("importance"), report.get("plan")
+    return {
+        "metrics": {
+            "primary": task.primary,
+            "epochs": module.epochs,
+            "best": best_epoch(module.epochs, task.primary),
+            "last": module.epochs[-1],
+        },
+        "parameters": {
+            "adapter": sum(p.numel() for p in trainable if id(p) not in head),
+            "head": sum(p.numel() for p in trainable if id(p) in head),
+            "total": sum(p.numel() for p in parameters),
+            "lora_parameters": report.get("lora_parameters"),
+        },
+        "importance": importance and importance.to_dict(),
+        "plan": plan and plan.to_dict(),
+        "train_rows": len(setup.data.train),
+        "evaluated_on": {name: len(rows) for name, rows in setup.data.evaluation.items()},
+        "notes": setup.data.splits.notes + (plan.notes if plan else []),
+        "data_fingerprint": setup.data.fingerprint,
+    }
+
+
+def save(setup: Setup, module: SequenceModule, folder: Path) -> None:
+    """importance.json, plan.json and the best epoch's adapter and head, beside the result."""
+    report = setup.method.report()
+    for name in ("importance", "plan"):
+        if name in report:
+            with replacing(folder / f"{name}.json") as path:
+                report[name].save(path)
+    if setup.config.save_weights:
+        with replacing(folder / "adapter.safetensors") as path:
+            save_tensors(
+                module.best["state"], path, epoch=str(module.best["epoch"]), backbone=setup.config.backbone.name
+            )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git commit of this run."""
+    names = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "hardware": {
+            "machine": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+        "git_commit": _git_commit(),
+    }
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+    """Safetensors; tensors that share memory are written under each name."""
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path, metadata=metadata)
+
+
+def quieten() -> None:
+    """Warnings and notes that a user of a run can do nothing about."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit() -> str | None:
+    """The commit of this tree, with + behind it where tracked files were changed; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")

@@ -1,0 +1,80 @@
+"""Loggers: what conf/logger/*.yaml names. A result file does not depend on any of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+MODES = ("offline", "online")
+
+
+@dataclass
+class RunInfo:
+    """What a logger needs to know of a run."""
+
+    id: str
+    folder: Path
+    config: DictConfig
+
+
+def csv_logger(run: RunInfo) -> Any:
+    """Curves in <run>/csv/metrics.csv."""
+    from pytorch_lightning.loggers import CSVLogger
+
+    return CSVLogger(run.folder, name="", version="csv")
+
+
+def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> Any:
+    """A W&B run of its own, below <outputs>/wandb; never asks for a log-in. ValueError: an unknown mode, or no key."""
+    if mode not in MODES:
+        raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got '{mode}'")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+    from pytorch_lightning.loggers import WandbLogger
+
+    if mode == "online" and not wandb.api.api_key:
+        raise ValueError("logger.mode=online needs a W&B key: run `wandb login` once, or set WANDB_API_KEY")
+    folder = Path(run.config.paths.outputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = OmegaConf.to_container(run.config, resolve=True)
+    wandb.init(
+        project=project,
+        entity=entity,
+        mode=mode,
+        name=run.id,
+        group=run.id.rsplit("-s", 1)[0],
+        dir=folder,
+        config=config,
+    )
+    return WandbLogger(experiment=wandb.run)
+
+
+def log_result(result: dict[str, Any]) -> None:
+    """Final numbers, the plan, and importances as a chart, in the W&B run under way; nothing where there is none."""
+    import wandb
+
+    if wandb.run is None:
+        return
+    metrics = result["metrics"]
+    for which in ("best", "last"):
+        wandb.run.summary.update({f"{which}/{key}": value for key, value in metrics[which].items()})
+    wandb.run.summary.update({f"parameters/{key}": value for key, value in result["parameters"].items()})
+    for kind, layers in (result["importance"] or {}).get("normalized", {}).items():
+        table = wandb.Table(["layer", "importance"], [[int(layer), y] for layer, y in layers.items()])
+        wandb.log(
+            {f"importance/{kind}": wandb.plot.bar(table, "layer", "importance", f"Importance of {kind} by layer")}
+        )
+    if result["plan"]:
+        wandb.run.summary.update({"plan": result["plan"]})
+
+
+def finish() -> None:
+    """End the W&B run under way, so that the next run of a sweep is not merged into it."""
+    import sys
+
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()

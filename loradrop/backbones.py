@@ -1,0 +1,102 @@
+"""Hub id or folder -> model and tokenizer.
+
+A Hub id resolves to `<models>/<id>` where that folder exists, to the package's own assets for ids that start with
+`loradrop/`, and else to the Hub or its local cache. Weights are safetensors only, and no remote code is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from loradrop.hub import find_local, hub_available, why_unavailable
+from loradrop.tasks.base import Task
+
+ASSETS = Path(__file__).parent / "assets"
+OWN = "loradrop/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A pretrained model; the fields are the keys of its YAML in conf/backbone."""
+
+    name: str
+    hub_id: str
+    revision: str | None  # pinned commit on the Hub
+    dtype: str  # of the frozen weights: float32, bfloat16
+
+    def __post_init__(self) -> None:
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"backbone.dtype: there is no type '{self.dtype}'; try float32 or bfloat16")
+
+    def config(self, models: Path | None) -> Any:
+        """The model's configuration, without its weights."""
+        return AutoConfig.from_pretrained(**self._source(models))
+
+    def check(self, task: Task, max_length: int, models: Path | None) -> None:
+        """ValueError or FileNotFoundError, within seconds, where the backbone is not there or does not fit the task."""
+        config = self.config(models)
+        # RoBERTa's positions start behind the padding index
+        offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+        longest = getattr(config, "max_position_embeddings", None)
+        if longest and max_length > longest - offset:
+            raise ValueError(
+                f"recipe.max_length is {max_length}, but backbone {self.name} takes at most {longest - offset} tokens"
+            )
+        if type(config) not in AutoModelForSequenceClassification._model_mapping:
+            raise ValueError(
+                f"backbone {self.name} ({config.model_type}) has no sequence classifier, which task {task.name} needs"
+            )
+
+    def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
+        """The model with a new head for `task`, in training mode, frozen except for the head; and its tokenizer."""
+        source = self._source(models)
+        labels = None if task.labels is None else dict(enumerate(task.labels))
+        model = AutoModelForSequenceClassification.from_pretrained(
+            **source,
+            num_labels=task.num_labels,
+            problem_type="regression" if task.is_regression else "single_label_classification",
+            dtype=getattr(torch, self.dtype),
+            use_safetensors=True,
+            **({} if labels is None else {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model.requires_grad_(False)
+        for _, parameter in head_parameters(model):
+            parameter.requires_grad_(True)
+        return model.train(), tokenizer  # from_pretrained leaves dropout off
+
+    def _source(self, models: Path | None) -> dict[str, Any]:
+        """Where to load from: keyword arguments of from_pretrained."""
+        folder = find_local(models, self.hub_id) or (
+            find_local(ASSETS, self.hub_id.removeprefix(OWN)) if self.hub_id.startswith(OWN) else None
+        )
+        if folder is not None:
+            return {"pretrained_model_name_or_path": folder}
+        source = {"pretrained_model_name_or_path": self.hub_id, "revision": self.revision}
+        if hub_available():
+            return source
+        try:
+            AutoConfig.from_pretrained(**source, local_files_only=True)
+        except (OSError, ValueError) as error:
+            wanted = Path(models or "<paths.models>") / self.hub_id
+            raise FileNotFoundError(
+                f"backbone {self.name}: {why_unavailable()}, and {wanted} is no folder. Put the model there "
+                f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
+            ) from error
+        return source | {"local_files_only": True}
+
+
+def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What turns the pooled token into classes: all that is outside the encoder, and its pooler."""
+    encoder = model.base_model_prefix + "."
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if not name.startswith(encoder) or name.startswith(encoder + "pooler.")
+    ]

@@ -1,0 +1,158 @@
+"""Tokenise once, batch by length: the loaders of a run.
+
+The order of a training epoch is a function of (seed, epoch) alone, so an interrupted run can go on inside an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from loradrop.sampling import quantile_bins, stratified_sample
+from loradrop.tasks.base import LABEL, Splits, Task
+
+POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
+
+
+class LengthGroupedSampler(Sampler[list[int]]):
+    """Lists of row numbers of similar length, in an order that depends on (seed, epoch) only.
+
+    Under data parallelism each of `world` processes takes every world-th row of a batch, so that the global batches are
+    those of one process. `skip` leaves out the first batches of the next epoch (resuming).
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if batch_size < world:
+            raise ValueError(f"recipe.batch_size {batch_size} is smaller than the number of processes {world}")
+        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
+        self.rank, self.world = rank, world
+        self.epoch = self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = random.Random(f"{self.seed}-{self.epoch}")
+        order = draw.sample(range(len(self.lengths)), len(self.lengths))
+        batches = []
+        for start in range(0, len(order), POOL * self.batch_size):
+            pool = sorted(order[start : start + POOL * self.batch_size], key=lambda row: -self.lengths[row])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        draw.shuffle(batches)
+        skip, self.skip = self.skip, 0
+        for batch in batches[skip:]:
+            # a process without a row would leave the others waiting: it repeats one
+            yield batch[self.rank :: self.world] or batch[:1]
+
+
+class Collator:
+    """Rows -> one batch, padded to its longest row on the tokenizer's side."""
+
+    def __init__(self, tokenizer: Any, is_regression: bool) -> None:
+        self.tokenizer, self.label_type = tokenizer, torch.float32 if is_regression else torch.int64
+
+    def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
+        rows = dict(rows)
+        labels = torch.tensor(rows.pop(LABEL), dtype=self.label_type)
+        return {**self.tokenizer.pad(rows, return_tensors="pt"), "labels": labels}
+
+
+class TaskData:
+    """A task's rows as token ids, and loaders over them."""
+
+    def __init__(
+        self,
+        task: Task,
+        splits: Splits,
+        tokenizer: Any,
+        max_length: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        self.task, self.splits, self.seed = task, splits, seed
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.collate = Collator(tokenizer, task.is_regression)
+        self.fingerprint = splits.fingerprint()
+        arguments = (task, tokenizer, max_length, cache and _cache_key(cache, self.fingerprint, tokenizer, max_length))
+        self.train = _tokenise(splits.train, "train", *arguments)
+        self.evaluation = {name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()}
+        self.lengths = [len(ids) for ids in self.train["input_ids"]]
+
+    def of_rows(self, rows: Sequence[int]) -> TaskData:
+        """The same data with these rows as its training set."""
+        part = copy(self)
+        part.train = self.train.select(rows)
+        part.lengths = [self.lengths[row] for row in rows]
+        return part
+
+    def train_loader(self, skip: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
+        """Shuffled batches of the training set; the first epoch leaves out its first `skip` batches."""
+        sampler = LengthGroupedSampler(self.lengths, self.batch_size, self.seed, rank, world)
+        sampler.skip = skip
+        return self._loader(self.train, sampler)
+
+    def ordered_train_loader(self) -> DataLoader:
+        """The training set once, in a fixed order (for measuring)."""
+        return self._ordered(self.train, self.lengths)
+
+    def evaluation_loaders(self) -> list[DataLoader]:
+        return [self._ordered(rows, [len(ids) for ids in rows["input_ids"]]) for rows in self.evaluation.values()]
+
+    def sample(self, ratio: float, seed: int) -> list[int]:
+        """Rows of a stratified sample of the training set: by class, or by quantiles of the score."""
+        labels = list(self.train[LABEL])
+        return stratified_sample(quantile_bins(labels) if self.task.is_regression else labels, ratio, seed)
+
+    def _ordered(self, rows: Dataset, lengths: Sequence[int]) -> DataLoader:
+        """Longest first, so that a batch that does not fit the memory shows at once."""
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        size = 2 * self.batch_size  # without gradients more fits
+        return self._loader(rows, [order[i : i + size] for i in range(0, len(order), size)])
+
+    def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
+        return DataLoader(
+            rows,
+            sampler=batches,
+            batch_size=None,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=False,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _cache_key(cache: Path, fingerprint: str, tokenizer: Any, max_length: int) -> Path:
+    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+    key = hashlib.sha256(f"{fingerprint}-{max_length}-{vocabulary}".encode()).hexdigest()[:16]
+    return Path(cache) / key
+
+
+def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None) -> Dataset:
+    """Token ids and labels; read from `cache` where they have been made before."""
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+    return rows.map(
+        task.encode,
+        batched=True,
+        remove_columns=[column for column in rows.column_names if column != LABEL],
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+        cache_file_name=None if cache is None else str(cache / f"{name}.arrow"),
+        load_from_cache_file=cache is not None,
+        new_fingerprint=None if cache is None else f"{cache.name}{name}",
+        desc=f"tokenising {task.name} {name}",
+    )

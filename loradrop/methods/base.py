@@ -1,0 +1,70 @@
+"""The contract of a method, and what it may ask of a run before training starts.
+
+A method is one small torch object: its constructor's arguments are the keys of its YAML in conf/method. The backbone comes
+frozen except for its head; the method decides what else trains. To add one: a subclass in this folder and one YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from loradrop.importance import Importance
+
+
+@dataclass
+class Stage1:
+    """What a short training on a sample leaves behind."""
+
+    importance: Importance
+    trained: dict[str, Tensor]  # values of the trainable parameters after it
+
+
+class Probe(Protocol):
+    """The training set as a method may use it before the run (LoRA-drop's stage 1, SNIP's scores)."""
+
+    seed: int
+
+    def sample(self, ratio: float) -> Sequence[int]:
+        """Rows of a stratified sample, reproducible from the run's seed."""
+
+    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int) -> None:
+        """Train what is trainable on these rows, by the run's own recipe but with batches of at most batch_size."""
+
+    def batches(self, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
+        """The rows as batches of the model's arguments, on its device."""
+
+    def autocast(self) -> AbstractContextManager:
+        """The run's precision, for forward passes outside `fit`."""
+
+    def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
+        """The result of `compute`, or of an earlier run with the same settings, backbone, task, recipe and seed."""
+
+
+class Method:
+    """Base class; a subclass overrides what it needs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def install(self, model: nn.Module) -> None:
+        """Add adapters, or mark what trains. ValueError where the method does not fit the model."""
+        raise NotImplementedError
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        """Whatever has to be found out on the training set before the run."""
+
+    def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
+        """Optimiser settings of their own for parameters whose name contains a text: {"lora_": {"lr": 1e-3}}."""
+        return {}
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Act after optimiser step `step` (from 1); the gradients are still there."""
+
+    def report(self) -> dict[str, Any]:
+        """Facts for the result file: importance, plan, lora_parameters (plain LoRA's at the same rank and targets)."""
+        return {}

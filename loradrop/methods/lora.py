@@ -1,0 +1,31 @@
+"""LoRA: h = W x + (alpha / r) B A x at every target module (Hu et al. 2021, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from loradrop.lora import add_lora, lora_modules
+from loradrop.methods.base import Method
+
+
+class LoRA(Method):
+    """`targets` are suffixes of module names; None takes query and value of the model's family."""
+
+    def __init__(self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | None) -> None:
+        super().__init__(name)
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.targets = None if targets is None else list(targets)
+        self.lora_parameters = 0
+
+    def install(self, model: nn.Module) -> None:
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]  # the head
+        add_lora(model, self.rank, self.alpha, self.dropout, self.targets)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        self.lora_parameters = sum(m.lora_A.numel() + m.lora_B.numel() for m in lora_modules(model).values())
+
+    def report(self) -> dict[str, Any]:
+        return {"lora_parameters": self.lora_parameters}

@@ -1,0 +1,132 @@
+"""LoRA-drop (arXiv 2402.07721): measure, select, share.
+
+Stage 1 trains plain LoRA for a few epochs on a stratified sample and measures g_i = mean || dW_i x_i ||^2. The layers
+whose y_i sum up to T keep an own LoRA, the others of a module type share one. Then the run fine-tunes on everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loradrop.importance import AVERAGES, Importance, measure
+from loradrop.lora import lora_sites
+from loradrop.methods.base import Probe, Stage1
+from loradrop.methods.lora import LoRA
+from loradrop.selection import Plan, check_selection, select
+from loradrop.sharing import share
+
+FRESH, KEEP = "fresh", "keep"
+SHARED_WEIGHTS = (FRESH, "first", "mean")
+
+
+class LoRADrop(LoRA):
+    """The freedoms the paper leaves, as switches:
+
+    sample_batch_size  of stage 1, at most: a recipe's large batches would leave a small sample a handful of steps
+    average          over `tokens`, or over the tokens of each example and then `examples`
+    jointly          rank query and value layers together instead of each type for itself
+    which            which layers keep their own (selection.select); the ablations of Section 4.4
+    share            the other layers share one LoRA per module type, or get none (w/o share)
+    weights          of kept LoRAs after stage 1: `fresh` as before it, or `keep` what it learned
+    shared_weights   of a shared LoRA: `fresh`, or from stage 1 the `first` (lowest) of its layers' or their `mean`
+    The head starts afresh after stage 1, whatever the weights do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: Iterable[str] | None,
+        sample_ratio: float,
+        sample_epochs: int,
+        sample_batch_size: int,
+        average: str,
+        threshold: float | None,
+        budget: float | None,
+        jointly: bool,
+        which: str,
+        share: bool,
+        weights: str,
+        shared_weights: str,
+    ) -> None:
+        super().__init__(name, rank, alpha, dropout, targets)
+        _one_of("method.average", average, AVERAGES)
+        _one_of("method.weights", weights, (FRESH, KEEP))
+        _one_of("method.shared_weights", shared_weights, SHARED_WEIGHTS)
+        if not 0 < sample_ratio <= 1:
+            raise ValueError(f"method.sample_ratio must lie in (0, 1], got {sample_ratio}")
+        for key, value in (("sample_epochs", sample_epochs), ("sample_batch_size", sample_batch_size)):
+            if value < 1:
+                raise ValueError(f"method.{key} must be at least 1, got {value}")
+        self.sample_ratio, self.sample_epochs, self.average = sample_ratio, sample_epochs, average
+        self.sample_batch_size = sample_batch_size
+        self.selection = {"threshold": threshold, "budget": budget, "jointly": jointly, "which": which, "share": share}
+        check_selection(threshold, budget, which)
+        self.weights, self.shared_weights = weights, shared_weights
+        self.stage1: Stage1 | None = None
+        self.plan: Plan | None = None
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        # a budget that cannot be met is said before anything is trained
+        sizes = {site: lora.lora_A.numel() + lora.lora_B.numel() for site, lora in lora_sites(model).items()}
+        uniform = Importance({}, {})
+        for site, size in sizes.items():
+            uniform.values.setdefault(site.module_type, {})[site.layer] = 1.0
+            uniform.parameters.setdefault(site.module_type, {})[site.layer] = size
+        select(uniform, **self.selection)
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        initial = trainable_state(model)
+        settings = {
+            key: getattr(self, key)
+            for key in ("rank", "alpha", "dropout", "targets", "sample_ratio", "sample_epochs", "sample_batch_size", "average")
+        }
+        self.stage1 = probe.stage1(settings, lambda: self._stage1(model, probe))
+        self.plan = select(self.stage1.importance, **self.selection, seed=probe.seed)
+        load_state(model, initial)
+        self._recall(model, self.stage1.trained)
+        share(model, self.plan, "mean" if self.shared_weights == "mean" else "first")
+
+    def _recall(self, model: nn.Module, trained: Mapping[str, Tensor]) -> None:
+        """Give the LoRAs whose weights are not to be fresh what they learned in stage 1."""
+        for site in lora_sites(model):
+            kept = site.layer in self.plan.kept[site.module_type]
+            if (self.weights if kept else self.shared_weights) != FRESH:
+                names = (f"{site.name}.lora_A", f"{site.name}.lora_B")
+                load_state(model, {name: trained[name] for name in names})
+
+    def _stage1(self, model: nn.Module, probe: Probe) -> Stage1:
+        rows = probe.sample(self.sample_ratio)
+        probe.fit(model, rows, self.sample_epochs, self.sample_batch_size)
+        with probe.autocast():
+            importance = measure(model, probe.batches(rows), self.average)
+        return Stage1(importance, trainable_state(model))
+
+    def report(self) -> dict[str, Any]:
+        return super().report() | {"importance": self.stage1.importance, "plan": self.plan}
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all trainable parameters, on the CPU; a shared one stands under each of its names."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: parameter.detach().cpu().clone() for name, parameter in named if parameter.requires_grad}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy values into the parameters of these names."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in state.items():
+            parameters[name].copy_(value)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} must be one of {', '.join(allowed)}, got '{value}'")

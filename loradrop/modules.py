@@ -1,0 +1,113 @@
+"""The Lightning module of a run: sequence classification and regression.
+
+AdamW, linear schedule with warm-up, no weight decay on biases and layer norms (as run_glue.py of Hu et al. 2021). The
+random numbers of a step (dropout) are a function of (seed, step), so that a resumed run is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from transformers import get_linear_schedule_with_warmup
+
+from loradrop.data import TaskData
+from loradrop.methods.base import Method
+from loradrop.recipe import Recipe
+
+
+class SequenceModule(pl.LightningModule):
+    """Trains what a method left trainable, scores every epoch, remembers the best epoch's parameters."""
+
+    def __init__(self, model: nn.Module, data: TaskData, recipe: Recipe, method: Method | None, seed: int) -> None:
+        super().__init__()
+        self.model, self.data, self.recipe, self.method, self.seed = model, data, recipe, method, seed
+        self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
+        self.best: dict[str, Any] = {}  # {"epoch": number, "state": trainable parameters}
+        self.loss_sum, self.loss_steps = torch.zeros(()), 0
+        self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.skip = 0  # batches of the current epoch that were done before an interruption
+        self.strict_loading = False  # checkpoints hold trainable parameters only
+
+    def train_dataloader(self) -> Any:
+        skip, self.skip = self.skip, 0
+        return self.data.train_loader(skip=skip, rank=self.global_rank, world=self.trainer.world_size)
+
+    def val_dataloader(self) -> Any:
+        return self.data.evaluation_loaders()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(1_000_003 * self.seed + self.global_step)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.model(**batch).loss
+        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
+        self.loss_steps += 1
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.method is not None:
+            self.method.after_step(self.model, self.global_step)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        labels = batch.pop("labels")
+        split = list(self.data.evaluation)[dataloader_idx]
+        self.outputs.setdefault(split, []).append((self.model(**batch).logits.float(), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        task = self.data.task
+        outputs = {}
+        for split, parts in self.outputs.items():
+            logits, labels = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+            outputs[split] = task.decode(logits), labels
+        self.outputs = {}
+        scores = task.score(outputs)
+        self.log_dict({f"validation/{key}": value for key, value in scores.items()}, prog_bar=True)
+        loss = float(self.loss_sum) / max(1, self.loss_steps)
+        self.loss_sum, self.loss_steps = torch.zeros(()), 0
+        self.epochs.append({"epoch": self.current_epoch + 1, "train_loss": loss, **scores})
+        if best_epoch(self.epochs, task.primary) is self.epochs[-1]:
+            self.best = {"epoch": self.current_epoch + 1, "state": self.trainable_state()}
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Trainable parameters on the CPU by their name in the model, each shared one once."""
+        return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+
+    def configure_optimizers(self) -> Any:
+        groups: dict[tuple, dict[str, Any]] = {}
+        special = {} if self.method is None else self.method.parameter_groups(self.model)
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decays = parameter.dim() > 1
+            settings = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay if decays else 0.0}
+            for part, own in special.items():
+                if part in name:
+                    settings |= own
+            groups.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})["params"].append(parameter)
+        optimizer = torch.optim.AdamW(list(groups.values()))
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_linear_schedule_with_warmup(optimizer, round(self.recipe.warmup_ratio * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainable = {n for n, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
+        checkpoint["state_dict"] = {n: v for n, v in checkpoint["state_dict"].items() if n in trainable}
+        loss = float(self.loss_sum), self.loss_steps
+        checkpoint["run"] = {"epochs": self.epochs, "best": self.best, "loss": loss, "step": self.global_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        run = checkpoint["run"]
+        self.epochs, self.best = run["epochs"], run["best"]
+        self.loss_sum, self.loss_steps = torch.tensor(run["loss"][0]), run["loss"][1]
+        self.skip = run["step"] % len(self.data.train_loader())
+
+
+def best_epoch(epochs: list[dict[str, float]], primary: str) -> dict[str, float]:
+    """The first epoch with the highest primary score; a score that is not a number is never the best."""
+    return max(epochs, key=lambda scores: -np.inf if np.isnan(scores[primary]) else scores[primary])

@@ -1,0 +1,49 @@
+"""Stratified samples of a training set (LoRA-drop, arXiv 2402.07721, Section 3: sampling ratio alpha).
+
+Classes are strata as they are; scores and lengths are first binned by quantiles, since the paper's regression and
+generation tasks have no classes. Each stratum gives its share of the sample, and at least one example.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+
+def stratified_sample(strata: Sequence[Hashable], ratio: float, seed: int) -> list[int]:
+    """Indices, ascending, of a sample of round(ratio * n) examples, or one for each stratum where that is more.
+
+    `strata` holds the stratum of each example (its class, say). The same seed gives the same sample; a larger ratio with
+    the same seed contains the smaller sample of every stratum. ValueError: no examples, or a ratio outside (0, 1].
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"sample ratio must lie in (0, 1], got {ratio}")
+    if not strata:
+        raise ValueError("there are no examples to sample from")
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index, stratum in enumerate(strata):
+        members[stratum].append(index)
+    draw = random.Random(seed)
+    chosen = []
+    for indices, quota in zip(members.values(), _quotas([len(m) for m in members.values()], ratio), strict=True):
+        chosen += draw.sample(indices, len(indices))[:quota]
+    return sorted(chosen)
+
+
+def quantile_bins(values: Sequence[float], bins: int = 10) -> list[int]:
+    """The bin of each value, with edges at the quantiles; equal values share a bin, so there may be fewer bins."""
+    ordered = sorted(values)
+    edges = sorted({ordered[len(ordered) * k // bins] for k in range(1, bins)}) if ordered else []
+    return [sum(value >= edge for edge in edges) for value in values]
+
+
+def _quotas(sizes: Sequence[int], ratio: float) -> list[int]:
+    """Proportional whole numbers by largest remainder, at least one each."""
+    exact = [ratio * size for size in sizes]
+    quotas = [max(1, int(share)) for share in exact]
+    missing = round(ratio * sum(sizes)) - sum(quotas)
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (int(exact[i]) - exact[i], i))
+    for i in by_remainder[: max(0, missing)]:
+        quotas[i] = min(sizes[i], quotas[i] + 1)
+    return quotas
