@@ -11,13 +11,14 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pandas as pd
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -75,7 +76,8 @@ def plan(overrides: Iterable[str]) -> list[DictConfig]:
     """
     overrides = list(overrides)
     parser = OverridesParser.create()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep
+    with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
         single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
         params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
         given = parser.parse_overrides(overrides)
@@ -129,11 +131,17 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
                 "metric": runs.primary.iloc[0],
                 **{f"{which} epoch": _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
                 "seeds": len(runs),
-                "adapter parameters": f"{adapter:,.0f}",
+                "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
             }
         )
     return pd.DataFrame(rows)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A Markdown table of text cells."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).values.tolist()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _spread(values: pd.Series) -> str:

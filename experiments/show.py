@@ -71,10 +71,16 @@ def pictures(result: dict[str, Any]) -> dict[str, str]:
 
 
 def overview(frame: pd.DataFrame) -> None:
-    """Mean and standard deviation over seeds of each backbone, task and method, best and last epoch."""
-    table = Table(title="mean ± standard deviation over seeds, in percent")
-    for column in frame.columns:
-        table.add_column(column, justify="left" if frame[column].dtype == object else "right")
-    for row in frame.itertuples(index=False):
+    """A table of results.over_seeds; what is the same in every row stands in the title."""
+    names = ["backbone", "task", "metric"]
+    same = [name for name in names if frame[name].nunique() == 1]
+    title = ", ".join(
+        ["mean ± standard deviation over seeds, in percent", *(str(frame[name].iloc[0]) for name in same)]
+    )
+    table = Table(title=title)
+    shown = frame.drop(columns=same)
+    for column in shown.columns:
+        table.add_column(column, justify="left" if column in (*names, "method") else "right")
+    for row in shown.itertuples(index=False):
         table.add_row(*map(str, row))
     console.print(table)

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import transformers
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
 from safetensors.torch import load_file, save_file
@@ -51,7 +50,7 @@ class RunProbe:
         data = setup.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
         module = SequenceModule(model, data, setup.recipe, None, self.seed)
-        trainer = _trainer(setup, epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
+        trainer = _trainer(setup, "stage 1", epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
         trainer.fit(module)
 
     def batches(self, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
@@ -93,7 +92,7 @@ def fit(setup: Setup, folder: Path, logger: Any) -> tuple[SequenceModule, dict[s
     keep = ModelCheckpoint(
         folder, CHECKPOINT.removesuffix(".ckpt"), train_time_interval=interval, enable_version_counter=False
     )
-    trainer = _trainer(setup, setup.recipe.epochs, logger=logger or False, callbacks=[keep, timer])
+    trainer = _trainer(setup, "training", setup.recipe.epochs, logger=logger or False, callbacks=[keep, timer])
     checkpoint = folder / CHECKPOINT
     trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None)
     seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
@@ -105,9 +104,22 @@ def fit(setup: Setup, folder: Path, logger: Any) -> tuple[SequenceModule, dict[s
     return module, {"tokens_per_second": round(tokens / seconds, 1), "peak_memory_bytes": memory}
 
 
-def _trainer(setup: Setup, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
+class StageBar(RichProgressBar):
+    """A progress bar that names the stage."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{self.stage}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
+
+
+def _trainer(
+    setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any
+) -> pl.Trainer:
     settings = setup.config.trainer
-    bars = [RichProgressBar()] if settings.progress_bar else []
+    bars = [StageBar(stage)] if settings.progress_bar else []
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -190,12 +202,10 @@ def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> No
 
 
 def quieten() -> None:
-    """Warnings and notes that a user of a run can do nothing about."""
+    """Lightning's warnings and notes that a user of a run can do nothing about."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def _processor() -> str:

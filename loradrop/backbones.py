@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -56,6 +57,8 @@ class Backbone:
     def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
         """The model with a new head for `task`, in training mode, frozen except for the head; and its tokenizer."""
         source = self._source(models)
+        transformers.logging.set_verbosity_error()  # that the head is new is no news
+        transformers.logging.disable_progress_bar()
         labels = None if task.labels is None else dict(enumerate(task.labels))
         model = AutoModelForSequenceClassification.from_pretrained(
             **source,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -21,6 +21,8 @@ from loradrop.sampling import quantile_bins, stratified_sample
 from loradrop.tasks.base import LABEL, Splits, Task
 
 POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
+
+LONG = 20_000  # rows whose tokenising takes long enough for a progress bar
 
 
 class LengthGroupedSampler(Sampler[list[int]]):
@@ -146,6 +148,7 @@ def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: 
     """Token ids and labels; read from `cache` where they have been made before."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
+    (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
     return rows.map(
         task.encode,
         batched=True,

@@ -46,7 +46,8 @@ class SequenceModule(pl.LightningModule):
         loss = self.model(**batch).loss
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_steps += 1
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
+        self.log("loss", loss, prog_bar=True, logger=False)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +68,8 @@ class SequenceModule(pl.LightningModule):
             outputs[split] = task.decode(logits), labels
         self.outputs = {}
         scores = task.score(outputs)
-        self.log_dict({f"validation/{key}": value for key, value in scores.items()}, prog_bar=True)
+        self.log_dict({f"validation/{key}": value for key, value in scores.items()})
+        self.log(task.primary, scores[task.primary], prog_bar=True, logger=False)
         loss = float(self.loss_sum) / max(1, self.loss_steps)
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
         self.epochs.append({"epoch": self.current_epoch + 1, "train_loss": loss, **scores})

@@ -86,7 +86,16 @@ class LoRADrop(LoRA):
         initial = trainable_state(model)
         settings = {
             key: getattr(self, key)
-            for key in ("rank", "alpha", "dropout", "targets", "sample_ratio", "sample_epochs", "sample_batch_size", "average")
+            for key in (
+                "rank",
+                "alpha",
+                "dropout",
+                "targets",
+                "sample_ratio",
+                "sample_epochs",
+                "sample_batch_size",
+                "average",
+            )
         }
         self.stage1 = probe.stage1(settings, lambda: self._stage1(model, probe))
         self.plan = select(self.stage1.importance, **self.selection, seed=probe.seed)

@@ -1,0 +1,42 @@
+"""The command line that the tools over result files share: an experiment, overrides that narrow it, a format."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.config import CONF
+
+EXPERIMENTS = Path(CONF) / "experiment"
+
+
+@dataclass
+class Options:
+    experiment: str
+    overrides: list[str]  # of experiments.run
+    format: str
+    outputs: str
+
+    @property
+    def command(self) -> str:
+        """What makes the runs."""
+        return " ".join(["python -m experiments.run", *self.overrides])
+
+
+def parse(text: str, arguments: list[str] | None, formats: Iterable[str], default: str) -> Options:
+    """Parse `<experiment> [overrides] [--format F]`; an experiment that is not there ends with a message."""
+    known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment)")
+    parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
+    parser.add_argument("--format", choices=sorted(formats), default=default)
+    given = parser.parse_args(arguments)
+    if given.experiment not in known:
+        parser.error(f"there is no experiment '{given.experiment}' in conf/experiment; there are: {', '.join(known)}")
+    wrong = [override for override in given.overrides if "=" not in override]
+    if wrong:
+        parser.error(f"'{wrong[0]}' is no override; write key=value")
+    outputs = next((o.split("=", 1)[1] for o in given.overrides if o.startswith("paths.outputs=")), "outputs")
+    return Options(given.experiment, [f"experiment={given.experiment}", *given.overrides], given.format, outputs)

@@ -1,0 +1,56 @@
+"""The table of an experiment, from its result files.
+
+python -m experiments.table demo                          print it, and save it as outputs/tables/demo.md
+python -m experiments.table demo seed=0 --format csv      a part of it, as CSV
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from experiments import results, show
+from experiments.command import parse
+
+FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
+    "markdown": ("md", lambda frame: results.markdown(frame)),
+    "csv": ("csv", lambda frame: frame.to_csv(index=False)),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(__doc__, arguments, FORMATS, "markdown")
+    frame = results.load(options.overrides)
+    finished = frame[frame.status == results.FINISHED]
+    missing = frame[frame.status != results.FINISHED]
+    if finished.empty:
+        show.failed(f"{options.experiment}: no finished run; start with: {options.command}")
+        return 1
+    table = results.over_seeds(finished)
+    show.overview(table)
+    if len(missing):
+        show.failed(
+            f"{len(missing)} of {len(frame)} runs are missing and not in the table; to make them: {options.command}"
+        )
+    suffix, render = FORMATS[options.format]
+    head = "" if options.format == "csv" else f"{_caption(finished, options.command)}\n\n"
+    path = Path(options.outputs) / "tables" / f"{options.experiment}.{suffix}"
+    with results.replacing(path) as file:
+        file.write_text(head + render(table))
+    show.console.print(f"saved as {path}", soft_wrap=True)
+    return 0
+
+
+def _caption(frame: pd.DataFrame, command: str) -> str:
+    rows = sorted({f"{rows} rows of {split}" for r in frame.result for split, rows in r["evaluated_on"].items()})
+    return (
+        f"Mean ± standard deviation over seeds, in percent, on {' and '.join(rows)}. Heads are trained but not counted. "
+        f"Made by `{command}` from {len(frame)} result files in outputs/runs."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

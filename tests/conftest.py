@@ -1,0 +1,91 @@
+"""What several tests need: small models of every family, made on the spot, and runs in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+ROOT = Path(__file__).parents[1]
+SHAPE = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
+FAMILIES = {
+    "roberta": (
+        RobertaForSequenceClassification,
+        RobertaConfig(**SHAPE, max_position_embeddings=40),
+        ("query", "value"),
+    ),
+    "bert": (BertForSequenceClassification, BertConfig(**SHAPE, max_position_embeddings=40), ("query", "value")),
+    "llama": (
+        LlamaForSequenceClassification,
+        # fewer value heads than query heads: modules of different width
+        LlamaConfig(**SHAPE, max_position_embeddings=40, num_key_value_heads=2, pad_token_id=0),
+        ("q_proj", "v_proj"),
+    ),
+    "deberta": (
+        DebertaV2ForSequenceClassification,
+        DebertaV2Config(**SHAPE, max_position_embeddings=40, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        ("query_proj", "value_proj"),
+    ),
+}
+
+
+def build(family: str = "roberta", seed: int = 0) -> torch.nn.Module:
+    """A small model with random weights, in eval mode."""
+    cls, config, _ = FAMILIES[family]
+    torch.manual_seed(seed)
+    return cls(config).eval()
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Four examples of 9, 7, 4 and 2 tokens, padded to 9; ids from 3 on, so that none is a special token."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([9, 7, 4, 2])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(3, 60, (4, 9), generator=generator) * mask + (1 - mask)
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0])}
+
+
+def train_b(model: torch.nn.Module, scale: float = 0.1, seed: int = 1) -> None:
+    """Give every lora_B values, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("lora_B"):
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def run_module(module: str, *arguments: str, outputs: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+    """`python -m <module> <arguments>` from the project's folder, offline."""
+    target = [] if outputs is None else [f"paths.outputs={outputs}"]
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments, *target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**clean_environment(), **env},
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without the user's folders."""
+    hidden = ("LORADROP_MODELS", "LORADROP_DATA")
+    return {key: value for key, value in os.environ.items() if key not in hidden} | {
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "120",
+    }

@@ -1,0 +1,121 @@
+"""LoRALinear against PEFT's LoRA at the same weights, and what putting it into a model does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FAMILIES, build, train_b
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules, lora_sites, remove_lora
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_and_gradients_equal_pefts(family, batch):
+    targets = list(FAMILIES[family][2])
+    ours, theirs = build(family), build(family)
+    add_lora(ours, rank=4, alpha=10)
+    train_b(ours)
+    theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=10, target_modules=targets, lora_dropout=0.0))
+    theirs.eval()
+    pairs = []
+    for name, module in lora_modules(ours).items():
+        other = theirs.base_model.model.get_submodule(name)
+        other.lora_A["default"].weight.data.copy_(module.lora_A.data)
+        other.lora_B["default"].weight.data.copy_(module.lora_B.data)
+        pairs += [(module.lora_A, other.lora_A["default"].weight), (module.lora_B, other.lora_B["default"].weight)]
+    left, right = ours(**batch), theirs(**batch)
+    torch.testing.assert_close(left.logits, right.logits)
+    left.loss.backward()
+    right.loss.backward()
+    assert len(pairs) == 2 * 2 * 3
+    for mine, other in pairs:
+        torch.testing.assert_close(mine.grad, other.grad)
+        assert mine.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_adapter_leaves_the_output_unchanged(family, batch):
+    model = build(family)
+    before = model(**batch).logits
+    sites = add_lora(model)
+    assert torch.equal(model(**batch).logits, before)
+    assert {site.module_type for site in sites} == set(FAMILIES[family][2])
+    assert [site.layer for site in sites if site.module_type == sites[0].module_type] == [0, 1, 2]
+
+
+def test_only_lora_trains_and_it_is_initialised_as_published():
+    model = build()
+    add_lora(model, rank=8)
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable and all(name.endswith(("lora_A", "lora_B")) for name in trainable)
+    for module in lora_modules(model).values():
+        # Kaiming-uniform with a = sqrt(5): U(-1/sqrt(d_in), 1/sqrt(d_in))
+        bound = 32**-0.5
+        assert module.lora_A.abs().max() <= bound and module.lora_A.std() > 0.4 * bound
+        assert not module.lora_B.any()
+
+
+def test_removing_puts_the_model_back(batch):
+    model = build()
+    before, names = model(**batch).logits, list(model.state_dict())
+    add_lora(model)
+    train_b(model)
+    assert not torch.equal(model(**batch).logits, before)
+    remove_lora(model)
+    assert torch.equal(model(**batch).logits, before)
+    assert list(model.state_dict()) == names
+
+
+def test_targets_of_any_depth_and_types_that_need_a_longer_name():
+    model = build("bert")
+    sites = find_sites(model, ["attention.output.dense", "intermediate.dense"])
+    assert {site.module_type for site in sites} == {"output.dense", "intermediate.dense"} and len(sites) == 6
+
+    class EncoderDecoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.ModuleList(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(2))
+            self.decoder = nn.ModuleList(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(2))
+
+    model = EncoderDecoder()
+    add_lora(model, rank=2, targets="q")
+    keys = [(site.module_type, site.layer) for site in lora_sites(model)]
+    assert len(set(keys)) == 4 and {layer for _, layer in keys} == {0, 1}
+
+
+def test_low_precision_models_get_a_float32_adapter(batch):
+    model = build().to(torch.bfloat16)
+    add_lora(model)
+    train_b(model)
+    assert all(module.lora_A.dtype == torch.float32 for module in lora_modules(model).values())
+    assert model(**batch).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"targets": ["qeury"]}, r"no linear module's name ends in 'qeury'.*attention\.self\.query"),
+        ({"rank": 0}, "rank must lie between 1 and 32"),
+        ({"rank": 33}, "rank must lie between 1 and 32 for a 32 x 32 module, got 33"),
+        ({"dropout": 1.0}, "dropout must lie in"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        add_lora(build(), **arguments)
+
+
+def test_a_model_without_known_targets_lists_its_linear_modules():
+    with pytest.raises(ValueError, match=r"no default targets for Sequential.*Linear modules: \*"):
+        add_lora(nn.Sequential(nn.Linear(4, 4)))
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    module = LoRALinear(nn.Linear(16, 16), rank=4, alpha=4, dropout=0.5)
+    nn.init.normal_(module.lora_B)
+    x = torch.randn(3, 16)
+    assert not torch.equal(module.train()(x), module(x))
+    assert torch.equal(module.eval()(x), module(x))

@@ -1,0 +1,131 @@
+"""Selection by hand-made importances, and its invariants over random ones."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from loradrop.importance import Importance
+from loradrop.selection import Plan, select
+
+
+def importance(size=100, **values):
+    """Importances by module type, each layer's LoRA of `size` parameters (or size[type])."""
+    by_layer = {kind: dict(enumerate(layers)) for kind, layers in values.items()}
+    sizes = {k: {i: size[k] if isinstance(size, dict) else size for i in layers} for k, layers in by_layer.items()}
+    return Importance(by_layer, sizes)
+
+
+SIX = importance(query=[30, 5, 10, 40, 10, 5], value=[1, 1, 1, 1, 1, 95])
+
+
+def test_the_layer_that_crosses_the_threshold_is_kept():
+    plan = select(SIX, threshold=0.75)
+    assert plan.kept == {"query": (0, 2, 3), "value": (5,)}  # 40 + 30 = 70 < 75 <= 80; of the two 10s the lower layer
+    assert plan.others == {"query": (1, 4, 5), "value": (0, 1, 2, 3, 4)}
+    assert (plan.lora_parameters, plan.parameters, plan.saved) == (1200, 600, 600)
+
+
+def test_a_sum_that_equals_the_threshold_reaches_it():
+    assert select(importance(q=[0.1] * 10), threshold=0.3).kept == {"q": (0, 1, 2)}  # 0.1 + 0.1 + 0.1 > 0.3 in floats
+    assert select(importance(q=[0.7, 0.1, 0.1, 0.1]), threshold=0.9).kept == {"q": (0, 1, 2)}  # 0.8999999999999999
+
+
+def test_threshold_one_keeps_all_even_what_rounding_hides():
+    plan = select(importance(query=[1e20, 1, 0], value=[0.1] * 3), threshold=1)
+    assert plan.kept == {"query": (0, 1, 2), "value": (0, 1, 2)} and plan.saved == 0
+
+
+def test_jointly_ranks_all_types_together():
+    # of 200 in all: 95, 40, 30 = 165 >= 0.8 * 200
+    plan = select(SIX, threshold=0.8, jointly=True)
+    assert plan.kept == {"query": (0, 3), "value": (5,)}
+
+
+def test_invariants_over_random_importances():
+    draw = random.Random(0)
+    for _ in range(200):
+        given = importance(query=[draw.random() ** 4 for _ in range(12)], value=[draw.random() for _ in range(12)])
+        threshold = draw.uniform(0.05, 1)
+        plan = select(given, threshold=threshold)
+        for kind, layers in given.normalized.items():
+            kept = sum(layers[i] for i in plan.kept[kind])
+            weakest = min(layers[i] for i in plan.kept[kind])
+            assert kept >= threshold - 1e-9 and kept - weakest < threshold
+            assert all(layers[i] <= weakest for i in plan.others[kind])
+            assert sorted(plan.kept[kind] + plan.others[kind]) == list(range(12))
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("jointly", [True, False])
+def test_a_budget_keeps_the_most_layers_that_fit(jointly, share):
+    draw = random.Random(1)
+    size = {"query": 64, "value": 48}  # as under grouped-query attention
+    for _ in range(100):
+        given = importance(size, query=[draw.random() for _ in range(6)], value=[draw.random() for _ in range(6)])
+        budget = draw.uniform(0.2, 1)
+        plan = select(given, budget=budget, jointly=jointly, share=share)
+        cost = sum(size[k] * (len(plan.kept[k]) + (share and len(plan.others[k]) > 0)) for k in size)
+        assert plan.parameters == cost <= budget * 6 * (64 + 48) + 1e-6
+        if not jointly:
+            for kind in size:  # one layer more would not fit, counted by hand
+                k = len(plan.kept[kind])
+                if k < 6:
+                    assert size[kind] * (k + 1 + (share and k + 1 < 6)) > budget * 6 * size[kind]
+
+
+def test_half_the_budget_of_twelve_layers():
+    plan = select(importance(query=range(1, 13), value=range(12, 0, -1)), budget=0.5)
+    assert plan.kept == {"query": (7, 8, 9, 10, 11), "value": (0, 1, 2, 3, 4)}  # five own and one shared: 6 of 12
+
+
+def test_a_plan_that_saves_nothing_says_so():
+    plan = select(importance(query=[1] * 6, value=[1] * 6), threshold=0.8)  # 5 of 6, one left to share
+    assert plan.saved == 0 and len(plan.kept["query"]) == 5
+    assert "layer 5 alone is left to share" in str(plan) and "saves no parameters" in str(plan)
+    assert "saves no parameters" not in str(select(SIX, threshold=0.75))
+
+
+def test_the_ablations_keep_as_many_layers_of_each_type():
+    chosen = {which: select(SIX, threshold=0.75, which=which) for which in ("smallest", "unselected", "random", "top")}
+    assert chosen["smallest"].kept == {"query": (1, 2, 5), "value": (0,)}
+    assert chosen["unselected"].kept == select(SIX, threshold=0.75).others
+    assert chosen["top"].kept == {"query": (3, 4, 5), "value": (5,)}
+    assert {k: len(v) for k, v in chosen["random"].kept.items()} == {"query": 3, "value": 1}
+    assert len({str(select(SIX, threshold=0.75, which="random", seed=seed).kept) for seed in range(20)}) > 5
+    assert select(SIX, threshold=0.75, which="random", seed=3) == select(SIX, threshold=0.75, which="random", seed=3)
+
+
+def test_without_sharing_the_others_cost_nothing():
+    assert select(SIX, threshold=0.75, share=False).parameters == 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 0}, r"threshold must lie in \(0, 1\], got 0"),
+        ({"threshold": 1.1}, "threshold must lie"),
+        ({"budget": -0.5}, r"budget must lie in \(0, 1\], got -0.5"),
+        ({"budget": 0.1}, "budget 0.1 is too small: the shared LoRAs alone need 0.167"),
+        ({}, "give either threshold or budget"),
+        ({"threshold": 0.9, "budget": 0.5}, "give either threshold or budget"),
+        ({"threshold": 0.9, "which": "best"}, "which must be one of largest, "),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        select(SIX, **arguments)
+
+
+@pytest.mark.parametrize("values", [[0, 0], [float("nan"), 1], [float("inf"), 1]])
+@pytest.mark.parametrize("jointly", [True, False])
+def test_importances_that_say_nothing_are_refused(values, jointly):
+    with pytest.raises(ValueError, match="zero|finite"):
+        select(importance(q=values), threshold=0.9, jointly=jointly)
+
+
+def test_a_plan_is_saved_and_loaded(tmp_path):
+    plan = select(SIX, threshold=0.75)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
