@@ -87,8 +87,7 @@ def test_no_text_of_validation_occurs_in_train(name):
     task = make(name)
     splits = task.load(None)
     texts = [
-        {row[column] for row in rows for column in task.columns}
-        for rows in (splits.train, splits.evaluation[VALIDATION])
+        {row[column] for row in rows for column in task.columns} for rows in (splits.train, splits.evaluation[VALIDATION])
     ]
     assert not texts[0] & texts[1]
 
@@ -96,7 +95,7 @@ def test_no_text_of_validation_occurs_in_train(name):
 def test_half_of_the_polarity_words_are_new_in_validation():
     known, every = (
         {critic.word(ADJECTIVES[1]) for _ in range(3000)}
-        for critic in (Critic(random.Random(0), common_only=True), Critic(random.Random(0)))
+        for critic in (Critic(random.Random(0), 0.3, common_only=True), Critic(random.Random(0), 0.3))
     )
     assert known < every
     assert len(known) < 0.65 * len(every)
@@ -127,7 +126,7 @@ def test_nothing_is_weakened_below_a_negation(clause):
 
 
 def test_conclusions_have_the_verdict():
-    critic = Critic(random.Random(0))
+    critic = Critic(random.Random(0), 0.3)
     for verdict, wrong in ((1, "negative"), (-1, "positive")):
         conclusions = " ".join(critic.conclusion(verdict) for _ in range(300)).split()
         assert wrong not in conclusions

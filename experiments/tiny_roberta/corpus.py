@@ -1,7 +1,8 @@
 """Text for pretraining: sentences that belong together stand together, so that one tells the other's masked words.
 
 A text is one or two segments. Paraphrases, consequences, contradictions, questions with their answer and opinions with
-their conclusion make synonymy, antonymy, negation and polarity worth knowing; no text carries a label of a task.
+their conclusion make synonymy, antonymy, negation and polarity worth knowing. The words that say how two sentences are
+related (SALIENT) are masked more often than others.
 """
 
 from __future__ import annotations
@@ -12,12 +13,22 @@ from collections.abc import Iterator
 from loradrop.tasks import lexicon as lex
 from loradrop.tasks.grammar import PRONOUNS, Clause, Grammar
 from loradrop.tasks.meaning import FALSE, alter, overlap, paraphrase, vary, weaken
-from loradrop.tasks.reviews import Critic
+from loradrop.tasks.reviews import ADJECTIVES, Critic
 
-SAME = ("in other words,", "that is to say,", "put differently,")
-SO = ("so", "therefore,", "it follows that", "hence")
-RELATED = ((0.75, "almost the same:"), (0.45, "similarly,"), (0.0, "on another matter,"))  # from this overlap on
+SAME, SO = ("namely", "indeed"), ("hence", "therefore")
+RELATED = ((0.75, "equally"), (0.45, "similarly"), (0.0, "elsewhere"))  # from this overlap on
 DEFINITIONS = ("{0} means {1}", "{0} is another word for {1}")
+ANSWERS = {True: ("yes", "true"), False: ("no", "false"), None: ("perhaps", "doubtful")}  # to a question; as a judgement
+SALIENT = (
+    *SAME,
+    *SO,
+    *(word for _, word in RELATED),
+    *sum(ANSWERS.values(), ()),
+    "positive",
+    "negative",
+    "opposite",
+    "means",
+)
 
 
 class Corpus:
@@ -26,16 +37,16 @@ class Corpus:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.grammar = Grammar(self.rng)
-        self.critic = Critic(self.rng)
+        self.critic = Critic(self.rng, twist=0.2)
         self.kinds = {
-            self.paraphrase: 12,
-            self.consequence: 14,
-            self.question: 18,
-            self.denial: 8,
+            self.review: 32,
+            self.question: 20,
+            self.judgement: 14,
+            self.consequence: 8,
+            self.paraphrase: 8,
             self.related: 10,
-            self.review: 26,
-            self.definition: 4,
-            self.story: 8,
+            self.definition: 5,
+            self.story: 3,
         }
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -45,56 +56,60 @@ class Corpus:
 
     def segments(self, first: str, second: str) -> list[str]:
         """Half of the texts are a pair of segments, as in tasks on pairs, the others run on."""
-        second = second if second[-1] in ".?" else second + "."
-        return [f"{first}.", second] if self.rng.random() < 0.5 else [f"{first}. {second}"]
+        first, second = (part if part[-1] in ".?" else part + "." for part in (first, second))
+        return [first, second] if self.rng.random() < 0.5 else [f"{first} {second}"]
 
     def clause(self) -> Clause:
-        self.grammar.richness = self.rng.uniform(0.1, 0.5)
+        self.grammar.richness = self.rng.uniform(0.0, 0.45)
         return self.grammar.clause()
 
     def implied(self, clause: Clause) -> Clause:
         return paraphrase(weaken(clause, self.rng) or clause, self.rng, 0.4)
 
+    def claim(self, clause: Clause) -> tuple[Clause, bool | None]:
+        """Something else to say about a clause, and whether it is true then (None: it is open)."""
+        if self.rng.random() < 0.4:
+            return self.implied(clause), True
+        other, truth = alter(clause, self.grammar)
+        return paraphrase(other, self.rng, 0.3), False if truth == FALSE else None
+
     def paraphrase(self) -> tuple[str, str]:
         clause = self.clause()
-        return str(clause), f"{self.rng.choice(SAME)} {paraphrase(clause, self.rng, 0.8)}"
+        return str(clause), f"{self.rng.choice(SAME)}, {paraphrase(clause, self.rng, 0.8)}"
 
     def consequence(self) -> tuple[str, str]:
         clause = self.clause()
-        return str(clause), f"{self.rng.choice(SO)} {self.implied(clause)}"
+        return str(clause), f"{self.rng.choice(SO)}, {self.implied(clause)}"
 
     def question(self) -> tuple[str, str]:
         clause = self.clause()
-        asked, answer = self.implied(clause), "yes"
-        if self.rng.random() < 0.6:
-            asked, truth = alter(clause, self.grammar)
-            asked, answer = paraphrase(asked, self.rng, 0.4), "no" if truth == FALSE else "perhaps"
-        return str(clause), f"is it true that {asked}? {answer}."
+        asked, truth = self.claim(clause)
+        return str(clause), f"is it so that {asked}? {ANSWERS[truth][0]}."
 
-    def denial(self) -> tuple[str, str]:
+    def judgement(self) -> tuple[str, str]:
         clause = self.clause()
-        other, truth = alter(clause, self.grammar)
-        opening = "it is wrong that" if truth == FALSE else "we cannot say whether"
-        return str(clause), f"{opening} {paraphrase(other, self.rng, 0.4)}"
+        other, truth = self.claim(clause)
+        return str(clause), f"it is {ANSWERS[truth][1]} that {other}"
 
     def related(self) -> tuple[str, str]:
         clause = self.clause()
         other = vary(clause, self.grammar, self.rng.random())
-        opening = next(words for least, words in RELATED if overlap(clause, other) >= least)
-        return str(clause), f"{opening} {paraphrase(other, self.rng)}"
+        opening = next(word for least, word in RELATED if overlap(clause, other) >= least)
+        return str(clause), f"{opening}, {paraphrase(other, self.rng)}"
 
     def review(self) -> tuple[str, str]:
+        """An opinion with its conclusion, which comes first in every third text."""
         verdict = self.rng.choice((1, -1))
-        return self.critic.review(verdict), self.critic.conclusion(verdict)
+        opinion, conclusion = self.critic.review(verdict), self.critic.conclusion(verdict)
+        return (conclusion, opinion) if self.rng.random() < 0.33 else (opinion, conclusion)
 
     def definition(self) -> tuple[str, str]:
         category = self.rng.choice(list(lex.NOUN_SETS))
         adjectives = [s for sets in lex.ADJECTIVE_SETS.values() for s in sets]
         noun = self.rng.choice(lex.NOUN_SETS[category])
         kind = lex.HYPERNYM_SETS[category].words[0][0]
-        synset = self.rng.choice(
-            (noun, self.rng.choice(adjectives + lex.MANNER_SETS), self.rng.choice(lex.TRANSITIVE_SETS))
-        )
+        pools = ([noun], adjectives, lex.MANNER_SETS, lex.TRANSITIVE_SETS, ADJECTIVES[1], ADJECTIVES[-1])
+        synset = self.rng.choice(self.rng.choice(pools))
         words = [forms[0] for forms in self.rng.sample(synset.words, len(synset.words))]
         first = f"every {noun.words[0][0]} is a kind of {kind}"
         if len(words) > 1:

@@ -26,7 +26,7 @@ import transformers
 from tokenizers import ByteLevelBPETokenizer, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from experiments.tiny_roberta.corpus import Corpus
+from experiments.tiny_roberta.corpus import SALIENT, Corpus
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "loradrop" / "assets" / "tiny_roberta"
@@ -43,15 +43,14 @@ MASKED, REPLACED, KEPT = (
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--texts", type=int, default=300_000, help="texts generated; they are repeated with new masks")
+    parser.add_argument("--texts", type=int, default=200_000, help="texts generated; they are repeated with new masks")
     parser.add_argument("--vocabulary", type=int, default=2600)
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 6, 12], help="layers of each stage")
-    parser.add_argument("--steps", type=int, nargs="+", default=[5000, 2200, 2200], help="steps of each stage")
-    parser.add_argument(
-        "--lr", type=float, nargs="+", default=[2e-3, 1e-3, 1e-3], help="peak learning rate of each stage"
-    )
+    parser.add_argument("--steps", type=int, nargs="+", default=[2500, 1500, 2000], help="steps of each stage")
+    parser.add_argument("--lr", type=float, nargs="+", default=[2e-3, 1e-3, 1e-3], help="peak learning rate of each stage")
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--mask-share", type=float, default=0.2)
+    parser.add_argument("--salient-share", type=float, default=0.6, help="of the words in corpus.SALIENT")
     parser.add_argument("--threads", type=int, default=1, help="more are no faster per second of a busy machine")
     parser.add_argument("--bf16", action="store_true", help="autocast; gains nothing on a CPU without AMX")
     parser.add_argument("--output", type=Path, default=ASSETS)
@@ -107,12 +106,12 @@ class Batches:
     """Batches of texts of one length each (no padding), with fresh masks."""
 
     def __init__(
-        self, rows: list[list[int]], tokens: int, share: float, special: torch.Tensor, mask: int, seed: int
+        self, rows: list[list[int]], tokens: int, shares: torch.Tensor, special: torch.Tensor, mask: int, seed: int
     ) -> None:
         self.by_length: dict[int, list[list[int]]] = defaultdict(list)
         for row in rows:
             self.by_length[len(row)].append(row)
-        self.tokens, self.share, self.special, self.mask = tokens, share, special, mask
+        self.tokens, self.shares, self.special, self.mask = tokens, shares, special, mask
         self.rng, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
     def __iter__(self):
@@ -130,7 +129,7 @@ class Batches:
         """(rows, length) ids -> corrupted ids, chosen positions (bool), true ids at the chosen positions."""
         draw = lambda: torch.rand(ids.shape, generator=self.generator)  # noqa: E731
         ordinary = ~torch.isin(ids, self.special)
-        chosen = (draw() < self.share) & ordinary
+        chosen = (draw() < self.shares[ids]) & ordinary
         fate, corrupted = draw(), ids.clone()
         corrupted[chosen & (fate < MASKED)] = self.mask
         swapped = chosen & (fate >= MASKED) & (fate < MASKED + REPLACED)
@@ -163,9 +162,7 @@ def evaluate(model: RobertaForMaskedLM, batches: Batches) -> dict[str, float]:
     return {"loss": loss / count, "accuracy": hits / count, "unigram_loss": float(-(frequency * frequency.log()).sum())}
 
 
-def train_stage(
-    model: RobertaForMaskedLM, batches: Batches, steps: int, lr: float, bf16: bool, last: bool
-) -> list[list]:
+def train_stage(model: RobertaForMaskedLM, batches: Batches, steps: int, lr: float, bf16: bool, last: bool) -> list[list]:
     """Train with warm-up and a linear decay (to zero only in the last stage). Returns [step, mean loss, seconds]."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     warmup, floor = max(1, steps // 15), 0.0 if last else 0.3
@@ -199,14 +196,15 @@ def main() -> None:
     texts = list(islice(Corpus(args.seed), args.texts))
     tokenizer = train_tokenizer(texts[:50_000], args.vocabulary)
     special = torch.tensor(tokenizer.all_special_ids)
+    shares = torch.full((len(tokenizer),), args.mask_share)
+    shares[tokenizer(" ".join(SALIENT), add_special_tokens=False)["input_ids"]] = args.salient_share
 
     def batches(some: list[list[str]], seed: int) -> Batches:
         firsts, seconds = [text[0] for text in some], [text[1] if len(text) > 1 else None for text in some]
         rows = [
-            tokenizer(a, b)["input_ids"] if b else tokenizer(a)["input_ids"]
-            for a, b in zip(firsts, seconds, strict=True)
+            tokenizer(a, b)["input_ids"] if b else tokenizer(a)["input_ids"] for a, b in zip(firsts, seconds, strict=True)
         ]
-        return Batches(rows, args.batch_tokens, args.mask_share, special, tokenizer.mask_token_id, seed)
+        return Batches(rows, args.batch_tokens, shares, special, tokenizer.mask_token_id, seed)
 
     train = batches(texts, args.seed)
     held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), 3000)), args.seed)

@@ -115,9 +115,7 @@ def probe(backbone: Backbone, task: Task, recipe: DictConfig, seed: int) -> Figu
 
 def summary(figures: list[Figures]) -> dict[str, Any]:
     """Mean and standard deviation over seeds of what README.md shows."""
-    rows: dict[str, list[float]] = {
-        name: [getattr(f, name) for f in figures] for name in ("constant", "frozen", "lora")
-    }
+    rows: dict[str, list[float]] = {name: [getattr(f, name) for f in figures] for name in ("constant", "frozen", "lora")}
     for kind in figures[0].importance:
         shares = [f.importance[kind] for f in figures]
         rows[f"{kind}_largest_to_smallest"] = [max(y) / max(min(y), 1e-4) for y in shares]

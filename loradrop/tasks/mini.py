@@ -80,7 +80,7 @@ def acceptability(rng: random.Random, split: str) -> Callable[[], Row | None]:
 
 def sentiment(rng: random.Random, split: str) -> Callable[[], Row | None]:
     """Like SST-2: is the opinion positive? Negation and contrast decide as often as the words do."""
-    critic = Critic(rng, common_only=split == TRAIN)
+    critic = Critic(rng, twist=0.3, common_only=split == TRAIN)
 
     def make() -> Row | None:
         label = rng.randrange(2)

@@ -17,11 +17,13 @@ REVERSERS = ("not", "never", "hardly", "anything but", "far from", "by no means"
 
 
 class Critic:
-    """Draws opinions. With `common_only`, half the words of each synonym set of praise or blame are never used."""
+    """Draws opinions; `twist` is how often a statement or a contrast turns the verdict of its words round.
 
-    def __init__(self, rng: random.Random, common_only: bool = False) -> None:
-        self.rng = rng
-        self.common_only = common_only
+    With `common_only`, half the words of each synonym set of praise or blame are never used.
+    """
+
+    def __init__(self, rng: random.Random, twist: float, common_only: bool = False) -> None:
+        self.rng, self.twist, self.common_only = rng, twist, common_only
         self.work, self.parts = WORKS[0]
 
     def chance(self, probability: float) -> bool:
@@ -39,54 +41,52 @@ class Critic:
 
     def quality(self, verdict: int) -> str:
         """What follows `is`: an adjective, or the opposite one reversed."""
-        if self.chance(0.45):
+        if self.chance(self.twist):
             return f"{self.rng.choice(REVERSERS)} {self.word(ADJECTIVES[-verdict])}"
         adjective = self.word(ADJECTIVES[verdict])
         return f"{self.rng.choice(INTENSIFIERS)} {adjective}" if self.chance(0.4) else adjective
 
     def statement(self, verdict: int, draw: float | None = None) -> str:
-        """A clause with this verdict; `draw` picks its form, below 0.88 a simple one."""
+        """A clause with this verdict; `draw` picks its form, below 0.9 a simple one."""
         thing, draw = self.thing(), self.rng.random() if draw is None else draw
         if draw < 0.45:
             return f"the {thing} {self.rng.choice(('is', 'was'))} {self.quality(verdict)}"
         if draw < 0.6:
-            if self.chance(0.4):
+            if self.chance(self.twist):
                 return f"i never {self.word(ATTITUDES[-verdict])} the {thing}"
             return f"i {self.word(ATTITUDES[verdict])} the {thing}"
         if draw < 0.75:
-            if self.chance(0.4):
+            if self.chance(self.twist):
                 return f"the {thing} never {self.word(EFFECTS[-verdict])} me"
             return f"the {thing} {self.word(EFFECTS[verdict])} me"
-        if draw < 0.88:
+        if draw < 0.9 or not self.chance(2 * self.twist):
+            return f"the {thing} was {self.word(ADJECTIVES[verdict])} and {self.word(ADJECTIVES[verdict])}"
+        if draw < 0.95:
             return f"nobody could call the {thing} {self.word(ADJECTIVES[-verdict])}"
         feared = self.word(ADJECTIVES[-verdict])
         return f"i expected {article(feared)} {feared} {thing}, but it was {self.quality(verdict)}"
 
+    def simple(self, verdict: int) -> str:
+        return self.statement(verdict, self.rng.uniform(0, 0.9))
+
     def review(self, verdict: int) -> str:
         """One sentence with this verdict; in a contrast the main clause decides."""
         self.work, self.parts = self.rng.choice(WORKS)
-        draw = self.rng.random()
-        if draw < 0.4:
+        if self.chance(0.5):
             return self.statement(verdict)
-        main, other = (self.statement(value, self.rng.uniform(0, 0.88)) for value in (verdict, -verdict))
-        if draw < 0.55:
-            return f"{main}, and {self.statement(verdict, self.rng.uniform(0, 0.88))}"
-        if draw < 0.7:
-            return f"{other}, but {main}"
-        if draw < 0.85:
-            return f"although {other}, {main}"
-        return f"{main}, although {other}"
+        main = self.simple(verdict)
+        if not self.chance(1.5 * self.twist):
+            return f"{main}, and {self.simple(verdict)}"
+        other = self.simple(-verdict)
+        return self.rng.choice((f"{other}, but {main}", f"although {other}, {main}", f"{main}, although {other}"))
 
     def conclusion(self, verdict: int) -> str:
         """A sentence that sums a review up, on the work last reviewed."""
         work, draw = self.work.words[0][0], self.rng.random()
+        if draw < 0.3:
+            return f"in short, the {work} is {self.word(ADJECTIVES[verdict])} and {self.word(ADJECTIVES[verdict])}"
         if draw < 0.4:
-            return (
-                f"{self.rng.choice(('in short', 'all in all', 'so'))}, the {work} is {self.word(ADJECTIVES[verdict])}"
-            )
-        if draw < 0.6:
             return f"so i {self.word(ATTITUDES[verdict])} it"
-        if draw < 0.8:
+        if draw < 0.9:
             return f"my verdict on the {work} is {'positive' if verdict > 0 else 'negative'}"
-        deserves = "deserves" if verdict > 0 else "does not deserve"
-        return f"it {deserves} a {'prize' if self.chance(0.5) else 'big audience'}"
+        return f"it {'deserves' if verdict > 0 else 'does not deserve'} a prize"
