@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import CompactHydraException
-from hydra.utils import get_object
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from loradrop.recipe import Recipe
 
 CONF = str(Path(__file__).parents[1] / "conf")
-GROUPS = ("backbone", "task", "method", "logger")
+GROUPS = ("logger", "method", "task", "backbone")
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 SUPPLIED = "run"  # an argument that the runner hands over, no key of a YAML
@@ -88,25 +88,41 @@ def digest(plain: Any) -> str:
 
 
 def check(config: DictConfig) -> None:
-    """ValueError, FileNotFoundError or OSError for every mistake that can be seen without loading data or a model."""
+    """ValueError, FileNotFoundError or OSError for every mistake that can be seen without loading data or a model.
+
+    In the order of what is fast to find: names and numbers first, classes that import torch and transformers last.
+    """
     OmegaConf.to_object(config.recipe)
-    for group in GROUPS:
-        _check_target(group, OmegaConf.to_container(config[group], resolve=True))
+    settings = config.trainer
+    if settings.devices < 1:
+        raise ValueError(f"trainer.devices must be at least 1, got {settings.devices}")
+    for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
+        if settings[key] not in allowed:
+            raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, got '{settings[key]}'")
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():
             raise FileNotFoundError(f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}")
-    if config.trainer.devices < 1:
-        raise ValueError(f"trainer.devices must be at least 1, got {config.trainer.devices}")
-    for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
-        if config.trainer[key] not in allowed:
-            raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, got '{config.trainer[key]}'")
+    for group in GROUPS:
+        _check_target(group, OmegaConf.to_container(config[group], resolve=True))
+        if group != "logger" and config[group].get("_target_"):
+            build(group, config[group])
+
+
+def build(key: str, node: DictConfig, **supplied: Any) -> Any:
+    """The object that a node's `_target_` names; ValueError with its constructor's own message."""
+    try:
+        return instantiate(node, **supplied)
+    except InstantiationException as error:
+        raise ValueError(f"{key}: {error.__cause__}") from error
 
 
 def _check_target(key: str, node: dict[str, Any]) -> None:
     """Do the keys and types of a node fit the constructor that its `_target_` names?"""
     target = node.get("_target_")
     if target is None:
+        if key != "logger":
+            raise ValueError(f"{key}._target_ is missing: the class to build")
         return
     try:
         called = get_object(target)
@@ -127,9 +143,7 @@ def _check_target(key: str, node: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, parameters, 1)
             hint = f" Did you mean {close[0]}?" if close else f" Keys: {', '.join(parameters)}."
             raise ValueError(f"{key}.{name}: {target} has no such key.{hint}")
-        if isinstance(value, dict):
-            _check_target(f"{key}.{name}", value)
-        elif not _fits(value, hints.get(name, Any)):
+        if not _fits(value, hints.get(name, Any)):
             raise ValueError(f"{key}.{name} must be {_readable(hints[name])}, got {value!r}")
     for name, parameter in parameters.items():
         if parameter.default in (inspect.Parameter.empty, REQUIRED) and name not in node and name != SUPPLIED:

@@ -16,11 +16,10 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import results, show
-from experiments.config import CONF, UserError, check, run_id
+from experiments.config import CONF, UserError, build, check, run_id
 from experiments.tracking import RunInfo, finish, log_result
 
 
@@ -53,7 +52,8 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
 
         setup = Setup(config)
         folder.mkdir(parents=True, exist_ok=True)
-        logger = instantiate(config.logger, run=RunInfo(id, folder, config)) if config.logger._target_ else None
+        make_logger = build("logger", config.logger, _partial_=True) if config.logger._target_ else None
+        logger = make_logger and make_logger(RunInfo(id, folder, config))
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"{id}: {' '.join(str(error).split())}") from error
     try:

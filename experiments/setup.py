@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config import build
 from loradrop.backbones import Backbone
 from loradrop.data import TaskData
 from loradrop.methods.base import Method
@@ -28,12 +28,13 @@ class Setup:
         self.config = config
         self.seconds: dict[str, float] = {}  # wall time of each stage
         self.recipe: Recipe = OmegaConf.to_object(config.recipe)
-        self.method: Method = instantiate(config.method)
+        self.method: Method = build("method", config.method)
         self.device = _device(config.trainer)
-        backbone: Backbone = instantiate(config.backbone)
-        task: Task = instantiate(config.task)
+        backbone: Backbone = build("backbone", config.backbone)
+        task: Task = build("task", config.task)
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
         backbone.check(task, self.recipe.max_length, models)
+        build("method", config.method).install(backbone.skeleton(task, models))  # does the method fit? In no time
         with self.timed("load"):
             splits = task.load(data)
             load_metric(task.metric)

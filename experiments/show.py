@@ -33,7 +33,8 @@ def summary(result: dict[str, Any]) -> None:
     for which in ("best", "last"):
         scores = metrics[which]
         others = {k: v for k, v in scores.items() if k not in ("epoch", "train_loss", metrics["primary"])}
-        text = f"{100 * scores[metrics['primary']]:.2f} {metrics['primary']} (epoch {scores['epoch']} of {len(metrics['epochs'])})"
+        score = f"{100 * scores[metrics['primary']]:.2f} {metrics['primary']}"
+        text = f"{score} (epoch {scores['epoch']} of {len(metrics['epochs'])})"
         grid.add_row(f"{which} epoch", ", ".join([text, *(f"{100 * v:.2f} {k}" for k, v in others.items())]))
     grid.add_row("evaluated on", splits)
     grid.add_row("adapter", _share(parameters))
@@ -74,9 +75,7 @@ def overview(frame: pd.DataFrame) -> None:
     """A table of results.over_seeds; what is the same in every row stands in the title."""
     names = ["backbone", "task", "metric"]
     same = [name for name in names if frame[name].nunique() == 1]
-    title = ", ".join(
-        ["mean ± standard deviation over seeds, in percent", *(str(frame[name].iloc[0]) for name in same)]
-    )
+    title = ", ".join(["mean ± standard deviation over seeds, in percent", *(str(frame[name].iloc[0]) for name in same)])
     table = Table(title=title)
     shown = frame.drop(columns=same)
     for column in shown.columns:

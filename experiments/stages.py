@@ -115,9 +115,7 @@ class StageBar(RichProgressBar):
         return f"{self.stage}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
 
-def _trainer(
-    setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any
-) -> pl.Trainer:
+def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
     settings = setup.config.trainer
     bars = [StageBar(stage)] if settings.progress_bar else []
     return pl.Trainer(
@@ -175,9 +173,7 @@ def save(setup: Setup, module: SequenceModule, folder: Path) -> None:
                 report[name].save(path)
     if setup.config.save_weights:
         with replacing(folder / "adapter.safetensors") as path:
-            save_tensors(
-                module.best["state"], path, epoch=str(module.best["epoch"]), backbone=setup.config.backbone.name
-            )
+            save_tensors(module.best["state"], path, epoch=str(module.best["epoch"]), backbone=setup.config.backbone.name)
 
 
 def environment() -> dict[str, Any]:

@@ -32,9 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     table = results.over_seeds(finished)
     show.overview(table)
     if len(missing):
-        show.failed(
-            f"{len(missing)} of {len(frame)} runs are missing and not in the table; to make them: {options.command}"
-        )
+        show.failed(f"{len(missing)} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
     suffix, render = FORMATS[options.format]
     head = "" if options.format == "csv" else f"{_caption(finished, options.command)}\n\n"
     path = Path(options.outputs) / "tables" / f"{options.experiment}.{suffix}"

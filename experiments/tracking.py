@@ -65,9 +65,7 @@ def log_result(result: dict[str, Any]) -> None:
     wandb.run.summary.update({f"parameters/{key}": value for key, value in result["parameters"].items()})
     for kind, layers in (result["importance"] or {}).get("normalized", {}).items():
         table = wandb.Table(["layer", "importance"], [[int(layer), y] for layer, y in layers.items()])
-        wandb.log(
-            {f"importance/{kind}": wandb.plot.bar(table, "layer", "importance", f"Importance of {kind} by layer")}
-        )
+        wandb.log({f"importance/{kind}": wandb.plot.bar(table, "layer", "importance", f"Importance of {kind} by layer")})
     if result["plan"]:
         wandb.run.summary.update({"plan": result["plan"]})
 

@@ -33,7 +33,7 @@ class Backbone:
 
     def __post_init__(self) -> None:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"backbone.dtype: there is no type '{self.dtype}'; try float32 or bfloat16")
+            raise ValueError(f"dtype: there is no type '{self.dtype}'; try float32 or bfloat16")
 
     def config(self, models: Path | None) -> Any:
         """The model's configuration, without its weights."""
@@ -54,25 +54,29 @@ class Backbone:
                 f"backbone {self.name} ({config.model_type}) has no sequence classifier, which task {task.name} needs"
             )
 
+    def skeleton(self, task: Task, models: Path | None) -> nn.Module:
+        """The model without weights, on the meta device: what fits it and what it counts is known at once."""
+        config = self.config(models)
+        config.num_labels = task.num_labels
+        with torch.device("meta"):
+            return freeze_encoder(AutoModelForSequenceClassification.from_config(config))
+
     def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
         """The model with a new head for `task`, in training mode, frozen except for the head; and its tokenizer."""
-        source = self._source(models)
         transformers.logging.set_verbosity_error()  # that the head is new is no news
         transformers.logging.disable_progress_bar()
-        labels = None if task.labels is None else dict(enumerate(task.labels))
+        source = self._source(models)
+        labels = {} if task.labels is None else dict(enumerate(task.labels))
         model = AutoModelForSequenceClassification.from_pretrained(
             **source,
             num_labels=task.num_labels,
             problem_type="regression" if task.is_regression else "single_label_classification",
             dtype=getattr(torch, self.dtype),
             use_safetensors=True,
-            **({} if labels is None else {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}),
         )
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model.requires_grad_(False)
-        for _, parameter in head_parameters(model):
-            parameter.requires_grad_(True)
-        return model.train(), tokenizer  # from_pretrained leaves dropout off
+        if labels:
+            model.config.id2label, model.config.label2id = labels, {name: i for i, name in labels.items()}
+        return freeze_encoder(model).train(), AutoTokenizer.from_pretrained(**source)  # dropout is off as loaded
 
     def _source(self, models: Path | None) -> dict[str, Any]:
         """Where to load from: keyword arguments of from_pretrained."""
@@ -93,6 +97,14 @@ class Backbone:
                 f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
+
+
+def freeze_encoder(model: nn.Module) -> nn.Module:
+    """Leave only the head trainable."""
+    model.requires_grad_(False)
+    for _, parameter in head_parameters(model):
+        parameter.requires_grad_(True)
+    return model
 
 
 def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -105,9 +105,7 @@ def measure(
                 meter.mask = mask
             model(**inputs)
     if any(meter.tokens == 0 for meter in meters.values()):
-        raise ValueError(
-            "nothing was measured: the batches are empty, or the model does not use all of its LoRA modules"
-        )
+        raise ValueError("nothing was measured: the batches are empty, or the model does not use all of its LoRA modules")
     return _collect(meters)
 
 

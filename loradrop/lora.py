@@ -29,9 +29,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         d_in, d_out = base.in_features, base.out_features
         if not 1 <= rank <= min(d_in, d_out):
-            raise ValueError(
-                f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}"
-            )
+            raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.base = base.requires_grad_(False)

@@ -27,9 +27,7 @@ class OfflineMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         features = Features({"predictions": Value(self.dtype), "references": Value(self.dtype)})
         text = type(self).__doc__ or ""
-        return evaluate.MetricInfo(
-            description=text, citation="", inputs_description=text, features=features, format="arrow"
-        )
+        return evaluate.MetricInfo(description=text, citation="", inputs_description=text, features=features, format="arrow")
 
     def _compute(self, *, predictions: pa.ChunkedArray, references: pa.ChunkedArray) -> dict[str, float]:
         if len(predictions) == 0:

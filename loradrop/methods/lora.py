@@ -16,6 +16,10 @@ class LoRA(Method):
 
     def __init__(self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | None) -> None:
         super().__init__(name)
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.targets = None if targets is None else list(targets)
         self.lora_parameters = 0

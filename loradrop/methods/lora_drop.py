@@ -56,14 +56,14 @@ class LoRADrop(LoRA):
         shared_weights: str,
     ) -> None:
         super().__init__(name, rank, alpha, dropout, targets)
-        _one_of("method.average", average, AVERAGES)
-        _one_of("method.weights", weights, (FRESH, KEEP))
-        _one_of("method.shared_weights", shared_weights, SHARED_WEIGHTS)
+        _one_of("average", average, AVERAGES)
+        _one_of("weights", weights, (FRESH, KEEP))
+        _one_of("shared_weights", shared_weights, SHARED_WEIGHTS)
         if not 0 < sample_ratio <= 1:
-            raise ValueError(f"method.sample_ratio must lie in (0, 1], got {sample_ratio}")
+            raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
         for key, value in (("sample_epochs", sample_epochs), ("sample_batch_size", sample_batch_size)):
             if value < 1:
-                raise ValueError(f"method.{key} must be at least 1, got {value}")
+                raise ValueError(f"{key} must be at least 1, got {value}")
         self.sample_ratio, self.sample_epochs, self.average = sample_ratio, sample_epochs, average
         self.sample_batch_size = sample_batch_size
         self.selection = {"threshold": threshold, "budget": budget, "jointly": jointly, "which": which, "share": share}

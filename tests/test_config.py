@@ -1,0 +1,147 @@
+"""Every YAML composes and instantiates; typos are errors; the id of a run stands for what can change its numbers."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import CONF, build, check, run_id
+from experiments.results import plan
+
+GROUPS = ("backbone", "task", "method", "recipe", "trainer", "logger")
+FILES = sorted(Path(CONF).rglob("*.yaml"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return compose("run", [*overrides, "paths.models=null", "paths.data=null"])
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in GROUPS], ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_yaml_composes_and_instantiates(path):
+    group = path.parent.name
+    config = composed(f"{group}={path.stem}")
+    check(config)
+    if group in ("backbone", "task", "method"):
+        assert build(group, config[group]).name == path.stem == config[group].name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_yaml_opens_with_a_comment_that_says_what_it_is(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ") and len(lines[0]) > 30
+
+
+@pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_run_of_every_experiment_is_valid_and_distinct(path):
+    configs = plan([f"experiment={path.stem}"])
+    for config in configs:
+        check(config)
+    assert len({run_id(config) for config in configs}) == len(configs) > 0
+
+
+def test_recipes_are_found_by_backbone_and_task():
+    assert composed("backbone=roberta_base", "task=cola").recipe.epochs == 80
+    default = yaml.safe_load((Path(CONF) / "recipe" / "default.yaml").read_text())
+    assert OmegaConf.to_container(composed("backbone=bert_base", "task=rte").recipe)["epochs"] == default["epochs"]
+    names = {p.stem for p in (Path(CONF) / "recipe").glob("*-*.yaml")}
+    backbones, tasks = ({p.stem for p in (Path(CONF) / group).glob("*.yaml")} for group in ("backbone", "task"))
+    assert names <= {f"{b}-{t}" for b, t in itertools.product(backbones, tasks)}  # none that is never found
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("recipe.learning_rat=1", "learning_rat"),
+        ("method.treshold=0.5", "treshold"),
+        ("sed=1", "sed"),
+        ("trainer.precison=32-true", "precison"),
+        ("method=lora_dorp", "lora_dorp"),
+        ("recipe.epochs=many", "many"),
+    ],
+)
+def test_a_misspelt_key_on_the_command_line_is_an_error_that_names_it(override, word):
+    with pytest.raises((ConfigCompositionException, OmegaConfBaseException), match=word):
+        composed(override)
+
+
+def test_a_misspelt_key_in_a_yaml_is_an_error_that_names_it_and_what_was_meant():
+    config = composed()
+    OmegaConf.set_struct(config, False)
+    config.method.treshold = 0.5
+    with pytest.raises(ValueError, match=r"method\.treshold: .*Did you mean threshold\?"):
+        check(config)
+    with pytest.raises(OmegaConfBaseException, match="learning_rat"):
+        OmegaConf.merge(composed(), {"recipe": {"learning_rat": 1}})
+
+
+def test_a_missing_key_and_a_wrong_type_are_named():
+    config = composed()
+    OmegaConf.set_struct(config, False)
+    config.method.rank = "eight"
+    with pytest.raises(ValueError, match=r"method\.rank must be int, got 'eight'"):
+        check(config)
+    del config.method.rank
+    with pytest.raises(ValueError, match=r"method\.rank is missing"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.threshold=0", "threshold must lie in"),
+        ("method.threshold=1.5", "threshold must lie in"),
+        ("method.budget=0.5", "either threshold or budget"),
+        ("method.sample_ratio=0", "sample_ratio must lie in"),
+        ("method.rank=0", "rank must be at least 1"),
+        ("method.average=median", "average must be one of tokens, examples"),
+        ("method.weights=old", "weights must be one of fresh, keep"),
+        ("recipe.epochs=0", r"recipe\.epochs must be positive"),
+        ("trainer.precision=float8", r"trainer\.precision must be one of"),
+        ("task.metric=loradrop.metrics.Nothing", "no such metric|there is no metric"),
+    ],
+)
+def test_numbers_and_words_out_of_range(override, message):
+    from loradrop.tasks.base import load_metric
+
+    with pytest.raises(ValueError, match=message):
+        config = composed(override)
+        check(config)
+        load_metric(config.task.metric)
+
+
+def test_the_id_is_readable_and_follows_what_can_change_a_number():
+    base = run_id(composed("task=rte", "seed=3"))
+    assert base.startswith("tiny_roberta-rte-lora_drop-s3-")
+    same = [
+        "paths.outputs=elsewhere",
+        "logger=csv",
+        "trainer.progress_bar=false",
+        "trainer.num_workers=3",
+        "save_weights=false",
+    ]
+    other = [
+        "method.threshold=0.8",
+        "recipe.epochs=7",
+        "trainer.precision=bf16-mixed",
+        "method.rank=4",
+        "backbone.revision=abc",
+    ]
+    assert {run_id(composed("task=rte", "seed=3", o)) for o in same} == {base}
+    assert len({run_id(composed("task=rte", "seed=3", o)) for o in other} | {base}) == len(other) + 1
+
+
+def test_a_plan_is_the_product_of_its_sweeps_and_can_be_narrowed():
+    ids = [run_id(config) for config in plan(["method=lora,lora_drop", "seed=range(0,3)", "task=rte"])]
+    assert len(set(ids)) == 6 and ids[0].startswith("tiny_roberta-rte-lora-s0")
+    assert [config.seed for config in plan(["experiment=demo", "seed=5"])] == [5, 5, 5]
+    assert {config.method.threshold for config in plan(["experiment=demo", "method=lora_drop", "method.threshold=0.8"])} == {
+        0.8
+    }
