@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from experiments.config import CONF, run_id
+from experiments.config import CONF, UserError, run_id
 
 FINISHED, FAILED = "finished", "failed"
 SCHEMA = Path(__file__).with_name("result.schema.json")
@@ -35,14 +35,14 @@ def run_folder(outputs: str | Path, id: str) -> Path:
 
 
 def read(outputs: str | Path, id: str) -> dict[str, Any] | None:
-    """The result of a run, None where there is none. ValueError: a file that is not one."""
+    """The result of a run, None where there is none. UserError: a file that is not one."""
     path = run_folder(outputs, id) / "result.json"
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
+        raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
 def write(outputs: str | Path, result: dict[str, Any]) -> None:

@@ -53,9 +53,7 @@ def row(name, i, header):
     if name in ("rte", "qnli", "mnli"):
         label = task.labels[int(label)]
     texts = dict(zip(task.columns, (first, second), strict=False))
-    cells = dict.fromkeys(header, "") | dict(
-        zip(TEXTS.get(name, ["sentence1", "sentence2"]), (first, second), strict=False)
-    )
+    cells = dict.fromkeys(header, "") | dict(zip(TEXTS.get(name, ["sentence1", "sentence2"]), (first, second), strict=False))
     cells[LABELS.get(name, "label")] = label
     value = float(label) if name == "stsb" else i % task.num_labels
     return cells, texts | {"label": value}

@@ -35,9 +35,7 @@ def explicit(model, batches, average):
         for one, x in zip(batches, inputs[site], strict=True):
             for row in range(len(x)):
                 norms = [
-                    float(
-                        ((module.alpha / module.rank) * (module.lora_B @ (module.lora_A @ x[row, token]))).pow(2).sum()
-                    )
+                    float(((module.alpha / module.rank) * (module.lora_B @ (module.lora_A @ x[row, token]))).pow(2).sum())
                     for token in range(x.shape[1])
                     if one["attention_mask"][row, token]
                 ]
@@ -73,8 +71,7 @@ def test_importances_sum_to_one_and_the_two_averages_differ(batch):
 def test_padding_changes_nothing(batch):
     model = adapted()
     wider = {
-        key: torch.nn.functional.pad(batch[key], (0, 5), value=v)
-        for key, v in (("input_ids", 1), ("attention_mask", 0))
+        key: torch.nn.functional.pad(batch[key], (0, 5), value=v) for key, v in (("input_ids", 1), ("attention_mask", 0))
     }
     assert measure(model, [wider]).values["value"] == pytest.approx(measure(model, [batch]).values["value"], rel=1e-5)
 

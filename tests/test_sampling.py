@@ -30,7 +30,7 @@ def test_reproducible_from_the_seed():
 def test_size_and_at_least_one_of_each(ratio):
     labels = [*LABELS, "rare"]
     rows = stratified_sample(labels, ratio, seed=0)
-    assert set(labels[i] for i in rows) == {"a", "b", "c", "rare"}
+    assert {labels[i] for i in rows} == {"a", "b", "c", "rare"}
     assert len(rows) == pytest.approx(max(4, ratio * len(labels)), abs=1.01)
 
 

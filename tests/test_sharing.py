@@ -26,7 +26,7 @@ def count(model):
 def plan_for(model, kept, do_share=True):
     sites = list(lora_sites(model))
     kinds = dict.fromkeys(site.module_type for site in sites)
-    own = {kind: kept for kind in kinds}
+    own = dict.fromkeys(kinds, kept)
     others = {kind: tuple(i for i in range(3) if i not in kept) for kind in kinds}
     return Plan(own, others, do_share, 1, 1)
 
@@ -72,9 +72,7 @@ def test_an_optimiser_sees_one_lora_and_a_step_moves_all_its_layers(batch):
 def test_initial_values():
     first, mean = adapted(), adapted()
     plan = plan_for(first, kept=(0,))
-    values = [
-        module.lora_B.detach().clone() for site, module in lora_sites(first).items() if site.module_type == "query"
-    ]
+    values = [module.lora_B.detach().clone() for site, module in lora_sites(first).items() if site.module_type == "query"]
     share(first, plan)
     share(mean, plan, initial="mean")
     query = next(site.name for site in lora_sites(first) if site.module_type == "query" and site.layer == 2)
@@ -92,9 +90,7 @@ def test_without_sharing_the_other_layers_get_none(batch):
 def test_a_plan_for_another_model_is_refused():
     model = adapted()
     plan = Plan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1)
-    with pytest.raises(
-        ValueError, match="does not fit the model: only in the plan: query 3; only in the model: value 0"
-    ):
+    with pytest.raises(ValueError, match="does not fit the model: only in the plan: query 3; only in the model: value 0"):
         share(model, plan)
     with pytest.raises(ValueError, match="initial must be one of first, mean"):
         share(model, plan_for(model, (0,)), initial="last")

@@ -1,0 +1,116 @@
+"""Mistakes: one clear message, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_module
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import CONF, UserError, run_id
+from experiments.run import run
+
+CASES = {
+    "unknown key": (["method.treshold=0.5"], "treshold"),
+    "unknown group": (["method=lora_dorp"], "Could not find 'method/lora_dorp'"),
+    "threshold": (["method.threshold=1.2"], "threshold must lie in (0, 1], got 1.2"),
+    "budget": (["method.threshold=null", "method.budget=0"], "budget must lie in (0, 1], got 0"),
+    "budget below the shared LoRAs": (["method.threshold=null", "method.budget=0.01"], "budget 0.01 is too small"),
+    "sample ratio": (["method.sample_ratio=1.1"], "sample_ratio must lie in (0, 1], got 1.1"),
+    "rank": (["method.rank=0"], "rank must be at least 1, got 0"),
+    "rank above the width": (["method.rank=200"], "rank must lie between 1 and 128"),
+    "targets": (["method.targets=[qeury]"], "no linear module's name ends in 'qeury'. Linear modules: roberta.encoder"),
+    "data folder": (["task=rte", "paths.data=nowhere"], "paths.data (LORADROP_DATA): there is no folder nowhere"),
+    "no data and no Hub": (["task=rte"], "HF_HUB_OFFLINE is set"),
+    "no backbone": (["backbone=roberta_base"], "Put the model there (config.json, model.safetensors, tokenizer.json)"),
+    "too long for the backbone": (["recipe.max_length=4000"], "recipe.max_length is 4000, but backbone tiny_roberta"),
+    "no GPU": (["trainer=gpu"], "torch sees no GPU"),
+}
+
+
+def attempt(overrides: list[str], outputs: Path) -> str:
+    """The message of a run that must not start."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        try:
+            config = compose("run", [*overrides, f"paths.outputs={outputs}"])
+        except (HydraException, OmegaConfBaseException) as error:
+            return str(error)
+    with pytest.raises(UserError) as caught:
+        run(config, run_id(config))
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    for key in ("LORADROP_MODELS", "LORADROP_DATA"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_clear_message_and_nothing_written(case, tmp_path):
+    overrides, message = CASES[case]
+    if case == "no GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert message in attempt(overrides, tmp_path / "outputs")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_message_is_all_that_is_printed(tmp_path):
+    done = run_module("experiments.run", "method.rank=0", outputs=tmp_path / "outputs")
+    assert done.returncode == 1 and "method: rank must be at least 1, got 0" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout and len(done.stderr.splitlines()) <= 4
+
+
+def test_a_traceback_is_there_for_the_asking(tmp_path):
+    done = run_module("experiments.run", "method.rank=0", outputs=tmp_path, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr and "rank must be at least 1" in done.stderr
+
+
+def test_outputs_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "paths.outputs: cannot write to" in attempt([], tmp_path / "file" / "outputs")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tperhaps\n", "perhaps"),
+        ("index\tsentence1\tlabel\n0\ta\tentailment\n", "sentence2"),
+        ("index\tsentence1\tsentence2\tlabel\n", "train.tsv"),
+        ("index\tsentence1\tsentence2\tlabel\n0\ta\tentailment\n", "train.tsv"),
+    ],
+    ids=["label outside the set", "missing column", "empty split", "row that cannot be parsed"],
+)
+def test_bad_data_files_are_named(train, message, tmp_path):
+    folder = tmp_path / "data" / "RTE"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text(train)
+    (folder / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    outputs = tmp_path / "outputs"
+    text = attempt(["task=rte", f"paths.data={tmp_path / 'data'}"], outputs)
+    assert message in text and "train.tsv" in text
+    assert not outputs.exists()
+
+
+def test_in_a_sweep_the_other_runs_go_on(tmp_path):
+    small = ["task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
+    done = run_module("experiments.run", "-m", "method=lora", "method.rank=0,4", *small, outputs=tmp_path)
+    assert done.returncode == 1
+    assert "rank must be at least 1, got 0" in done.stdout and "1 of 2 runs did not finish" in done.stdout
+    assert len(list(Path(tmp_path).glob("runs/*/result.json"))) == 1
+
+
+def test_a_damaged_result_file_is_named(tmp_path):
+    small = ["method=lora", "task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
+    assert run_module("experiments.run", *small, outputs=tmp_path).returncode == 0
+    path = next(tmp_path.glob("runs/*/result.json"))
+    assert json.loads(path.read_text())["status"] == "finished"
+    path.write_text("{")
+    done = run_module("experiments.run", *small, outputs=tmp_path)
+    assert done.returncode == 1 and "is damaged" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,205 @@
+"""Whole runs on the built-in model and tasks, as a user starts them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, clean_environment, run_module
+from safetensors.torch import load_file
+
+SMALL = (
+    "trainer.num_threads=1",
+    "trainer.progress_bar=false",
+    "task=mini_sentiment",
+    "task.train_size=320",
+    "task.validation_size=64",
+    "recipe.epochs=2",
+    "recipe.learning_rate=1e-3",
+)
+
+
+def run(outputs: Path, *overrides: str) -> subprocess.CompletedProcess:
+    flags = [override for override in overrides if override.startswith("-")]
+    return run_module("experiments.run", *flags, *SMALL, *(o for o in overrides if o not in flags), outputs=outputs)
+
+
+def every_result(outputs: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(outputs.glob("runs/*/result.json"))]
+
+
+def results(outputs: Path) -> dict[str, dict]:
+    """Result files by method and seed."""
+    return {f"{r['config']['method']['name']}-s{r['config']['seed']}": r for r in every_result(outputs)}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """One multirun: LoRA and LoRA-drop, two seeds each."""
+    outputs = tmp_path_factory.mktemp("sweep")
+    done = run(outputs, "-m", "method=lora,lora_drop", "seed=0,1")
+    assert done.returncode == 0, done.stderr + done.stdout
+    return outputs, done.stdout
+
+
+def test_a_sweep_ends_with_a_table_over_seeds(sweep):
+    outputs, printed = sweep
+    assert set(results(outputs)) == {"lora-s0", "lora-s1", "lora_drop-s0", "lora_drop-s1"}
+    assert "mean ± standard deviation over seeds" in printed and " ± " in printed
+    lora = [results(outputs)[f"lora-s{seed}"]["metrics"]["best"]["accuracy"] for seed in (0, 1)]
+    assert f"{100 * sum(lora) / 2:.1f} ± {100 * abs(lora[0] - lora[1]) / 2**0.5:.1f}" in printed
+
+
+def test_a_result_says_what_was_trained(sweep):
+    result = results(sweep[0])["lora_drop-s0"]
+    assert result["parameters"]["lora_parameters"] == 24 * 8 * 2 * 128
+    plan = result["plan"]
+    instances = sum(len(layers) for layers in plan["kept"].values()) + sum(
+        bool(layers) for layers in plan["others"].values()
+    )
+    assert result["parameters"]["adapter"] == plan["parameters"] == instances * 2 * 128 * 8
+    assert result["parameters"]["head"] == 128 * 128 + 128 + 128 * 2 + 2
+    for layers in result["importance"]["normalized"].values():
+        assert len(layers) == 12 and sum(layers.values()) == pytest.approx(1)
+    metrics = result["metrics"]
+    assert [scores["epoch"] for scores in metrics["epochs"]] == [1, 2] and metrics["last"] == metrics["epochs"][-1]
+    assert metrics["best"]["accuracy"] == max(scores["accuracy"] for scores in metrics["epochs"])
+    assert result["evaluated_on"] == {"validation": 64} and result["train_rows"] == 320
+    assert set(result["seconds"]) == {"load", "prepare", "fit"}
+
+
+def test_the_saved_weights_are_each_shared_lora_once_and_the_head(sweep):
+    folder = next(sweep[0].glob("runs/*-lora_drop-s0-*"))
+    result = json.loads((folder / "result.json").read_text())
+    weights = load_file(folder / "adapter.safetensors")
+    trained = result["parameters"]["adapter"] + result["parameters"]["head"]
+    assert sum(tensor.numel() for tensor in weights.values()) == trained
+    assert not list(folder.glob("*.ckpt")) and not list(folder.glob(".*"))
+
+
+def test_a_finished_run_is_skipped_and_stage_one_is_shared(sweep):
+    outputs, _ = sweep
+    before = {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/*")}
+    again = run(outputs, "method=lora_drop", "seed=0")
+    assert again.returncode == 0 and "finished already" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/*")} == before
+    other = run(outputs, "method=lora_drop_no_share", "seed=0", "method.threshold=0.7")
+    assert other.returncode == 0, other.stderr
+    assert "stage 1 was cached" in other.stdout
+    cached = results(outputs)["lora_drop_no_share-s0"]
+    assert cached["stage1_cached"] and cached["importance"] == results(outputs)["lora_drop-s0"]["importance"]
+    kept = sum(len(layers) for layers in cached["plan"]["kept"].values())
+    assert cached["parameters"]["adapter"] == kept * 2 * 128 * 8
+
+
+def test_the_same_run_twice_gives_the_same_numbers_and_threshold_one_is_plain_lora(sweep, tmp_path):
+    first = results(sweep[0])
+    done = run(tmp_path, "method=lora_drop", "seed=0,1", "-m")
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        for key in ("metrics", "importance", "plan"):
+            assert results(tmp_path)[f"lora_drop-s{seed}"][key] == first[f"lora_drop-s{seed}"][key]
+    assert run(tmp_path, "method=lora_drop", "seed=0", "method.threshold=1").returncode == 0
+    whole = next(r for r in every_result(tmp_path) if r["config"]["method"]["threshold"] == 1)
+    assert whole["metrics"] == first["lora-s0"]["metrics"] and whole["parameters"] == first["lora-s0"]["parameters"]
+
+
+@pytest.mark.parametrize("moment", [0.0, 1.2])
+def test_a_killed_sweep_goes_on_to_the_same_numbers(sweep, tmp_path, moment):
+    """kill -9 inside a run: finished runs stay, the interrupted one goes on inside the epoch, bit for bit."""
+    command = [sys.executable, "-m", "experiments.run", "-m", *SMALL, "method=lora_drop", "seed=0,1"]
+    command += ["trainer.checkpoint_minutes=0.001", f"paths.outputs={tmp_path}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*-s1-*/checkpoint.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert set(results(tmp_path)) >= {"lora_drop-s0"}
+    again = run(tmp_path, "-m", "method=lora_drop", "seed=0,1")
+    assert again.returncode == 0, again.stderr
+    assert "finished already" in again.stdout
+    for seed in (0, 1):
+        assert results(tmp_path)[f"lora_drop-s{seed}"]["metrics"] == results(sweep[0])[f"lora_drop-s{seed}"]["metrics"]
+
+
+def test_a_failed_run_is_recorded_does_not_stop_the_others_and_is_run_again(tmp_path):
+    # a checkpoint that cannot be read: the run fails after it has started
+    done = run(tmp_path, "method=lora")
+    folder = next(tmp_path.glob("runs/*"))
+    (folder / "result.json").unlink()
+    (folder / "checkpoint.ckpt").write_text("broken")
+    failed = run(tmp_path, "-m", "method=lora", "seed=0,1")
+    assert failed.returncode == 1 and "1 of 2 runs did not finish" in failed.stdout
+    record = results(tmp_path)
+    assert record["lora-s0"]["status"] == "failed" and "Traceback" in record["lora-s0"]["error"]
+    assert record["lora-s1"]["status"] == "finished"
+    (folder / "checkpoint.ckpt").unlink()
+    again = run(tmp_path, "-m", "method=lora", "seed=0,1")
+    assert again.returncode == 0, again.stderr
+    assert results(tmp_path)["lora-s0"]["status"] == "finished" and done.returncode == 0
+
+
+def test_full_fine_tuning_and_csv_curves(tmp_path):
+    done = run(tmp_path, "method=full", "logger=csv", "recipe.learning_rate=1e-4")
+    assert done.returncode == 0, done.stderr
+    result = results(tmp_path)["full-s0"]
+    assert result["parameters"]["adapter"] + result["parameters"]["head"] == result["parameters"]["total"]
+    rows = list(csv.DictReader(next(tmp_path.glob("runs/*/csv/metrics.csv")).open()))
+    curve = [float(row["validation/accuracy"]) for row in rows if row["validation/accuracy"]]
+    assert curve == pytest.approx([scores["accuracy"] for scores in result["metrics"]["epochs"]])
+
+
+def test_kept_weights_start_where_stage_one_ended(tmp_path):
+    for weights in ("fresh", "keep"):
+        done = run(
+            tmp_path, f"method.weights={weights}", f"method.shared_weights={'mean' if weights == 'keep' else 'fresh'}"
+        )
+        assert done.returncode == 0, done.stderr
+    losses = [r["metrics"]["epochs"][0]["train_loss"] for r in every_result(tmp_path)]
+    assert losses[0] != losses[1]
+
+
+def test_bfloat16_and_a_regression_task(tmp_path):
+    done = run(tmp_path, "task=mini_similarity", "trainer.precision=bf16-mixed", "method=lora_drop")
+    assert done.returncode == 0, done.stderr
+    assert set(results(tmp_path)["lora_drop-s0"]["metrics"]["best"]) >= {"spearman", "pearson"}
+
+
+def test_table_and_figure_of_an_experiment(sweep):
+    outputs, _ = sweep
+    narrowed = ["demo", *SMALL, "method=lora,lora_drop", "seed=0,1"]
+    table = run_module("experiments.table", *narrowed, outputs=outputs)
+    assert table.returncode == 0, table.stderr
+    text = (outputs / "tables" / "demo.md").read_text()
+    lora = [results(outputs)[f"lora-s{seed}"]["metrics"]["last"]["accuracy"] for seed in (0, 1)]
+    assert f"{50 * sum(lora):.1f}" in text and "from 4 result files" in text and "64 rows of validation" in text
+    figure = run_module("experiments.figure", *narrowed, outputs=outputs)
+    assert figure.returncode == 0, figure.stderr
+    assert (outputs / "figures" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((outputs / "figures" / "demo.csv").open()))
+    assert len(rows) == 2 * 2 * 12
+    assert float(rows[0]["importance"]) == results(outputs)["lora_drop-s0"]["importance"]["normalized"]["query"]["0"]
+
+
+def test_a_table_without_runs_says_how_to_make_them(tmp_path):
+    done = run_module("experiments.table", "demo", "seed=0", outputs=tmp_path)
+    assert done.returncode == 1 and "python -m experiments.run experiment=demo seed=0" in done.stdout
+    unknown = run_module("experiments.table", "table9")
+    assert unknown.returncode == 2 and "there are: demo" in unknown.stderr
+
+
+def test_torch_is_not_imported_to_show_results():
+    code = "import sys, experiments.table, experiments.figure; assert not {'torch', 'pytorch_lightning'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert torch.__version__  # it is there all the same
