@@ -1,0 +1,107 @@
+"""The order, grouping and padding of batches."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from loradrop.backbones import ASSETS
+from loradrop.data import Collator, LengthGroupedSampler, TaskData
+from loradrop.tasks.base import Splits, Task
+
+LENGTHS = [random.Random(0).randint(3, 60) for _ in range(1003)]
+
+
+def epoch(number=0, seed=0, **world):
+    sampler = LengthGroupedSampler(LENGTHS, 16, seed, **world)
+    sampler.set_epoch(number)
+    return list(sampler)
+
+
+def test_every_row_once_in_batches_of_the_given_size():
+    batches = epoch()
+    assert sorted(row for batch in batches for row in batch) == list(range(1003))
+    assert len(batches) == len(LengthGroupedSampler(LENGTHS, 16, 0)) == 63
+    assert sorted(map(len, batches)) == [1003 % 16] + [16] * 62
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    assert epoch(2, seed=1) == epoch(2, seed=1)
+    assert epoch(0) != epoch(1) and epoch(0, seed=0) != epoch(0, seed=1)
+
+
+def test_little_padding_yet_no_sorted_epoch():
+    def padded(batches):
+        return sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches)
+
+    shuffled = [random.Random(1).sample(range(1003), 1003)[i : i + 16] for i in range(0, 1003, 16)]
+    assert padded(epoch()) < 1.1 * sum(LENGTHS) < 1.6 * sum(LENGTHS) < padded(shuffled)
+    longest = [max(LENGTHS[row] for row in batch) for batch in epoch()]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+
+
+def test_the_skipped_batches_are_the_first_and_only_once():
+    sampler = LengthGroupedSampler(LENGTHS, 16, 0)
+    sampler.skip = 20
+    assert list(sampler) == epoch()[20:] and list(sampler) == epoch()
+
+
+def test_two_processes_share_the_global_batches_of_one():
+    one, left, right = epoch(), epoch(rank=0, world=2), epoch(rank=1, world=2)
+    assert [sorted(a + b) for a, b in zip(left, right, strict=True)] == [sorted(batch) for batch in one]
+    with pytest.raises(ValueError, match=r"recipe\.batch_size 1 is smaller"):
+        LengthGroupedSampler(LENGTHS, 1, 0, world=2)
+
+
+class Toy(Task):
+    """Two classes, or a score."""
+
+
+def toy(labels, values):
+    task = Toy(name="toy", columns=["text"], labels=labels, metric="loradrop.metrics.Accuracy", primary="accuracy")
+    rows = Dataset.from_dict({"text": [" ".join(["a"] * n) for n in (1, 9, 4)], "label": values})
+    return task, Splits(rows, {"validation": rows})
+
+
+def test_batches_are_padded_to_their_longest_row(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
+    data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    batches = list(data.evaluation_loaders()[0])
+    assert [len(ids) for ids in data.train["input_ids"]] == data.lengths == sorted(data.lengths, key=data.lengths.index)
+    assert max(data.lengths) == 8  # truncated
+    (batch,) = batches
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 8)
+    assert batch["attention_mask"].sum(1).tolist() == sorted(data.lengths, reverse=True)
+    assert batch["labels"].dtype == torch.int64
+    regression = TaskData(*toy(None, [0.5, 1.0, 5.0]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    assert next(iter(regression.train_loader()))["labels"].dtype == torch.float32
+    assert isinstance(regression.collate, Collator)
+
+
+def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
+    calls = []
+    original = Task.encode
+    monkeypatch.setattr(Task, "encode", lambda *a, **k: calls.append(1) or original(*a, **k))
+    first = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    made = len(calls)
+    again = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=1, cache=tmp_path)
+    assert len(calls) == made > 0 and again.train["input_ids"][:] == first.train["input_ids"][:]
+    other = TaskData(*toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)  # other labels
+    assert other.train["label"][:] == [1, 1, 1] and len(calls) > made
+    shorter = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 5, 2, seed=0, cache=tmp_path)
+    assert max(shorter.lengths) == 5
+
+
+def test_a_part_of_the_rows_is_its_own_training_set(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
+    data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    part = data.of_rows([0, 2])
+    assert part.lengths == [data.lengths[0], data.lengths[2]] and len(data.train) == 3
+    (batch,) = part.train_loader()
+    assert sorted(batch["labels"].tolist()) == [0, 1]
+    assert set(data.sample(0.1, seed=0)) <= {0, 1, 2} and len(data.sample(0.1, seed=0)) == 2  # one of each class
