@@ -93,12 +93,12 @@ def _choices(override: Override) -> list[str]:
     return [override.input_line]
 
 
-def load(overrides: str | Iterable[str], outputs: str | None = None) -> pd.DataFrame:
-    """One row for each planned run: of an experiment's name ("demo"), or of overrides.
+def load(overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False) -> pd.DataFrame:
+    """One row for each planned run of an experiment ("demo") or of overrides; or for each `finished` one alone.
 
     Columns: id, backbone, task, method, seed, status ("finished", "failed" or "missing"), primary (the metric's name),
     best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds, result
-    (the whole file).
+    (the whole file). FileNotFoundError, with the command that makes them, where finished runs are asked for and none is there.
     """
     overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
     rows = []
@@ -107,7 +107,12 @@ def load(overrides: str | Iterable[str], outputs: str | None = None) -> pd.DataF
         names = {group: config[group].name for group in ("backbone", "task", "method")}
         result = read(outputs or config.paths.outputs, id)
         rows.append({"id": id, **names, "seed": config.seed, **_row(result)})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    if not finished:
+        return frame
+    if not (frame.status == FINISHED).any():
+        raise FileNotFoundError(f"no finished run; start with: python -m experiments.run {' '.join(overrides)}")
+    return frame[frame.status == FINISHED]
 
 
 def _row(result: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from loradrop.backbones import ASSETS
 from loradrop.data import Collator, LengthGroupedSampler, TaskData
 from loradrop.tasks.base import Splits, Task
 
-LENGTHS = [random.Random(0).randint(3, 60) for _ in range(1003)]
+LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
 
 def epoch(number=0, seed=0, **world):
@@ -39,7 +39,7 @@ def test_little_padding_yet_no_sorted_epoch():
         return sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches)
 
     shuffled = [random.Random(1).sample(range(1003), 1003)[i : i + 16] for i in range(0, 1003, 16)]
-    assert padded(epoch()) < 1.1 * sum(LENGTHS) < 1.6 * sum(LENGTHS) < padded(shuffled)
+    assert padded(epoch()) < 1.1 * sum(LENGTHS) < 1.5 * sum(LENGTHS) < padded(shuffled)
     longest = [max(LENGTHS[row] for row in batch) for batch in epoch()]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 

@@ -15,6 +15,8 @@ import torch
 from conftest import ROOT, clean_environment, run_module
 from safetensors.torch import load_file
 
+import experiments.results
+
 SMALL = (
     "trainer.num_threads=1",
     "trainer.progress_bar=false",
@@ -190,6 +192,22 @@ def test_table_and_figure_of_an_experiment(sweep):
     rows = list(csv.DictReader((outputs / "figures" / "demo.csv").open()))
     assert len(rows) == 2 * 2 * 12
     assert float(rows[0]["importance"]) == results(outputs)["lora_drop-s0"]["importance"]["normalized"]["query"]["0"]
+
+
+def test_the_notebook_shows_what_the_result_files_say(sweep, tmp_path, monkeypatch):
+    notebook = json.loads((ROOT / "notebooks" / "importance.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    monkeypatch.chdir(ROOT / "notebooks")
+    narrowed = ["experiment=demo", *SMALL, "method=lora,lora_drop", "seed=0,1"]
+    load = experiments.results.load
+    monkeypatch.setattr(experiments.results, "load", lambda name, finished: load(narrowed, sweep[0], finished))
+    names: dict = {}
+    for cell in cells:
+        exec(cell, names)
+    assert len(names["runs"]) == 4 and len(names["importances"]) == 2 * 2 * 12
+    with pytest.raises(FileNotFoundError, match=r"start with: python -m experiments\.run experiment=demo"):
+        load(narrowed, tmp_path, finished=True)
 
 
 def test_a_table_without_runs_says_how_to_make_them(tmp_path):

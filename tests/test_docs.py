@@ -1,0 +1,82 @@
+"""Each command and path in the Markdown files resolves; README's code runs; the notebook's cells run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, build, train_b
+
+from experiments.config import check
+from experiments.results import plan
+
+TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+PAGES = [ROOT / name for name in TRACKED]
+TOP = ("conf", "loradrop", "experiments", "notebooks", "outputs", "tests")
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of fenced shell blocks and inline code that start a command of ours."""
+    text = page.read_text()
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+    return [line for line in lines if re.match(r"(make|(\.venv/bin/)?python3?( -m)?) \S", line) and "<" not in line]
+
+
+def ids(values):
+    return [str(v.relative_to(ROOT)) for v in values]
+
+
+def test_there_are_pages_with_commands():
+    assert len(PAGES) >= 4 and sum(len(commands(page)) for page in PAGES) >= 8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_every_command_resolves(page, monkeypatch):
+    for key in ("LORADROP_MODELS", "LORADROP_DATA"):
+        monkeypatch.delenv(key, raising=False)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in commands(page):
+        words = shlex.split(command)
+        if words[0] == "make":
+            assert set(words[1:]) <= set(targets), command
+            continue
+        assert words[1] == "-m", command
+        module, arguments = words[2], [word for word in words[3:] if not word.startswith("-")]
+        if module == "pytest":
+            continue
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists(), command
+        if module in ("experiments.table", "experiments.figure"):
+            arguments[0] = f"experiment={arguments[0]}"
+        if module in ("experiments.run", "experiments.table", "experiments.figure"):
+            for config in plan(arguments):
+                check(config)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_every_path_resolves(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+    for code in re.findall(r"`([^`\s<>*{}]+/[^`\s<>*{}]*)`", text):
+        if code.split("/")[0] in TOP and code.split("/")[0] != "outputs":
+            assert (ROOT / code).exists(), code
+
+
+def test_the_code_in_the_readme_runs(batch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    model = build()
+    names = {"model": model, "batches": [batch]}
+    first, rest = code.split("importance = ")
+    exec(first, names)
+    train_b(model)  # "train on a sample, as you like"
+    printed = []
+    exec("importance = " + rest, names | {"print": lambda plan: printed.append(str(plan))})
+    assert "own LoRA in layer" in printed[0]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0 and torch.is_tensor(model(**batch).logits)
