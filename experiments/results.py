@@ -52,6 +52,17 @@ def write(outputs: str | Path, result: dict[str, Any]) -> None:
         path.write_text(json.dumps(result, indent=1))
 
 
+def check_writable(folder: Path) -> None:
+    """OSError where the run could not write its result; leaves no folder behind that was not there."""
+    existing = next(parent for parent in folder.resolve().parents if parent.exists())
+    try:
+        with replacing(existing / ".loradrop-probe"):
+            pass
+        (existing / ".loradrop-probe").unlink()
+    except OSError as error:
+        raise OSError(f"paths.outputs: cannot write to {existing}: {error.strerror}") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes path's place when the block ends without an error."""
@@ -98,7 +109,7 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
 
     Columns: id, backbone, task, method, seed, status ("finished", "failed" or "missing"), primary (the metric's name),
     best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds, result
-    (the whole file). FileNotFoundError, with the command that makes them, where finished runs are asked for and none is there.
+    (the whole file). FileNotFoundError, with the command that makes them, where no finished run is there to be had.
     """
     overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
     rows = []

@@ -9,7 +9,6 @@ A finished run is skipped, an interrupted one goes on from its checkpoint, a fai
 from __future__ import annotations
 
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ def main(config: DictConfig) -> None:
         if not sweeping:
             raise
         show.failed(str(error))  # the other runs of the sweep go on; its end names what is missing
+    finally:
+        finish()  # the W&B run, also after an error
 
 
 def run(config: DictConfig, id: str) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
     show.started(id)
     try:
         check(config)
-        _check_writable(folder)
+        results.check_writable(folder)
         from experiments.setup import Setup  # torch and transformers: seconds that a mistake above does not cost
 
         setup = Setup(config)
@@ -56,24 +57,22 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
         logger = make_logger and make_logger(RunInfo(id, folder, config))
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"{id}: {' '.join(str(error).split())}") from error
+    from experiments.environment import record
+
+    facts = record(config, id)
     try:
-        result = _train(setup, folder, logger, id)
+        return _train(setup, folder, logger, facts)
     except Exception as error:
-        results.write(
-            config.paths.outputs, _record(config, id) | {"status": results.FAILED, "error": traceback.format_exc()}
-        )
+        failure = {"status": results.FAILED, "error": traceback.format_exc()}
+        results.write(config.paths.outputs, facts | failure)
         message = f"{id} failed: {type(error).__name__}: {error} (traceback in {folder / 'result.json'})"
         raise UserError(message) from error
-    finally:
-        finish()
-    return result
 
 
-def _train(setup: Any, folder: Path, logger: Any, id: str) -> dict[str, Any]:
+def _train(setup: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> dict[str, Any]:
     from experiments import stages
 
     stages.quieten()
-    record = _record(setup.config, id)
     with results.replacing(folder / "config.yaml") as path:
         OmegaConf.save(setup.config, path, resolve=True)
     probe = stages.RunProbe(setup, Path(setup.config.paths.cache) / "stage1")
@@ -81,38 +80,14 @@ def _train(setup: Any, folder: Path, logger: Any, id: str) -> dict[str, Any]:
         setup.method.prepare(setup.model, probe)
     with setup.timed("fit"):
         module, speed = stages.fit(setup, folder, logger)
-    facts = stages.describe(setup, module) | speed | {"seconds": setup.seconds, "stage1_cached": probe.cached}
     stages.save(setup, module, folder)
-    result = record | facts | {"status": results.FINISHED}
+    times = {"seconds": setup.seconds, "stage1_cached": probe.cached}
+    result = facts | stages.describe(setup, module) | speed | times | {"status": results.FINISHED}
     if logger is not None:
         log_result(result)
     results.write(setup.config.paths.outputs, result)
     (folder / stages.CHECKPOINT).unlink(missing_ok=True)
     return result
-
-
-def _record(config: DictConfig, id: str) -> dict[str, Any]:
-    from experiments.stages import environment
-
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
-        "schema": 1,
-        "id": id,
-        "started": started,
-        "config": OmegaConf.to_container(config, resolve=True),
-        **environment(),
-    }
-
-
-def _check_writable(folder: Path) -> None:
-    """OSError where the run could not write its result; leaves no folder behind that was not there."""
-    existing = next(parent for parent in folder.resolve().parents if parent.exists())
-    try:
-        with results.replacing(existing / ".loradrop-probe"):
-            pass
-        (existing / ".loradrop-probe").unlink()
-    except OSError as error:
-        raise OSError(f"paths.outputs: cannot write to {existing}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

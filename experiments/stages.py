@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import resource
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +90,9 @@ def fit(setup: Setup, folder: Path, logger: Any) -> tuple[SequenceModule, dict[s
     )
     trainer = _trainer(setup, "training", setup.recipe.epochs, logger=logger or False, callbacks=[keep, timer])
     checkpoint = folder / CHECKPOINT
-    trainer.fit(module, ckpt_path=checkpoint if checkpoint.exists() else None)
+    if resumed := checkpoint.exists():
+        setup.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
+    trainer.fit(module, ckpt_path=checkpoint if resumed else None)
     seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
     tokens = sum(setup.data.lengths) * setup.recipe.epochs
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -176,22 +174,6 @@ def save(setup: Setup, module: SequenceModule, folder: Path) -> None:
             save_tensors(module.best["state"], path, epoch=str(module.best["epoch"]), backbone=setup.config.backbone.name)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and git commit of this run."""
-    names = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "hardware": {
-            "machine": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpus": gpus,
-        },
-        "git_commit": _git_commit(),
-    }
-
-
 def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
     """Safetensors; tensors that share memory are written under each name."""
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path, metadata=metadata)
@@ -202,22 +184,3 @@ def quieten() -> None:
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n")
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _git_commit() -> str | None:
-    """The commit of this tree, with + behind it where tracked files were changed; None outside git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+" if changed else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,8 @@ def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> A
 
 def log_result(result: dict[str, Any]) -> None:
     """Final numbers, the plan, and importances as a chart, in the W&B run under way; nothing where there is none."""
-    import wandb
-
-    if wandb.run is None:
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
         return
     metrics = result["metrics"]
     for which in ("best", "last"):
@@ -72,7 +72,5 @@ def log_result(result: dict[str, Any]) -> None:
 
 def finish() -> None:
     """End the W&B run under way, so that the next run of a sweep is not merged into it."""
-    import sys
-
     if "wandb" in sys.modules:
         sys.modules["wandb"].finish()

@@ -1,0 +1,56 @@
+"""What a result says of where it was made: versions, hardware, git commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+
+def record(config: DictConfig, id: str) -> dict[str, Any]:
+    """What stands in every result file, of a finished and of a failed run."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    config = OmegaConf.to_container(config, resolve=True)
+    return {"schema": 1, "id": id, "started": started, "config": config, **environment()}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git commit of this run."""
+    names = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "hardware": {
+            "machine": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+        "git_commit": _git_commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit() -> str | None:
+    """The commit of this tree, with + behind it where tracked files were changed; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
