@@ -38,6 +38,9 @@ def main(config: DictConfig) -> None:
         if not sweeping:
             raise
         show.failed(str(error))  # the other runs of the sweep go on; its end names what is missing
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the latter
+        show.failed(f"{id} was interrupted; the same command goes on with it")
+        raise
     finally:
         finish()  # the W&B run, also after an error
 
@@ -63,10 +66,13 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
     try:
         return _train(setup, folder, logger, facts)
     except Exception as error:
-        failure = {"status": results.FAILED, "error": traceback.format_exc()}
-        results.write(config.paths.outputs, facts | failure)
-        message = f"{id} failed: {type(error).__name__}: {error} (traceback in {folder / 'result.json'})"
-        raise UserError(message) from error
+        message = f"{id} failed: {type(error).__name__}: {error}"
+        try:
+            failure = {"status": results.FAILED, "error": traceback.format_exc()}
+            results.write(config.paths.outputs, facts | failure)
+        except OSError as full:
+            raise UserError(f"{message}; nor could that be recorded: {full}") from error
+        raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
 
 
 def _train(setup: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> dict[str, Any]:

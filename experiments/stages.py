@@ -112,6 +112,11 @@ class StageBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{self.stage}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        metrics = super().get_metrics(*args)
+        metrics.pop("v_num", None)  # a logger's number says nothing here
+        return metrics
+
 
 def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any) -> pl.Trainer:
     settings = setup.config.trainer

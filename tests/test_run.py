@@ -178,6 +178,24 @@ def test_bfloat16_and_a_regression_task(tmp_path):
     assert set(results(tmp_path)["lora_drop-s0"]["metrics"]["best"]) >= {"spearman", "pearson"}
 
 
+def test_mnli_over_both_of_its_sets(tmp_path):
+    """Official files; overall accuracy, and that of each set alone."""
+    folder = tmp_path / "data" / "MNLI"
+    folder.mkdir(parents=True)
+    labels = ("entailment", "neutral", "contradiction")
+    for name, rows in (("train", 60), ("dev_matched", 12), ("dev_mismatched", 9)):
+        lines = [f"{i}\tthe cat sees {i} dogs\tit sees a dog\t{labels[i % 3]}" for i in range(rows)]
+        (folder / f"{name}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tgold_label", *lines, ""]))
+    small = ["trainer.progress_bar=false", "recipe.epochs=1", "method=lora", f"paths.data={tmp_path / 'data'}"]
+    done = run_module("experiments.run", "task=mnli", *small, outputs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = results(tmp_path)["lora-s0"]
+    best = result["metrics"]["best"]
+    assert result["evaluated_on"] == {"matched": 12, "mismatched": 9} and not result["notes"]
+    whole = (12 * best["accuracy_matched"] + 9 * best["accuracy_mismatched"]) / 21
+    assert best["accuracy"] == pytest.approx(whole)
+
+
 def test_table_and_figure_of_an_experiment(sweep):
     outputs, _ = sweep
     narrowed = ["demo", *SMALL, "method=lora,lora_drop", "seed=0,1"]
