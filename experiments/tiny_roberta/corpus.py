@@ -39,14 +39,16 @@ class Corpus:
         self.grammar = Grammar(self.rng)
         self.critic = Critic(self.rng, twist=0.2)
         self.kinds = {
-            self.review: 32,
-            self.question: 20,
-            self.judgement: 14,
-            self.consequence: 8,
-            self.paraphrase: 8,
-            self.related: 10,
-            self.definition: 5,
-            self.story: 3,
+            self.column: 14,
+            self.review: 24,
+            self.claims: 18,
+            self.question: 14,
+            self.judgement: 8,
+            self.consequence: 5,
+            self.paraphrase: 5,
+            self.related: 8,
+            self.definition: 2,
+            self.story: 2,
         }
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -91,6 +93,13 @@ class Corpus:
         other, truth = self.claim(clause)
         return str(clause), f"it is {ANSWERS[truth][1]} that {other}"
 
+    def claims(self) -> tuple[str, str]:
+        """Three things said about one short sentence, each with its truth: much to learn from few words."""
+        self.grammar.richness = 0.1
+        clause = self.grammar.clause()
+        judged = [self.claim(clause) for _ in range(3)]
+        return str(clause), " ".join(f"{ANSWERS[truth][1]}: {claim}." for claim, truth in judged)
+
     def related(self) -> tuple[str, str]:
         clause = self.clause()
         other = vary(clause, self.grammar, self.rng.random())
@@ -102,6 +111,11 @@ class Corpus:
         verdict = self.rng.choice((1, -1))
         opinion, conclusion = self.critic.review(verdict), self.critic.conclusion(verdict)
         return (conclusion, opinion) if self.rng.random() < 0.33 else (opinion, conclusion)
+
+    def column(self) -> tuple[str, str]:
+        """Many words of one polarity; without such texts the polarity of words takes far longer to be found."""
+        verdict = self.rng.choice((1, -1))
+        return self.critic.column(verdict), self.critic.conclusion(verdict)
 
     def definition(self) -> tuple[str, str]:
         category = self.rng.choice(list(lex.NOUN_SETS))

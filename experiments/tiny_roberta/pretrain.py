@@ -43,12 +43,12 @@ MASKED, REPLACED, KEPT = (
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--texts", type=int, default=200_000, help="texts generated; they are repeated with new masks")
+    parser.add_argument("--texts", type=int, default=150_000, help="texts generated; they are repeated with new masks")
     parser.add_argument("--vocabulary", type=int, default=2600)
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 6, 12], help="layers of each stage")
-    parser.add_argument("--steps", type=int, nargs="+", default=[2500, 1500, 2000], help="steps of each stage")
+    parser.add_argument("--steps", type=int, nargs="+", default=[3000, 1500, 2200], help="steps of each stage")
     parser.add_argument("--lr", type=float, nargs="+", default=[2e-3, 1e-3, 1e-3], help="peak learning rate of each stage")
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=1024)
     parser.add_argument("--mask-share", type=float, default=0.2)
     parser.add_argument("--salient-share", type=float, default=0.6, help="of the words in corpus.SALIENT")
     parser.add_argument("--threads", type=int, default=1, help="more are no faster per second of a busy machine")
@@ -163,28 +163,31 @@ def evaluate(model: RobertaForMaskedLM, batches: Batches) -> dict[str, float]:
 
 
 def train_stage(model: RobertaForMaskedLM, batches: Batches, steps: int, lr: float, bf16: bool, last: bool) -> list[list]:
-    """Train with warm-up and a linear decay (to zero only in the last stage). Returns [step, mean loss, seconds]."""
+    """Warm-up, then linear decay (to zero only at the full depth). Rows: step, loss, accuracy on SALIENT, seconds."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     warmup, floor = max(1, steps // 15), 0.0 if last else 0.3
     slope = lambda step: min((step + 1) / warmup, floor + (1 - floor) * (steps - step) / max(1, steps - warmup))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, slope)
-    curve, recent, start, step = [], [], time.time(), 0
+    curve, recent, relations, start, step = [], [], [], time.time(), 0
     while step < steps:
         for batch in islice(batches, steps - step):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss, _ = masked_loss(model, batch)
+                loss, logits = masked_loss(model, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             recent.append(loss.item())
+            targets = batch[2]
+            relations += (logits.argmax(-1) == targets)[batches.shares[targets] == batches.shares.max()].tolist()
             step += 1
             if step % 100 == 0 or step == steps:
-                curve.append([step, round(sum(recent) / len(recent), 3), round(time.time() - start)])
-                recent = []
+                means = [round(sum(values) / len(values), 3) for values in (recent, relations)]
+                curve.append([step, *means, round(time.time() - start)])
+                recent, relations = [], []
                 depth = model.config.num_hidden_layers
-                print(f"{depth} layers, step {step}/{steps}: loss {curve[-1][1]}, {curve[-1][2]} s", flush=True)
+                print(f"{depth} layers, step {step}/{steps}: loss, relations, seconds {curve[-1][1:]}", flush=True)
     return curve
 
 
@@ -211,9 +214,9 @@ def main() -> None:
     tokens = sum(length * len(rows) for length, rows in train.by_length.items())
     print(f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s", flush=True)
     model, stages = None, []
-    for number, (layers, steps, lr) in enumerate(zip(args.layers, args.steps, args.lr, strict=True), start=1):
+    for layers, steps, lr in zip(args.layers, args.steps, args.lr, strict=True):
         model, start = build(layers, len(tokenizer), model), time.time()
-        curve = train_stage(model, train, steps, lr, args.bf16, number == len(args.layers))
+        curve = train_stage(model, train, steps, lr, args.bf16, layers == args.layers[-1])
         scores = {name: round(value, 4) for name, value in evaluate(model, held_out).items()}
         stages.append(
             {"layers": layers, "steps": steps, "lr": lr, "seconds": round(time.time() - start), "held_out": scores}
