@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.config import CONF
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.config import CONF, UserError
 
 EXPERIMENTS = Path(CONF) / "experiment"
 
@@ -40,3 +44,12 @@ def parse(text: str, arguments: list[str] | None, formats: Iterable[str], defaul
         parser.error(f"'{wrong[0]}' is no override; write key=value")
     outputs = next((o.split("=", 1)[1] for o in given.overrides if o.startswith("paths.outputs=")), "outputs")
     return Options(given.experiment, [f"experiment={given.experiment}", *given.overrides], given.format, outputs)
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """The exit status of a tool; a mistake of the user's is one message."""
+    try:
+        return main()
+    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1

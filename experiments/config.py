@@ -24,7 +24,7 @@ from loradrop.recipe import Recipe
 CONF = str(Path(__file__).parents[1] / "conf")
 GROUPS = ("logger", "method", "task", "backbone")
 ACCELERATORS = ("cpu", "gpu")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SUPPLIED = "run"  # an argument that the runner hands over, no key of a YAML
 # what cannot change a number
 NOT_IN_HASH = ("paths", "logger", "save_weights")
@@ -46,8 +46,6 @@ class Paths:
 @dataclass
 class Trainer:
     accelerator: str = MISSING
-    devices: int = MISSING
-    strategy: str = MISSING
     precision: str = MISSING
     num_threads: int | None = None
     num_workers: int = MISSING
@@ -93,9 +91,12 @@ def check(config: DictConfig) -> None:
     In the order of what is fast to find: names and numbers first, classes that import torch and transformers last.
     """
     OmegaConf.to_object(config.recipe)
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must lie in [0, 2^32), got {config.seed}")
     settings = config.trainer
-    if settings.devices < 1:
-        raise ValueError(f"trainer.devices must be at least 1, got {settings.devices}")
+    for key, least in (("num_threads", 1), ("num_workers", 0), ("checkpoint_minutes", 0)):
+        if settings[key] is not None and settings[key] < least:
+            raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
     for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
         if settings[key] not in allowed:
             raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, got '{settings[key]}'")

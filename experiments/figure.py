@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import results, show
-from experiments.command import parse
+from experiments.command import guarded, parse
+from experiments.config import UserError
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -37,9 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def importances(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each layer of each measurement: runs that share a stage 1 count once.
+    """One row for each layer of each measurement; runs that share a stage 1 are one measurement.
 
-    Columns: backbone, task, seed, module_type, layer, importance (y_i), kept (an own LoRA?).
+    Columns: backbone, task, seed, module_type, layer, importance (y_i), kept (share of these runs in which the layer kept an
+    own LoRA). UserError: several measurements of one seed, which a figure over seeds would mix up.
     """
     rows = []
     for run in frame[frame.status == results.FINISHED].itertuples():
@@ -48,8 +50,15 @@ def importances(frame: pd.DataFrame) -> pd.DataFrame:
             for layer, value in layers.items():
                 kept = int(layer) in plan["kept"][kind]
                 rows.append((run.backbone, run.task, run.seed, kind, int(layer), value, kept))
-    columns = ["backbone", "task", "seed", "module_type", "layer", "importance", "kept"]
-    return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+    place = ["backbone", "task", "seed", "module_type", "layer"]
+    data = pd.DataFrame(rows, columns=[*place, "importance", "kept"])
+    data = data.groupby([*place, "importance"], sort=False, as_index=False).kept.mean()
+    twice = data[data.duplicated(place)]
+    if len(twice):
+        backbone, task, seed = twice.iloc[0][["backbone", "task", "seed"]]
+        text = f"{task} on {backbone}, seed {seed}, was measured in several settings; name one, e.g. method.rank=8"
+        raise UserError(text)
+    return data
 
 
 def draw(data: pd.DataFrame):
@@ -84,4 +93,4 @@ def draw(data: pd.DataFrame):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

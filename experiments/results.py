@@ -23,9 +23,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from experiments.config import CONF, UserError, run_id
+from experiments.config import CONF, NOT_IN_HASH, NOT_IN_TRAINER_HASH, UserError, run_id
 
-FINISHED, FAILED = "finished", "failed"
+FINISHED, FAILED, DAMAGED, MISSING = "finished", "failed", "damaged", "missing"
 SCHEMA = Path(__file__).with_name("result.schema.json")
 AGGREGATES = ("best", "last")  # epoch
 
@@ -49,16 +49,15 @@ def write(outputs: str | Path, result: dict[str, Any]) -> None:
     """Check a result against the schema and put it in its place, whole or not at all."""
     jsonschema.validate(result, json.loads(SCHEMA.read_text()))
     with replacing(run_folder(outputs, result["id"]) / "result.json") as path:
-        path.write_text(json.dumps(result, indent=1))
+        path.write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
 def check_writable(folder: Path) -> None:
-    """OSError where the run could not write its result; leaves no folder behind that was not there."""
-    existing = next(parent for parent in folder.resolve().parents if parent.exists())
+    """OSError where the run could not write its result; leaves nothing behind."""
+    existing = next(parent for parent in (folder.resolve() / "x").parents if parent.exists())
     try:
-        with replacing(existing / ".loradrop-probe"):
+        with tempfile.TemporaryFile(dir=existing):
             pass
-        (existing / ".loradrop-probe").unlink()
     except OSError as error:
         raise OSError(f"paths.outputs: cannot write to {existing}: {error.strerror}") from error
 
@@ -107,17 +106,20 @@ def _choices(override: Override) -> list[str]:
 def load(overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False) -> pd.DataFrame:
     """One row for each planned run of an experiment ("demo") or of overrides; or for each `finished` one alone.
 
-    Columns: id, backbone, task, method, seed, status ("finished", "failed" or "missing"), primary (the metric's name),
-    best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds, result
-    (the whole file). FileNotFoundError, with the command that makes them, where no finished run is there to be had.
+    Columns: id, backbone, task, method, seed, status ("finished", "failed", "damaged" or "missing"), primary (the metric's
+    name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds,
+    result (the whole file). FileNotFoundError, with the command that makes them, where no finished run is there to be had.
     """
     overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
     rows = []
     for config in plan(overrides):
         id = run_id(config)
         names = {group: config[group].name for group in ("backbone", "task", "method")}
-        result = read(outputs or config.paths.outputs, id)
-        rows.append({"id": id, **names, "seed": config.seed, **_row(result)})
+        try:
+            row = _row(read(outputs or config.paths.outputs, id))
+        except UserError as error:
+            row = {"status": DAMAGED, "result": {"error": str(error)}}
+        rows.append({"id": id, **names, "seed": config.seed, **row})
     frame = pd.DataFrame(rows)
     if not finished:
         return frame
@@ -127,7 +129,7 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
 
 
 def _row(result: dict[str, Any] | None) -> dict[str, Any]:
-    row = {"status": "missing" if result is None else result["status"], "result": result}
+    row = {"status": MISSING if result is None else result["status"], "result": result}
     if row["status"] == FINISHED:
         metrics, parameters = result["metrics"], result["parameters"]
         row |= {"primary": metrics["primary"], "best_epoch": metrics["best"]["epoch"], **parameters}
@@ -137,13 +139,17 @@ def _row(result: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each backbone, task and method of finished runs, in their order; scores in percent as text."""
+    """One row for each backbone, task, method and setting of finished runs, in their order; scores in percent as text.
+
+    Where runs of one method differ in more than the seed, the keys in which they differ are columns.
+    """
+    frame = frame.assign(setting=_settings(frame))
     rows = []
-    for names, runs in frame.groupby(["backbone", "task", "method"], sort=False):
+    for names, runs in frame.groupby(["backbone", "task", "method", "setting"], sort=False):
         adapter, lora = runs.adapter.mean(), runs.lora_parameters.mean()
         rows.append(
             {
-                **dict(zip(("backbone", "task", "method"), names, strict=True)),
+                **dict(zip(("backbone", "task", "method", "setting"), names, strict=True)),
                 "metric": runs.primary.iloc[0],
                 **{f"{which} epoch": _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
                 "seeds": len(runs),
@@ -151,7 +157,21 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table if table.setting.any() else table.drop(columns="setting")
+
+
+def _settings(frame: pd.DataFrame) -> pd.Series:
+    """For each run, the keys and values (as text) in which it differs from others of its backbone, task and method."""
+    configs = pd.json_normalize([result["config"] for result in frame.result]).astype(str).set_index(frame.index)
+    ignored = ("seed", *(f"{part}." for part in NOT_IN_HASH), *(f"trainer.{key}" for key in NOT_IN_TRAINER_HASH))
+    configs = configs[[key for key in configs if not key.startswith(ignored)]]
+    texts = pd.Series("", index=frame.index)
+    for _, runs in frame.groupby(["backbone", "task", "method"]):
+        some = configs.loc[runs.index]
+        keys = [key for key in some if some[key].nunique() > 1]
+        texts[runs.index] = [", ".join(f"{key}={row[key]}" for key in keys) for _, row in some.iterrows()]
+    return texts
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -3,7 +3,7 @@
     python -m experiments.run backbone=roberta_base task=rte method=lora_drop seed=0
     python -m experiments.run -m method=lora,lora_drop seed=0,1,2
 
-A finished run is skipped, an interrupted one goes on from its checkpoint, a failed one starts again.
+A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import results, show
 from experiments.config import CONF, UserError, build, check, run_id
-from experiments.tracking import RunInfo, finish, log_result
+from experiments.tracking import RunInfo, finishing, log_result
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
@@ -31,7 +31,8 @@ def main(config: DictConfig) -> None:
         if result is not None and result["status"] == results.FINISHED:
             show.skipped(id, results.run_folder(config.paths.outputs, id))
         else:
-            result = run(config, id)
+            with finishing():
+                result = run(config, id)
         if not sweeping:
             show.summary(result)
     except UserError as error:
@@ -41,8 +42,6 @@ def main(config: DictConfig) -> None:
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the latter
         show.failed(f"{id} was interrupted; the same command goes on with it")
         raise
-    finally:
-        finish()  # the W&B run, also after an error
 
 
 def run(config: DictConfig, id: str) -> dict[str, Any]:
@@ -89,9 +88,8 @@ def _train(setup: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> dict
     stages.save(setup, module, folder)
     times = {"seconds": setup.seconds, "stage1_cached": probe.cached}
     result = facts | stages.describe(setup, module) | speed | times | {"status": results.FINISHED}
-    if logger is not None:
-        log_result(result)
     results.write(setup.config.paths.outputs, result)
+    log_result(result)
     (folder / stages.CHECKPOINT).unlink(missing_ok=True)
     return result
 

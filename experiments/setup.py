@@ -18,7 +18,9 @@ from loradrop.backbones import Backbone
 from loradrop.data import TaskData
 from loradrop.methods.base import Method
 from loradrop.recipe import Recipe
-from loradrop.tasks.base import Task, load_metric
+from loradrop.tasks.base import Task
+
+ALL_THREADS = torch.get_num_threads()  # as torch starts; a run of the same sweep may have changed it
 
 
 class Setup:
@@ -35,9 +37,10 @@ class Setup:
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
         backbone.check(task, self.recipe.max_length, models)
         build("method", config.method).install(backbone.skeleton(task, models))  # does the method fit? In no time
+        self.weights = backbone.fingerprint(models)
         with self.timed("load"):
             splits = task.load(data)
-            load_metric(task.metric)
+            task.check_metric()
             # new weights depend on the seed alone, not on what was drawn before
             torch.manual_seed(config.seed)
             self.model, tokenizer = backbone.load(task, models)
@@ -51,6 +54,7 @@ class Setup:
                 self.recipe.batch_size,
                 config.seed,
                 config.trainer.num_workers,
+                self.device.type == "cuda",
                 Path(config.paths.cache) / "tokens",
             )
 
@@ -64,8 +68,7 @@ class Setup:
 
 def _device(settings: DictConfig) -> torch.device:
     """Where measuring happens. ValueError for a GPU that is not there."""
-    if settings.num_threads is not None:
-        torch.set_num_threads(settings.num_threads)
+    torch.set_num_threads(settings.num_threads or ALL_THREADS)
     if settings.accelerator == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

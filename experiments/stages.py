@@ -15,7 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from loradrop.methods.base import Stage1
 from loradrop.modules import SequenceModule, best_epoch
 
 CHECKPOINT = "checkpoint.ckpt"
+STAGE1_VERSION = 1  # to be raised when stage 1 or the measurement changes
 
 
 class RunProbe:
@@ -61,11 +63,11 @@ class RunProbe:
     def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
         """Computed once for all runs of one backbone, task, recipe, seed and precision: <cache>/stage1/<id>."""
         config = OmegaConf.to_container(self.setup.config, resolve=True)
-        trainer = {key: config["trainer"][key] for key in ("accelerator", "devices", "precision", "num_threads")}
+        trainer = {key: config["trainer"][key] for key in ("accelerator", "precision", "num_threads")}
         recipe = {key: value for key, value in config["recipe"].items() if key != "epochs"}
         shared = {key: config[key] for key in ("backbone", "task", "seed")}
         key = {**shared, "recipe": recipe, "trainer": trainer, "stage1": dict(settings)}
-        key["data"] = self.setup.data.fingerprint
+        key |= {"data": self.setup.data.fingerprint, "weights": self.setup.weights, "version": STAGE1_VERSION}
         names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seed}"
         folder = self.folder / f"{names}-{digest(key)}"
         self.cached = (folder / "importance.json").exists()
@@ -80,33 +82,61 @@ class RunProbe:
 
 def fit(setup: Setup, folder: Path, logger: Any) -> tuple[SequenceModule, dict[str, Any]]:
     """Fine-tune on the whole training set, from the last checkpoint where there is one; (module, speed and memory)."""
-    if torch.cuda.is_available():
+    on_gpu = setup.device.type == "cuda"
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    module = SequenceModule(setup.model, setup.data, setup.recipe, setup.method, setup.config.seed)
-    timer = Timer(verbose=False)
+    plan = setup.method.report().get("plan")
+    identity = "-".join([setup.data.fingerprint, setup.weights, digest(plan and plan.to_dict())])
+    module = SequenceModule(setup.model, setup.data, setup.recipe, setup.method, setup.config.seed, identity)
     interval = timedelta(minutes=setup.config.trainer.checkpoint_minutes)
-    keep = ModelCheckpoint(
-        folder, CHECKPOINT.removesuffix(".ckpt"), train_time_interval=interval, enable_version_counter=False
+    trainer = _trainer(
+        setup, "training", setup.recipe.epochs, logger=logger or False, callbacks=[Checkpoint(folder, interval)]
     )
-    trainer = _trainer(setup, "training", setup.recipe.epochs, logger=logger or False, callbacks=[keep, timer])
-    checkpoint = folder / CHECKPOINT
-    if resumed := checkpoint.exists():
+    checkpoint = _usable(folder / CHECKPOINT, identity)
+    if checkpoint is not None:
         setup.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
-    trainer.fit(module, ckpt_path=checkpoint if resumed else None)
-    seconds = timer.time_elapsed("train") - timer.time_elapsed("validate")
+    trainer.fit(module, ckpt_path=checkpoint)
+    if len(module.epochs) != setup.recipe.epochs:
+        raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {setup.recipe.epochs}")
     tokens = sum(setup.data.lengths) * setup.recipe.epochs
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    memory = {"process": process}
-    if torch.cuda.is_available():
-        memory["gpu"] = torch.cuda.max_memory_allocated()
-    return module, {"tokens_per_second": round(tokens / seconds, 1), "peak_memory_bytes": memory}
+    memory = {"process": process} | ({"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {})
+    return module, {"tokens_per_second": round(tokens / module.train_seconds, 1), "peak_memory_bytes": memory}
+
+
+class Checkpoint(ModelCheckpoint):
+    """One file, rewritten every so often inside an epoch."""
+
+    def __init__(self, folder: Path, interval: timedelta) -> None:
+        name = CHECKPOINT.removesuffix(".ckpt")
+        super().__init__(folder, name, train_time_interval=interval, enable_version_counter=False)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        # between an epoch's last batch and its validation a checkpoint would leave the validation out on resuming
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args)
+
+
+def _usable(checkpoint: Path, identity: str) -> Path | None:
+    """The checkpoint, if it is there, whole, and of the same data, weights and plan; else the run starts again."""
+    try:
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]["identity"]
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever a damaged file leads to
+        print(f"{checkpoint} cannot be read ({type(error).__name__}): starting from the beginning")
+        return None
+    if found != identity:
+        print(f"{checkpoint} is of other data, weights or plan: starting from the beginning")
+        return None
+    return checkpoint
 
 
 class StageBar(RichProgressBar):
     """A progress bar that names the stage."""
 
     def __init__(self, stage: str) -> None:
-        super().__init__()
+        super().__init__(refresh_rate=5)  # reading the loss makes a GPU wait
         self.stage = stage
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -123,8 +153,7 @@ def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callb
     bars = [StageBar(stage)] if settings.progress_bar else []
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
+        devices=1,
         precision=settings.precision,
         max_epochs=epochs,
         gradient_clip_val=setup.recipe.max_grad_norm,
@@ -133,7 +162,7 @@ def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callb
         log_every_n_steps=10,
         enable_progress_bar=settings.progress_bar,
         enable_model_summary=False,
-        use_distributed_sampler=False,  # the sampler takes its share itself
+        plugins=[LightningEnvironment()],  # no rendezvous, requeueing or checkpoints of Slurm's for a run on one device
         **options,
     )
 
@@ -164,6 +193,7 @@ def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
         "evaluated_on": {name: len(rows) for name, rows in setup.data.evaluation.items()},
         "notes": setup.data.splits.notes + (plan.notes if plan else []),
         "data_fingerprint": setup.data.fingerprint,
+        "weights_fingerprint": setup.weights,
     }
 
 

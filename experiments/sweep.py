@@ -15,14 +15,24 @@ class Summary(Callback):
     """Named in conf/run.yaml; Hydra calls it."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        frame = results.load(OmegaConf.to_container(config.hydra.overrides.task))
+        try:
+            unfinished = self._show(OmegaConf.to_container(config.hydra.overrides.task))
+        except Exception as error:  # Hydra would turn it into a warning
+            show.failed(f"{type(error).__name__}: {error}")
+            sys.exit(1)
+        if unfinished:
+            sys.exit(1)
+
+    def _show(self, overrides: list[str]) -> int:
+        """Print the table; the number of runs that did not finish."""
+        frame = results.load(overrides)
         finished = frame[frame.status == results.FINISHED]
         if len(finished):
             show.overview(results.over_seeds(finished))
         unfinished = frame[frame.status != results.FINISHED]
         for run in unfinished.itertuples():
-            error = run.result["error"].strip().splitlines()[-1] if run.status == results.FAILED else "see above"
+            error = "see above" if run.result is None else run.result["error"].strip().splitlines()[-1]
             show.failed(f"{run.status}: {run.id}: {error}")
         if len(unfinished):
             show.failed(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")
-            sys.exit(1)
+        return len(unfinished)

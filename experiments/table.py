@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import results, show
-from experiments.command import parse
+from experiments.command import Options, guarded, parse
 
 FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "markdown": ("md", lambda frame: results.markdown(frame)),
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len(missing):
         show.failed(f"{len(missing)} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
     suffix, render = FORMATS[options.format]
-    head = "" if options.format == "csv" else f"{_caption(finished, options.command)}\n\n"
+    head = "" if options.format == "csv" else f"{_caption(finished, options)}\n\n"
     path = Path(options.outputs) / "tables" / f"{options.experiment}.{suffix}"
     with results.replacing(path) as file:
         file.write_text(head + render(table))
@@ -42,13 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _caption(frame: pd.DataFrame, command: str) -> str:
+def _caption(frame: pd.DataFrame, options: Options) -> str:
     rows = sorted({f"{rows} rows of {split}" for r in frame.result for split, rows in r["evaluated_on"].items()})
     return (
         f"Mean ± standard deviation over seeds, in percent, on {' and '.join(rows)}. Heads are trained but not counted. "
-        f"Made by `{command}` from {len(frame)} result files in outputs/runs."
+        f"Made by `{options.command}` from {len(frame)} result files in {options.outputs}/runs."
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

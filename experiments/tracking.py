@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,10 @@ class RunInfo:
 
 
 def csv_logger(run: RunInfo) -> Any:
-    """Curves in <run>/csv/metrics.csv."""
+    """Curves in <run>/csv/version_<attempt>/metrics.csv."""
     from pytorch_lightning.loggers import CSVLogger
 
-    return CSVLogger(run.folder, name="", version="csv")
+    return CSVLogger(run.folder, name="csv")
 
 
 def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> Any:
@@ -37,28 +39,40 @@ def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> A
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
-    if mode == "online" and not wandb.api.api_key:
+    if mode == "online" and not wandb.login(prompt=False):
         raise ValueError("logger.mode=online needs a W&B key: run `wandb login` once, or set WANDB_API_KEY")
     folder = Path(run.config.paths.outputs)
     folder.mkdir(parents=True, exist_ok=True)
-    config = OmegaConf.to_container(run.config, resolve=True)
-    wandb.init(
-        project=project,
-        entity=entity,
-        mode=mode,
-        name=run.id,
-        group=run.id.rsplit("-s", 1)[0],
-        dir=folder,
-        config=config,
-    )
+    try:
+        wandb.init(
+            project=project,
+            entity=entity,
+            mode=mode,
+            name=run.id,
+            group=run.id.rsplit("-s", 1)[0],  # the runs that differ in their seed, mostly
+            dir=folder,
+            config=OmegaConf.to_container(run.config, resolve=True),
+        )
+    except wandb.Error as error:
+        raise ValueError(f"W&B: {error} (logger.mode=offline needs no network and no key)") from error
     return WandbLogger(experiment=wandb.run)
 
 
 def log_result(result: dict[str, Any]) -> None:
-    """Final numbers, the plan, and importances as a chart, in the W&B run under way; nothing where there is none."""
+    """Final numbers, the plan, and importances as a chart, in the W&B run under way; nothing where there is none.
+
+    The result file is there by now: an error of W&B's is printed and costs nothing.
+    """
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
+    try:
+        _log_result(wandb, result)
+    except wandb.Error as error:
+        print(f"W&B did not take the final numbers of {result['id']}: {error}")
+
+
+def _log_result(wandb: Any, result: dict[str, Any]) -> None:
     metrics = result["metrics"]
     for which in ("best", "last"):
         wandb.run.summary.update({f"{which}/{key}": value for key, value in metrics[which].items()})
@@ -70,7 +84,18 @@ def log_result(result: dict[str, Any]) -> None:
         wandb.run.summary.update({"plan": result["plan"]})
 
 
-def finish() -> None:
-    """End the W&B run under way, so that the next run of a sweep is not merged into it."""
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].finish()
+@contextmanager
+def finishing() -> Iterator[None]:
+    """End the W&B run that was begun inside the block, so that the next run of a sweep is not merged into it."""
+    try:
+        yield
+    except BaseException:
+        _finish(exit_code=1)
+        raise
+    _finish(exit_code=0)
+
+
+def _finish(exit_code: int) -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=exit_code)

@@ -6,12 +6,15 @@ A Hub id resolves to `<models>/<id>` where that folder exists, to the package's 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,6 +23,7 @@ from loradrop.tasks.base import Task
 
 ASSETS = Path(__file__).parent / "assets"
 OWN = "loradrop/"
+BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what is read of a large file for its fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,28 @@ class Backbone:
         """The model with a new head for `task`, in training mode, frozen except for the head; and its tokenizer."""
         transformers.logging.set_verbosity_error()  # that the head is new is no news
         transformers.logging.disable_progress_bar()
-        source = self._source(models)
+        try:
+            return self._load(task, self._source(models))
+        except (SafetensorError, json.JSONDecodeError) as error:
+            where = self._source(models)["pretrained_model_name_or_path"]
+            raise ValueError(f"backbone {self.name}: a file in {where} is damaged: {error}") from error
+
+    def fingerprint(self, models: Path | None) -> str:
+        """Stands for the files of a local folder (sampled, where they are large), or for the pinned revision."""
+        folder = self._folder(models)
+        if folder is None:
+            return str(self.revision)
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as file:
+                for block in range(0, size, max(BLOCK, size // BLOCKS)):
+                    file.seek(block)
+                    digest.update(file.read(BLOCK))
+        return digest.hexdigest()[:16]
+
+    def _load(self, task: Task, source: dict[str, Any]) -> tuple[nn.Module, Any]:
         labels = {} if task.labels is None else dict(enumerate(task.labels))
         model = AutoModelForSequenceClassification.from_pretrained(
             **source,
@@ -78,11 +103,13 @@ class Backbone:
             model.config.id2label, model.config.label2id = labels, {name: i for i, name in labels.items()}
         return freeze_encoder(model).train(), AutoTokenizer.from_pretrained(**source)  # dropout is off as loaded
 
+    def _folder(self, models: Path | None) -> Path | None:
+        own = find_local(ASSETS, self.hub_id.removeprefix(OWN)) if self.hub_id.startswith(OWN) else None
+        return find_local(models, self.hub_id) or own
+
     def _source(self, models: Path | None) -> dict[str, Any]:
         """Where to load from: keyword arguments of from_pretrained."""
-        folder = find_local(models, self.hub_id) or (
-            find_local(ASSETS, self.hub_id.removeprefix(OWN)) if self.hub_id.startswith(OWN) else None
-        )
+        folder = self._folder(models)
         if folder is not None:
             return {"pretrained_model_name_or_path": folder}
         source = {"pretrained_model_name_or_path": self.hub_id, "revision": self.revision}

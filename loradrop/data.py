@@ -28,16 +28,12 @@ LONG = 20_000  # rows whose tokenising takes long enough for a progress bar
 class LengthGroupedSampler(Sampler[list[int]]):
     """Lists of row numbers of similar length, in an order that depends on (seed, epoch) only.
 
-    Under data parallelism each of `world` processes takes every world-th row of a batch, so that the global batches are
-    those of one process. `skip` leaves out the first batches of the next epoch (resuming).
+    `skip` leaves out the first batches of the next epoch (resuming).
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        if batch_size < world:
-            raise ValueError(f"recipe.batch_size {batch_size} is smaller than the number of processes {world}")
-        self.lengths, self.batch_size, self.seed = lengths, batch_size, seed
-        self.rank, self.world = rank, world
-        self.epoch = self.skip = 0
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, skip: int = 0) -> None:
+        self.lengths, self.batch_size, self.seed, self.skip = lengths, batch_size, seed, skip
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -55,9 +51,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
             batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
         draw.shuffle(batches)
         skip, self.skip = self.skip, 0
-        for batch in batches[skip:]:
-            # a process without a row would leave the others waiting: it repeats one
-            yield batch[self.rank :: self.world] or batch[:1]
+        yield from batches[skip:]
 
 
 class Collator:
@@ -84,16 +78,27 @@ class TaskData:
         batch_size: int,
         seed: int,
         num_workers: int = 0,
+        pin_memory: bool = False,  # speeds up copies to a GPU
         cache: Path | None = None,
     ) -> None:
+        shortest = tokenizer.num_special_tokens_to_add(pair=len(task.columns) > 1) + len(task.columns)
+        if max_length < shortest:
+            raise ValueError(f"recipe.max_length must be at least {shortest} for {task.name}, got {max_length}")
         self.task, self.splits, self.seed = task, splits, seed
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
         self.collate = Collator(tokenizer, task.is_regression)
         self.fingerprint = splits.fingerprint()
-        arguments = (task, tokenizer, max_length, cache and _cache_key(cache, self.fingerprint, tokenizer, max_length))
+        arguments = (task, tokenizer, max_length, cache and cache / self._cache_key(tokenizer, max_length))
         self.train = _tokenise(splits.train, "train", *arguments)
         self.evaluation = {name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()}
         self.lengths = [len(ids) for ids in self.train["input_ids"]]
+
+    def _cache_key(self, tokenizer: Any, max_length: int) -> str:
+        """Stands for all that token ids depend on."""
+        vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+        encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
+        parts = (self.fingerprint, encoder, *self.task.columns, str(max_length), vocabulary)
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
     def of_rows(self, rows: Sequence[int]) -> TaskData:
         """The same data with these rows as its training set."""
@@ -102,11 +107,9 @@ class TaskData:
         part.lengths = [self.lengths[row] for row in rows]
         return part
 
-    def train_loader(self, skip: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
+    def train_loader(self, skip: int = 0) -> DataLoader:
         """Shuffled batches of the training set; the first epoch leaves out its first `skip` batches."""
-        sampler = LengthGroupedSampler(self.lengths, self.batch_size, self.seed, rank, world)
-        sampler.skip = skip
-        return self._loader(self.train, sampler)
+        return self._loader(self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seed, skip))
 
     def ordered_train_loader(self) -> DataLoader:
         """The training set once, in a fixed order (for measuring)."""
@@ -133,15 +136,8 @@ class TaskData:
             batch_size=None,
             collate_fn=self.collate,
             num_workers=self.num_workers,
-            persistent_workers=False,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pin_memory,
         )
-
-
-def _cache_key(cache: Path, fingerprint: str, tokenizer: Any, max_length: int) -> Path:
-    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
-    key = hashlib.sha256(f"{fingerprint}-{max_length}-{vocabulary}".encode()).hexdigest()[:16]
-    return Path(cache) / key
 
 
 def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None) -> Dataset:

@@ -6,6 +6,8 @@ random numbers of a step (dropout) are a function of (seed, step), so that a res
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -22,22 +24,41 @@ from loradrop.recipe import Recipe
 class SequenceModule(pl.LightningModule):
     """Trains what a method left trainable, scores every epoch, remembers the best epoch's parameters."""
 
-    def __init__(self, model: nn.Module, data: TaskData, recipe: Recipe, method: Method | None, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: TaskData,
+        recipe: Recipe,
+        method: Method | None,
+        seed: int,
+        identity: str = "",  # of data, weights and plan: a checkpoint of another one is refused
+    ) -> None:
         super().__init__()
+        self.identity = identity
         self.model, self.data, self.recipe, self.method, self.seed = model, data, recipe, method, seed
         self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
         self.best: dict[str, Any] = {}  # {"epoch": number, "state": trainable parameters}
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
         self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.skip = 0  # batches of the current epoch that were done before an interruption
+        self.train_seconds, self.resumed_at = 0.0, time.perf_counter()  # validation left out
         self.strict_loading = False  # checkpoints hold trainable parameters only
 
     def train_dataloader(self) -> Any:
         skip, self.skip = self.skip, 0
-        return self.data.train_loader(skip=skip, rank=self.global_rank, world=self.trainer.world_size)
+        return self.data.train_loader(skip)
 
     def val_dataloader(self) -> Any:
         return self.data.evaluation_loaders()
+
+    def on_train_start(self) -> None:
+        self.resumed_at = time.perf_counter()
+
+    def on_train_epoch_start(self) -> None:
+        self.resumed_at = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        self.train_seconds += time.perf_counter() - self.resumed_at
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(1_000_003 * self.seed + self.global_step)
@@ -53,7 +74,7 @@ class SequenceModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.method is not None:
-            self.method.after_step(self.model, self.global_step)
+            self.method.after_step(self.model, self.global_step + 1)  # Lightning counts it only afterwards
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         labels = batch.pop("labels")
@@ -65,6 +86,11 @@ class SequenceModule(pl.LightningModule):
         outputs = {}
         for split, parts in self.outputs.items():
             logits, labels = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+            if not np.isfinite(logits).all():
+                # the class of the largest NaN is the first one: that would pass for a score
+                raise FloatingPointError(
+                    f"training diverged in epoch {self.current_epoch + 1}; try a lower recipe.learning_rate"
+                )
             outputs[split] = task.decode(logits), labels
         self.outputs = {}
         scores = task.score(outputs)
@@ -94,22 +120,28 @@ class SequenceModule(pl.LightningModule):
             groups.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})["params"].append(parameter)
         optimizer = torch.optim.AdamW(list(groups.values()))
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, round(self.recipe.warmup_ratio * steps), steps)
+        schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(self.recipe.warmup_ratio * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainable = {n for n, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
         checkpoint["state_dict"] = {n: v for n, v in checkpoint["state_dict"].items() if n in trainable}
-        loss = float(self.loss_sum), self.loss_steps
-        checkpoint["run"] = {"epochs": self.epochs, "best": self.best, "loss": loss, "step": self.global_step}
+        checkpoint["run"] = {
+            "identity": self.identity,
+            "epochs": self.epochs,
+            "best": self.best,
+            "loss": (float(self.loss_sum), self.loss_steps),
+            "step": self.global_step,
+            "train_seconds": self.train_seconds + time.perf_counter() - self.resumed_at,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        self.epochs, self.best = run["epochs"], run["best"]
+        self.epochs, self.best, self.train_seconds = run["epochs"], run["best"], run["train_seconds"]
         self.loss_sum, self.loss_steps = torch.tensor(run["loss"][0]), run["loss"][1]
         self.skip = run["step"] % len(self.data.train_loader())
 
 
 def best_epoch(epochs: list[dict[str, float]], primary: str) -> dict[str, float]:
-    """The first epoch with the highest primary score; a score that is not a number is never the best."""
-    return max(epochs, key=lambda scores: -np.inf if np.isnan(scores[primary]) else scores[primary])
+    """The first epoch with the highest primary score."""
+    return max(epochs, key=lambda scores: scores[primary])

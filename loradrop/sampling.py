@@ -12,10 +12,10 @@ from collections.abc import Hashable, Sequence
 
 
 def stratified_sample(strata: Sequence[Hashable], ratio: float, seed: int) -> list[int]:
-    """Indices, ascending, of a sample of round(ratio * n) examples, or one for each stratum where that is more.
+    """Indices, ascending, of a sample: from each stratum its share of round(ratio * n) examples, and at least one.
 
-    `strata` holds the stratum of each example (its class, say). The same seed gives the same sample; a larger ratio with
-    the same seed contains the smaller sample of every stratum. ValueError: no examples, or a ratio outside (0, 1].
+    `strata` holds the stratum of each example (its class, say). The same seed gives the same sample. ValueError: no
+    examples, or a ratio outside (0, 1].
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"sample ratio must lie in (0, 1], got {ratio}")

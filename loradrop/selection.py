@@ -104,6 +104,8 @@ def select(
             kept.update(ranked[: _reach(group, ranked, threshold)])
         else:
             kept.update(ranked[: _afford(importance, ranked, budget, share)])
+    if not kept and not share:
+        raise ValueError(f"budget {budget} is too small: no layer would have a LoRA")
     return _plan(importance, _which(importance, kept, which, seed), share)
 
 
@@ -116,6 +118,8 @@ def check_selection(threshold: float | None, budget: float | None, which: str) -
         raise ValueError(f"{name} must lie in (0, 1], got {limit}")
     if which not in WHICH:
         raise ValueError(f"which must be one of {', '.join(WHICH)}, got '{which}'")
+    if which == "unselected" and budget is not None:
+        raise ValueError("which=unselected keeps the layers that a budget would leave out: give a threshold")
 
 
 def _groups(importance: Measured, jointly: bool) -> list[dict[Key, float]]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+# before anything reads it: what the user once fetched from the Hub is not there for the tests
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="loradrop-tests-")
 
 import pytest
 import torch
@@ -83,9 +87,9 @@ def run_module(module: str, *arguments: str, outputs: Path | None = None, **env:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without the user's folders."""
-    hidden = ("LORADROP_MODELS", "LORADROP_DATA")
-    return {key: value for key, value in os.environ.items() if key not in hidden} | {
+    """This process's environment without the user's folders and settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("LORADROP_", "HYDRA_", "WANDB_"))}
+    return kept | {
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "120",
     }

@@ -16,8 +16,8 @@ from loradrop.tasks.base import Splits, Task
 LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
 
-def epoch(number=0, seed=0, **world):
-    sampler = LengthGroupedSampler(LENGTHS, 16, seed, **world)
+def epoch(number=0, seed=0):
+    sampler = LengthGroupedSampler(LENGTHS, 16, seed)
     sampler.set_epoch(number)
     return list(sampler)
 
@@ -45,16 +45,8 @@ def test_little_padding_yet_no_sorted_epoch():
 
 
 def test_the_skipped_batches_are_the_first_and_only_once():
-    sampler = LengthGroupedSampler(LENGTHS, 16, 0)
-    sampler.skip = 20
+    sampler = LengthGroupedSampler(LENGTHS, 16, 0, skip=20)
     assert list(sampler) == epoch()[20:] and list(sampler) == epoch()
-
-
-def test_two_processes_share_the_global_batches_of_one():
-    one, left, right = epoch(), epoch(rank=0, world=2), epoch(rank=1, world=2)
-    assert [sorted(a + b) for a, b in zip(left, right, strict=True)] == [sorted(batch) for batch in one]
-    with pytest.raises(ValueError, match=r"recipe\.batch_size 1 is smaller"):
-        LengthGroupedSampler(LENGTHS, 1, 0, world=2)
 
 
 class Toy(Task):
@@ -71,8 +63,7 @@ def test_batches_are_padded_to_their_longest_row(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
     data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
     batches = list(data.evaluation_loaders()[0])
-    assert [len(ids) for ids in data.train["input_ids"]] == data.lengths == sorted(data.lengths, key=data.lengths.index)
-    assert max(data.lengths) == 8  # truncated
+    assert data.lengths == [3, 8, 6]  # 1, 9 and 4 words in <s> and </s>, cut to 8
     (batch,) = batches
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 8)
     assert batch["attention_mask"].sum(1).tolist() == sorted(data.lengths, reverse=True)
@@ -93,8 +84,22 @@ def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path
     assert len(calls) == made > 0 and again.train["input_ids"][:] == first.train["input_ids"][:]
     other = TaskData(*toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)  # other labels
     assert other.train["label"][:] == [1, 1, 1] and len(calls) > made
+    with pytest.raises(ValueError, match=r"recipe\.max_length must be at least 3 for toy, got 2"):
+        TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 2, 2, seed=0)
     shorter = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 5, 2, seed=0, cache=tmp_path)
     assert max(shorter.lengths) == 5
+
+
+def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
+    rows = Dataset.from_dict({"a": ["the dog"], "b": ["the cat sees the dog"], "label": [0]})
+    ids = []
+    for columns in (["a", "b"], ["b", "a"]):
+        task = Toy(name="toy", columns=columns, labels=["x", "y"], metric="loradrop.metrics.Accuracy", primary="accuracy")
+        ids += TaskData(task, Splits(rows, {"validation": rows}), tokenizer, 30, 2, seed=0, cache=tmp_path).train[
+            "input_ids"
+        ][:]
+    assert ids[0] != ids[1] and sorted(ids[0]) == sorted(ids[1])
 
 
 def test_a_part_of_the_rows_is_its_own_training_set(tmp_path):

@@ -1,4 +1,4 @@
-"""The moment form against the explicit norm, computed from PEFT-like forward hooks in a plain double loop."""
+"""The moment form against the explicit norm, token by token in a plain double loop."""
 
 from __future__ import annotations
 

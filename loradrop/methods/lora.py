@@ -14,14 +14,14 @@ from loradrop.methods.base import Method
 class LoRA(Method):
     """`targets` are suffixes of module names; None takes query and value of the model's family."""
 
-    def __init__(self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | None) -> None:
+    def __init__(self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | str | None) -> None:
         super().__init__(name)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self.targets = None if targets is None else list(targets)
+        self.targets = [targets] if isinstance(targets, str) else targets and list(targets)
         self.lora_parameters = 0
 
     def install(self, model: nn.Module) -> None:

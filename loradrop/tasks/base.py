@@ -64,6 +64,8 @@ class Task:
     primary: str  # the key of the metric's result that tables show and that picks the best epoch
 
     def __post_init__(self) -> None:
+        if isinstance(self.columns, str):
+            raise ValueError(f"columns must be a list, e.g. [{self.columns}]")
         # Hydra hands over lists
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "labels", None if self.labels is None else tuple(self.labels))
@@ -75,6 +77,13 @@ class Task:
     @property
     def is_regression(self) -> bool:
         return self.labels is None
+
+    def check_metric(self) -> None:
+        """ValueError where the metric is not there or does not give the primary score."""
+        ids = np.array([0, 1], dtype=float if self.is_regression else int)
+        scores = self.score({"two made-up rows": (ids, ids)})
+        if self.primary not in scores:
+            raise ValueError(f"task.primary: {self.metric} gives {', '.join(scores)}, not '{self.primary}'")
 
     def load(self, data: Path | None) -> Splits:
         """Read the rows. `data` is the folder of local data sets, None where there is none."""

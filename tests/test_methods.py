@@ -1,0 +1,120 @@
+"""What LoRA-drop does with the values of stage 1, and that a method trains what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import build, train_b
+
+from loradrop.importance import Importance
+from loradrop.lora import lora_sites
+from loradrop.methods.base import Stage1
+from loradrop.methods.full import Full
+from loradrop.methods.lora import LoRA
+from loradrop.methods.lora_drop import LoRADrop, trainable_state
+
+# query keeps layer 1, value layer 2
+IMPORTANCE = Importance(
+    {"query": {0: 1.0, 1: 8.0, 2: 1.0}, "value": {0: 1.0, 1: 1.0, 2: 8.0}},
+    {kind: dict.fromkeys(range(3), 4 * 64) for kind in ("query", "value")},
+)
+
+
+class Given:
+    """A probe whose stage 1 has been done: it trains B of the model and measures IMPORTANCE."""
+
+    seed = 0
+
+    def __init__(self, model):
+        self.model = model
+
+    def stage1(self, settings, compute):
+        assert set(settings) >= {"rank", "alpha", "sample_ratio", "sample_epochs", "average"}
+        train_b(self.model)
+        with torch.no_grad():
+            self.model.classifier.out_proj.weight += 1
+        self.trained = trainable_state(self.model)
+        return Stage1(IMPORTANCE, self.trained)
+
+
+def method(**changes):
+    settings = {
+        "name": "lora_drop",
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0.0,
+        "targets": None,
+        "sample_ratio": 0.1,
+        "sample_epochs": 3,
+        "sample_batch_size": 32,
+        "average": "tokens",
+        "threshold": 0.8,
+        "budget": None,
+        "jointly": False,
+        "which": "largest",
+        "share": True,
+        "weights": "fresh",
+        "shared_weights": "fresh",
+    }
+    return LoRADrop(**(settings | changes))
+
+
+def prepared(**changes):
+    """(model after prepare, its values before stage 1, its values after stage 1)."""
+    model, drop = build(), method(**changes)
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    drop.install(model)
+    before, probe = trainable_state(model), Given(model)
+    drop.prepare(model, probe)
+    return model, before, probe.trained
+
+
+def lora_b(model, state, kind, layer):
+    name = next(site.name for site in lora_sites(model) if (site.module_type, site.layer) == (kind, layer))
+    return model.get_submodule(name).lora_B, state[f"{name}.lora_B"]
+
+
+@pytest.mark.parametrize("weights", ["fresh", "keep"])
+@pytest.mark.parametrize("shared_weights", ["fresh", "first", "mean"])
+def test_where_weights_come_from(weights, shared_weights):
+    model, before, trained = prepared(weights=weights, shared_weights=shared_weights)
+    for kind, kept in (("query", 1), ("value", 2)):
+        now, then = lora_b(model, before if weights == "fresh" else trained, kind, kept)
+        assert torch.equal(now, then) and bool(now.any()) == (weights == "keep")
+        first, second = (layer for layer in range(3) if layer != kept)
+        shared, was = lora_b(model, before if shared_weights == "fresh" else trained, kind, first)
+        if shared_weights == "mean":
+            was = (was + lora_b(model, trained, kind, second)[1]) / 2
+        torch.testing.assert_close(shared.detach(), was)
+        assert lora_b(model, trained, kind, second)[0] is shared
+    # the head starts afresh
+    assert torch.equal(model.classifier.out_proj.weight, before["classifier.out_proj.weight"])
+
+
+def test_without_sharing_only_the_kept_layers_have_lora():
+    model, _, _ = prepared(share=False)
+    assert {(site.module_type, site.layer) for site in lora_sites(model)} == {("query", 1), ("value", 2)}
+
+
+def test_a_budget_that_cannot_be_met_is_said_on_installing():
+    model = build()
+    with pytest.raises(ValueError, match=r"budget 0\.2 is too small: the shared LoRAs alone need 0\.333"):
+        method(threshold=None, budget=0.2).install(model)
+    with pytest.raises(ValueError, match="no layer would have a LoRA"):
+        method(threshold=None, budget=0.2, share=False).install(build())
+
+
+def test_what_trains():
+    model = build()
+    Full("full").install(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model = build()
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    LoRA("lora", rank=4, alpha=8, dropout=0.0, targets="query").install(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {
+        f"classifier.{n}" for n, _ in model.classifier.named_parameters()
+    }
+    assert {name for name in trained if "lora_" in name} and not any("value" in name for name in trained)
