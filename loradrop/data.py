@@ -6,6 +6,7 @@ The order of a training epoch is a function of (seed, epoch) alone, so an interr
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -95,7 +96,12 @@ class TaskData:
 
     def _cache_key(self, tokenizer: Any, max_length: int) -> str:
         """Stands for all that token ids depend on."""
-        vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+        if tokenizer.is_fast:
+            settings = json.loads(tokenizer.backend_tokenizer.to_str())
+            # these two are set by use
+            vocabulary = json.dumps({key: value for key, value in settings.items() if key not in ("truncation", "padding")})
+        else:
+            vocabulary = repr(tokenizer)
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
         parts = (self.fingerprint, encoder, *self.task.columns, str(max_length), vocabulary)
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
