@@ -86,9 +86,7 @@ class Clause:
         if self.object:
             words.append(str(self.object))
         if self.reflexive:
-            words.append(
-                "themselves" if plural else PRONOUNS.get(self.subject.noun.synset.category, ("", "", "itself"))[2]
-            )
+            words.append("themselves" if plural else PRONOUNS.get(self.subject.noun.synset.category, ("", "", "itself"))[2])
         return " ".join(words + self.adjuncts())
 
     def adjuncts(self) -> list[str]:
@@ -125,9 +123,7 @@ def preposition(place: Word) -> str:
     word = place.form()
     if word in {"station", "port", "harbour", "school", "lake", "pond", "river", "stream", "bridge"}:
         return "at"
-    return (
-        "on" if word in {"island", "beach", "shore", "mountain", "hill", "farm", "road", "street", "square"} else "in"
-    )
+    return "on" if word in {"island", "beach", "shore", "mountain", "hill", "farm", "road", "street", "square"} else "in"
 
 
 def verb_group(verb: Word, tense: str, plural: bool, negated: bool, copula: bool, passive: bool) -> str:
@@ -209,9 +205,7 @@ class Grammar:
             return Clause(subject or self.phrase(verb.synset.category), verb)
         subject = subject or self.phrase(self.rng.choice(("person", "creature", "ware")))
         taken = {word.synset for word in subject.adjectives}
-        return Clause(
-            subject, self.word([s for s in lex.ADJECTIVE_SETS[adjective_kind(subject.noun)] if s not in taken])
-        )
+        return Clause(subject, self.word([s for s in lex.ADJECTIVE_SETS[adjective_kind(subject.noun)] if s not in taken]))
 
     def clause(self) -> Clause:
         """A whole sentence."""

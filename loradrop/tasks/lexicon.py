@@ -81,8 +81,7 @@ CLASSES = {  # what verbs and adjectives select -> categories
     "being": "man woman worker animal bird",
     "food": "fruit vegetable dish",
     "fixable": "vehicle tool instrument machine furniture toy",
-    "ware": "garment instrument weapon toy flower document jewel container machine furniture tool fruit vegetable "
-    "vehicle",
+    "ware": "garment instrument weapon toy flower document jewel container machine furniture tool fruit vegetable vehicle",
     "carried": "garment instrument weapon toy document jewel container tool flower fruit",
     "openable": "container furniture document",
     "plant": "flower fruit vegetable",
@@ -103,8 +102,7 @@ TRANSITIVE = {  # "subject class > object class" -> pairs of antonyms `set|set` 
     "being > being": "chase/hunt|avoid/escape love/adore|hate/detest like|dislike see:saw:seen/notice|overlook "
     "hear:heard:heard "
     "fear/dread surprise/astonish disturb/bother|calm/soothe watch/observe bite:bit:bitten",
-    "person > creature": "feed:fed:fed/nourish|starve tame/train stroke/pat|beat:beat:beaten groom/brush "
-    "cage|rescue/save",
+    "person > creature": "feed:fed:fed/nourish|starve tame/train stroke/pat|beat:beat:beaten groom/brush cage|rescue/save",
     "person > ware": "buy:bought:bought/purchase|sell:sold:sold find:found:found/discover|lose:lost:lost/misplace "
     "borrow|lend:lent:lent hide:hid:hidden/conceal|reveal/display steal:stole:stolen/pinch|return/restore "
     "accept|refuse/reject collect/gather|discard/scatter need/require wrap|unwrap weigh want/desire",
@@ -119,8 +117,7 @@ TRANSITIVE = {  # "subject class > object class" -> pairs of antonyms `set|set` 
     "person > food": "taste/sample prepare/make:made:made devour/eat:ate:eaten",
     "person > garment": "wear:wore:worn fold|unfold sew:sewed:sewn/stitch|tear:tore:torn/rip",
     "person > instrument": "tune/adjust practise master",
-    "person > document": "read:read:read write:wrote:written/compose copy/duplicate sign translate "
-    "publish/print|burn/erase",
+    "person > document": "read:read:read write:wrote:written/compose copy/duplicate sign translate publish/print|burn/erase",
     "person > vehicle": "drive:drove:driven/steer park|crash stop/halt|start",
     "person > dish": "cook/bake serve|order",
     "person > weapon": "sharpen/polish aim wield",

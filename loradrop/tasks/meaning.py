@@ -136,9 +136,7 @@ def alter(clause: Clause, grammar: Grammar) -> tuple[Clause, str]:
         phrase = getattr(clause, name)
         if phrase is None:
             continue
-        options.append(
-            (replace(clause, **{name: replace(phrase, noun=sibling(phrase.noun, rng), clause=None)}), UNKNOWN)
-        )
+        options.append((replace(clause, **{name: replace(phrase, noun=sibling(phrase.noun, rng), clause=None)}), UNKNOWN))
         if phrase.adjectives and (adjective := antonym(phrase.adjectives[0], rng)):
             options.append((replace(clause, **{name: replace(phrase, adjectives=(adjective,))}), UNKNOWN))
         elif not phrase.adjectives and firm and not clause.is_copula:

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
 from loradrop.tasks.grammar import PERFECT, PRESENT, PRONOUNS, Clause, Grammar, Phrase, verb_group
-from loradrop.tasks.meaning import alter, overlap, paraphrase, vary, weaken
+from loradrop.tasks.meaning import FALSE, alter, overlap, paraphrase, vary, weaken
 from loradrop.tasks.reviews import Critic
 
 VALIDATION = "validation"
@@ -91,16 +91,18 @@ def sentiment(rng: random.Random, split: str) -> Callable[[], Row | None]:
 
 def entailment(rng: random.Random, split: str) -> Callable[[], Row | None]:
     """Like RTE: does the second sentence follow? Class 0 is entailment, as in GLUE."""
-    grammar = Grammar(rng, 0.3)
+    grammar = Grammar(rng, 0.15)
 
     def make() -> Row | None:
         premise, label = grammar.clause(), rng.randrange(2)
         hypothesis = premise
-        if rng.random() < 0.7:
+        if rng.random() < 0.5:
             hypothesis = weaken(hypothesis, rng) or hypothesis
         if label:
-            hypothesis, _ = alter(hypothesis, grammar)
-        return pair(premise, paraphrase(hypothesis, rng, 0.5), label)
+            hypothesis, truth = alter(hypothesis, grammar)
+            if truth != FALSE and rng.random() < 0.5:
+                return None  # or contradictions would be rare
+        return pair(premise, paraphrase(hypothesis, rng, 0.3), label)
 
     return make
 

@@ -80,6 +80,14 @@ class Critic:
         other = self.simple(-verdict)
         return self.rng.choice((f"{other}, but {main}", f"although {other}, {main}", f"{main}, although {other}"))
 
+    def column(self, verdict: int) -> str:
+        """A longer opinion without turns: words of one verdict side by side."""
+        self.work, self.parts = self.rng.choice(WORKS)
+        words = [self.word(ADJECTIVES[verdict]) for _ in range(5)]
+        first, second = (self.thing() for _ in range(2))
+        attitude = f"i {self.word(ATTITUDES[verdict])} it, and it {self.word(EFFECTS[verdict])} me"
+        return f"the {first} is {words[0]}, {words[1]} and {words[2]}, the {second} is {words[3]} and {words[4]}, {attitude}"
+
     def conclusion(self, verdict: int) -> str:
         """A sentence that sums a review up, on the work last reviewed."""
         work, draw = self.work.words[0][0], self.rng.random()
