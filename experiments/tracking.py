@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,6 @@ def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> A
     """A W&B run of its own, below <outputs>/wandb; never asks for a log-in. ValueError: an unknown mode, or no key."""
     if mode not in MODES:
         raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got '{mode}'")
-    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
@@ -51,6 +49,7 @@ def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> A
             name=run.id,
             group=run.id.rsplit("-s", 1)[0],  # the runs that differ in their seed, mostly
             dir=folder,
+            settings=wandb.Settings(silent=True),
             config=OmegaConf.to_container(run.config, resolve=True),
         )
     except wandb.Error as error:

@@ -18,8 +18,7 @@ SMALL = (
 
 
 def test_one_offline_run_for_each_run_of_a_sweep(tmp_path):
-    env = {"WANDB_MODE": "", "WANDB_API_KEY": ""}
-    done = run_module("experiments.run", "-m", *SMALL, "method=lora,lora_drop", outputs=tmp_path, **env)
+    done = run_module("experiments.run", "-m", *SMALL, "method=lora,lora_drop", outputs=tmp_path)
     assert done.returncode == 0, done.stderr
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
