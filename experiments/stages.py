@@ -159,7 +159,7 @@ def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callb
         gradient_clip_val=setup.recipe.max_grad_norm,
         callbacks=[*callbacks, *bars],
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, len(setup.data.train_loader())),
         enable_progress_bar=settings.progress_bar,
         enable_model_summary=False,
         plugins=[LightningEnvironment()],  # no rendezvous, requeueing or checkpoints of Slurm's for a run on one device
