@@ -10,6 +10,7 @@ from loradrop.importance import Importance
 from loradrop.lora import lora_sites
 from loradrop.methods.base import Stage1
 from loradrop.methods.full import Full
+from loradrop.methods.head import Head
 from loradrop.methods.lora import LoRA
 from loradrop.methods.lora_drop import LoRADrop, trainable_state
 
@@ -106,6 +107,9 @@ def test_a_budget_that_cannot_be_met_is_said_on_installing():
 
 
 def test_what_trains():
+    model = build()
+    Head("head").install(model.requires_grad_(False))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     model = build()
     Full("full").install(model)
     assert all(parameter.requires_grad for parameter in model.parameters())

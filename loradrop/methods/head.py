@@ -1,0 +1,10 @@
+"""The head alone: what the frozen backbone's representation is worth without any adapter (linear probing, with the family's head)."""
+
+from torch import nn
+
+from loradrop.methods.base import Method
+
+
+class Head(Method):
+    def install(self, model: nn.Module) -> None:
+        """Nothing to add: the backbone comes frozen except for its head."""
