@@ -1,4 +1,4 @@
-"""The head alone: what the frozen backbone's representation is worth without any adapter (linear probing, with the family's head)."""
+"""The head alone: what the frozen backbone's representation is worth without any adapter (linear probing)."""
 
 from torch import nn
 
