@@ -155,10 +155,18 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
                 "seeds": len(runs),
                 "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
+                "own LoRA": _kept(runs),
             }
         )
     table = pd.DataFrame(rows)
     return table if table.setting.any() else table.drop(columns="setting")
+
+
+def _kept(runs: pd.DataFrame) -> str:
+    """How many layers kept an own LoRA, by module type, mean over seeds: "query 8.3, value 10.0"."""
+    plans = [result["plan"] for result in runs.result if result["plan"]]
+    kinds = plans[0]["kept"] if plans else ()
+    return ", ".join(f"{kind} {sum(len(plan['kept'][kind]) for plan in plans) / len(plans):.1f}" for kind in kinds) or "-"
 
 
 def _settings(frame: pd.DataFrame) -> pd.Series:
