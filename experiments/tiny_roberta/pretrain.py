@@ -33,11 +33,8 @@ ASSETS = ROOT / "loradrop" / "assets" / "tiny_roberta"
 RECORD = Path(__file__).with_name("record.json")
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's first ids; its mask is the last one
 HELD_OUT_SEED = 10_000  # added to the seed
-MASKED, REPLACED, KEPT = (
-    0.75,
-    0.15,
-    0.10,
-)  # of the chosen tokens; replacements come from the batch, so they look plausible
+# of the chosen tokens; replacements come from the batch, so they look plausible
+MASKED, REPLACED, KEPT = 0.75, 0.15, 0.10
 
 
 def arguments() -> argparse.Namespace:
