@@ -33,8 +33,7 @@ def main(config: DictConfig) -> None:
         else:
             with finishing():
                 result = run(config, id)
-        if not sweeping:
-            show.summary(result)
+        (show.line if sweeping else show.summary)(result)
     except UserError as error:
         if not sweeping:
             raise

@@ -25,6 +25,16 @@ def failed(message: str) -> None:
     console.print(message, style="red", soft_wrap=True, markup=False)
 
 
+def line(result: dict[str, Any]) -> None:
+    """A run of a sweep: score, adapter, time."""
+    metrics, seconds = result["metrics"], sum(result["seconds"].values())
+    scores = ", ".join(
+        f"{which} {100 * metrics[which][metrics['primary']]:.2f} (epoch {metrics[which]['epoch']})"
+        for which in ("best", "last")
+    )
+    console.print(f"{metrics['primary']}: {scores}; adapter {_share(result['parameters'])}; {seconds:.0f} s", soft_wrap=True)
+
+
 def summary(result: dict[str, Any]) -> None:
     """Score, parameters, which layers kept their own LoRA, wall times."""
     grid = Table.grid(padding=(0, 2))
