@@ -151,11 +151,11 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
             {
                 **dict(zip(("backbone", "task", "method", "setting"), names, strict=True)),
                 "metric": runs.primary.iloc[0],
-                **{f"{which} epoch": _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
+                **{which: _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
                 "seeds": len(runs),
                 "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
-                "own LoRA": _kept(runs),
+                "kept": _kept(runs),
             }
         )
     table = pd.DataFrame(rows)

@@ -32,7 +32,8 @@ def line(result: dict[str, Any]) -> None:
         f"{which} {100 * metrics[which][metrics['primary']]:.2f} (epoch {metrics[which]['epoch']})"
         for which in ("best", "last")
     )
-    console.print(f"{metrics['primary']}: {scores}; adapter {_share(result['parameters'])}; {seconds:.0f} s", soft_wrap=True)
+    text = f"{result['id']}: {metrics['primary']} {scores}; {_share(result['parameters'])}; {seconds:.0f} s"
+    console.print(text, soft_wrap=True)
 
 
 def summary(result: dict[str, Any]) -> None:
@@ -85,7 +86,12 @@ def overview(frame: pd.DataFrame) -> None:
     """A table of results.over_seeds; what is the same in every row stands in the title."""
     names = ["backbone", "task", "metric"]
     same = [name for name in names if frame[name].nunique() == 1]
-    title = ", ".join(["mean ± standard deviation over seeds, in percent", *(str(frame[name].iloc[0]) for name in same)])
+    title = ", ".join(
+        [
+            "mean ± standard deviation over seeds, in percent, at the best and the last epoch",
+            *(str(frame[name].iloc[0]) for name in same),
+        ]
+    )
     table = Table(title=title)
     shown = frame.drop(columns=same)
     for column in shown.columns:
