@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _caption(frame: pd.DataFrame, options: Options) -> str:
     rows = sorted({f"{rows} rows of {split}" for r in frame.result for split, rows in r["evaluated_on"].items()})
     return (
-        f"Mean ± standard deviation over seeds, in percent, at the best and the last epoch, on {' and '.join(rows)}. Heads are trained but not counted; kept: layers with an own LoRA. "
+        f"Mean ± standard deviation over seeds, in percent, at the best and the last epoch, on {' and '.join(rows)}. "
+        "Heads are trained but not counted; kept: layers with an own LoRA. "
         f"Made by `{options.command}` from {len(frame)} result files in {options.outputs}/runs."
     )
 
