@@ -8,7 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-# before anything reads it: what the user once fetched from the Hub is not there for the tests
+# before anything reads them: several processes with several threads each are slower than with one, and what the user once
+# fetched from the Hub is not there for the tests
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="loradrop-tests-")
 
 import pytest
