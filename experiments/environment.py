@@ -18,6 +18,7 @@ def record(config: DictConfig, id: str) -> dict[str, Any]:
     """What stands in every result file, of a finished and of a failed run."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     config = OmegaConf.to_container(config, resolve=True)
+    del config["paths"]  # of one machine, and no part of what was run
     return {"schema": 1, "id": id, "started": started, "config": config, **environment()}
 
 

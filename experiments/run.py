@@ -27,13 +27,14 @@ def main(config: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         id = run_id(config)
+        folder = results.run_folder(config.paths.outputs, id)
         result = results.read(config.paths.outputs, id)
         if result is not None and result["status"] == results.FINISHED:
-            show.skipped(id, results.run_folder(config.paths.outputs, id))
+            show.skipped(id, folder)
         else:
             with finishing():
                 result = run(config, id)
-        (show.line if sweeping else show.summary)(result)
+        show.line(result) if sweeping else show.summary(result, folder)
     except UserError as error:
         if not sweeping:
             raise

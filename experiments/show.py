@@ -36,10 +36,10 @@ def line(result: dict[str, Any]) -> None:
     console.print(text, soft_wrap=True)
 
 
-def summary(result: dict[str, Any]) -> None:
+def summary(result: dict[str, Any], folder: Path) -> None:
     """Score, parameters, which layers kept their own LoRA, wall times."""
     grid = Table.grid(padding=(0, 2))
-    metrics, parameters, config = result["metrics"], result["parameters"], result["config"]
+    metrics, parameters = result["metrics"], result["parameters"]
     splits = " + ".join(f"{rows:,} rows of {split}" for split, rows in result["evaluated_on"].items())
     for which in ("best", "last"):
         scores = metrics[which]
@@ -54,7 +54,7 @@ def summary(result: dict[str, Any]) -> None:
         grid.add_row(kind, picture)
     cached = " (stage 1 was cached)" if result.get("stage1_cached") else ""
     grid.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()) + cached)
-    grid.add_row("result", f"{config['paths']['outputs']}/runs/{result['id']}/result.json")
+    grid.add_row("result", str(folder / "result.json"))
     for note in result["notes"]:
         grid.add_row("note", note)
     console.print(grid, soft_wrap=True)

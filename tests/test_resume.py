@@ -20,15 +20,17 @@ class CutOff(Exception):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    small = ["task.train_size=128", "task.validation_size=32", "recipe.epochs=2", "trainer.num_threads=1", "method=lora"]
-    quick = ["trainer.checkpoint_minutes=0", "trainer.progress_bar=false", "method.dropout=0.1"]
+    small = ["task.train_size=128", "task.validation_size=32", "recipe.batch_size=32", "recipe.epochs=2", "method=lora"]
+    quick = ["trainer.num_threads=1", "trainer.checkpoint_minutes=0", "trainer.progress_bar=false", "method.dropout=0.1"]
     outputs = tmp_path_factory.mktemp("outputs")
     with initialize_config_dir(CONF, version_base="1.3"):
         return compose("run", [*small, *quick, f"paths.outputs={outputs}", "paths.models=null", "paths.data=null"])
 
 
 def trained(config, folder):
-    module, _ = fit(Setup(config), folder, None)
+    setup = Setup(config)
+    assert len(setup.data.train_loader()) == STEPS
+    module, _ = fit(setup, folder, None)
     return module.epochs, module.best
 
 
