@@ -95,7 +95,7 @@ def overview(frame: pd.DataFrame) -> None:
     table = Table(title=title)
     shown = frame.drop(columns=same)
     for column in shown.columns:
-        table.add_column(column, justify="left" if column in (*names, "method") else "right")
+        table.add_column(column, justify="left" if column in (*names, "method") else "right", no_wrap=column != "kept")
     for row in shown.itertuples(index=False):
         table.add_row(*map(str, row))
     console.print(table)
