@@ -93,9 +93,10 @@ def overview(frame: pd.DataFrame) -> None:
         ]
     )
     table = Table(title=title)
-    shown = frame.drop(columns=same)
+    narrow = console.width < 100  # the saved table has all columns
+    shown = frame.drop(columns=[*same, *(["kept"] if narrow else [])])
     for column in shown.columns:
-        table.add_column(column, justify="left" if column in (*names, "method") else "right", no_wrap=column != "kept")
+        table.add_column(column, justify="left" if column in (*names, "method") else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         table.add_row(*map(str, row))
     console.print(table)
