@@ -54,9 +54,9 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
         from experiments.setup import Setup  # torch and transformers: seconds that a mistake above does not cost
 
         setup = Setup(config)
-        folder.mkdir(parents=True, exist_ok=True)
         make_logger = build("logger", config.logger, _partial_=True) if config.logger._target_ else None
         logger = make_logger and make_logger(RunInfo(id, folder, config))
+        folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"{id}: {' '.join(str(error).split())}") from error
     from experiments.environment import record
