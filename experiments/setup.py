@@ -36,10 +36,10 @@ class Setup:
         task: Task = build("task", config.task)
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
         backbone.check(task, self.recipe.max_length, models)
-        build("method", config.method).install(backbone.skeleton(task, models))  # does the method fit? In no time
         self.weights = backbone.fingerprint(models)
         with self.timed("load"):
             splits = task.load(data)
+            build("method", config.method).install(backbone.skeleton(task, models))  # does the method fit?
             task.check_metric()
             # new weights depend on the seed alone, not on what was drawn before
             torch.manual_seed(config.seed)
