@@ -45,7 +45,7 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
         if all(any(folder.glob(pattern)) for pattern in patterns):  # another task of the same repository is not enough
             return folder
     except (OSError, ValueError):
-        pass
+        pass  # not in the cache, or not whole: it is fetched below
     name = f"{repo_id} at revision {revision or 'main'}"
     if not hub_available():
         raise FileNotFoundError(f"{name} is not in the local cache and cannot be fetched ({why_unavailable()})")

@@ -21,6 +21,11 @@ from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"
 SHARED_WEIGHTS = (FRESH, "first", "mean")
+# what the measurement depends on, besides backbone, task, recipe and seed
+STAGE1_SETTINGS = (
+    *("rank", "alpha", "dropout", "targets"),
+    *("sample_ratio", "sample_epochs", "sample_batch_size", "average"),
+)
 
 
 class LoRADrop(LoRA):
@@ -84,19 +89,7 @@ class LoRADrop(LoRA):
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
         initial = trainable_state(model)
-        settings = {
-            key: getattr(self, key)
-            for key in (
-                "rank",
-                "alpha",
-                "dropout",
-                "targets",
-                "sample_ratio",
-                "sample_epochs",
-                "sample_batch_size",
-                "average",
-            )
-        }
+        settings = {key: getattr(self, key) for key in STAGE1_SETTINGS}
         self.stage1 = probe.stage1(settings, lambda: self._stage1(model, probe))
         self.plan = select(self.stage1.importance, **self.selection, seed=probe.seed)
         load_state(model, initial)
