@@ -78,7 +78,8 @@ def pictures(result: dict[str, Any]) -> dict[str, str]:
             block = BLOCKS[max(1, round(value / top * (len(BLOCKS) - 1)))]
             bars += f"[bold green]{block}[/]" if int(layer) in own else f"[dim]{block}[/]"
         fate = "share one" if result["plan"]["share"] else "have none"
-        drawn[kind] = f"{bars}  own LoRA in layers {', '.join(map(str, own)) or '-'} (from 0); the others {fate}"
+        text = f"own LoRA in layers {', '.join(map(str, own)) or '-'} (from 0); the others {fate}"
+        drawn[kind] = f"{bars}  {text if len(own) < len(layers) else 'own LoRA in every layer'}"
     return drawn
 
 
