@@ -81,10 +81,7 @@ def _train(setup: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> dict
     with results.replacing(folder / "config.yaml") as path:
         OmegaConf.save(setup.config, path, resolve=True)
     probe = stages.RunProbe(setup, Path(setup.config.paths.cache) / "stage1")
-    with setup.timed("prepare"):
-        setup.method.prepare(setup.model, probe)
-    with setup.timed("fit"):
-        module, speed = stages.fit(setup, folder, logger)
+    module, speed = stages.fit(setup, folder, logger, probe)
     stages.save(setup, module, folder)
     times = {"seconds": setup.seconds, "stage1_cached": probe.cached}
     result = facts | stages.describe(setup, module) | speed | times | {"status": results.FINISHED}

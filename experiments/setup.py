@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from experiments.config import build
 from loradrop.backbones import Backbone
@@ -41,11 +43,7 @@ class Setup:
             splits = task.load(data)
             build("method", config.method).install(backbone.skeleton(task, models))  # does the method fit?
             task.check_metric()
-            # new weights depend on the seed alone, not on what was drawn before
-            torch.manual_seed(config.seed)
-            self.model, tokenizer = backbone.load(task, models)
-            torch.manual_seed(config.seed)
-            self.method.install(self.model)
+            self.model, tokenizer = load_model(backbone, task, self.method, models, config.seed)
             self.data = TaskData(
                 task,
                 splits,
@@ -64,6 +62,18 @@ class Setup:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def load_model(backbone: Backbone, task: Task, method: Method, models: Path | None, seed: int) -> tuple[nn.Module, Any]:
+    """The pretrained model with a new head and a method's adapters, and its tokenizer.
+
+    New weights depend on the seed alone, not on what was drawn before: head and adapters can be made again.
+    """
+    torch.manual_seed(seed)
+    model, tokenizer = backbone.load(task, models)
+    torch.manual_seed(seed)
+    method.install(model)
+    return model, tokenizer
 
 
 def _device(settings: DictConfig) -> torch.device:

@@ -38,6 +38,7 @@ class RunProbe:
     def __init__(self, setup: Setup, folder: Path) -> None:
         self.setup, self.folder = setup, folder
         self.seed: int = setup.config.seed
+        self.steps = len(setup.data.train_loader()) * setup.recipe.epochs
         self.cached: bool | None = None
 
     def sample(self, ratio: float) -> Sequence[int]:
@@ -80,21 +81,34 @@ class RunProbe:
         return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
 
 
-def fit(setup: Setup, folder: Path, logger: Any) -> tuple[SequenceModule, dict[str, Any]]:
-    """Fine-tune on the whole training set, from the last checkpoint where there is one; (module, speed and memory)."""
+def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[SequenceModule, dict[str, Any]]:
+    """Prepare, and fine-tune on the whole training set; both from the last checkpoint where there is one.
+
+    Returns the module, and speed and memory of training.
+    """
+    identity = "-".join([setup.data.fingerprint, setup.weights])
+    checkpoint, state = _usable(folder / CHECKPOINT, identity)
+    with setup.timed("prepare"):
+        if checkpoint is None:
+            setup.method.prepare(setup.model, probe)
+        else:
+            setup.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
+            setup.method.load_state(setup.model, state)
+    with setup.timed("fit"):
+        return _fit(setup, folder, logger, identity, checkpoint)
+
+
+def _fit(
+    setup: Setup, folder: Path, logger: Any, identity: str, checkpoint: Path | None
+) -> tuple[SequenceModule, dict[str, Any]]:
     on_gpu = setup.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    plan = setup.method.report().get("plan")
-    identity = "-".join([setup.data.fingerprint, setup.weights, digest(plan and plan.to_dict())])
     module = SequenceModule(setup.model, setup.data, setup.recipe, setup.method, setup.config.seed, identity)
     interval = timedelta(minutes=setup.config.trainer.checkpoint_minutes)
     trainer = _trainer(
         setup, "training", setup.recipe.epochs, logger=logger or False, callbacks=[Checkpoint(folder, interval)]
     )
-    checkpoint = _usable(folder / CHECKPOINT, identity)
-    if checkpoint is not None:
-        setup.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
     trainer.fit(module, ckpt_path=checkpoint)
     if len(module.epochs) != setup.recipe.epochs:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {setup.recipe.epochs}")
@@ -117,19 +131,20 @@ class Checkpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, *args)
 
 
-def _usable(checkpoint: Path, identity: str) -> Path | None:
-    """The checkpoint, if it is there, whole, and of the same data, weights and plan; else the run starts again."""
+def _usable(checkpoint: Path, identity: str) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint and its method's state, if it is there, whole, and of the same data and weights; else (None, {})."""
     try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]["identity"]
+        run = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]
+        found, state = run["identity"], run["method"]
     except FileNotFoundError:
-        return None
+        return None, {}
     except Exception as error:  # whatever a damaged file leads to
         print(f"{checkpoint} cannot be read ({type(error).__name__}): starting from the beginning")
-        return None
+        return None, {}
     if found != identity:
-        print(f"{checkpoint} is of other data, weights or plan: starting from the beginning")
-        return None
-    return checkpoint
+        print(f"{checkpoint} is of other data or weights: starting from the beginning")
+        return None, {}
+    return checkpoint, state
 
 
 class StageBar(RichProgressBar):
@@ -182,7 +197,7 @@ def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
             "last": module.epochs[-1],
         },
         "parameters": {
-            "adapter": sum(p.numel() for p in trainable if id(p) not in head),
+            "adapter": sum(p.numel() for p in trainable if id(p) not in head) - report.get("inactive", 0),
             "head": sum(p.numel() for p in trainable if id(p) in head),
             "total": sum(p.numel() for p in parameters),
             "lora_parameters": report.get("lora_parameters"),
@@ -191,7 +206,7 @@ def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
         "plan": plan and plan.to_dict(),
         "train_rows": len(setup.data.train),
         "evaluated_on": {name: len(rows) for name, rows in setup.data.evaluation.items()},
-        "notes": setup.data.splits.notes + (plan.notes if plan else []),
+        "notes": setup.data.splits.notes + (plan.notes if plan else []) + report.get("notes", []),
         "data_fingerprint": setup.data.fingerprint,
         "weights_fingerprint": setup.weights,
     }

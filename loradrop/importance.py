@@ -113,9 +113,7 @@ def _collect(meters: Mapping[Site, _Meter]) -> Importance:
     importance = Importance({}, {}, int(max(meter.tokens for meter in meters.values())))
     for site, meter in meters.items():
         importance.values.setdefault(site.module_type, {})[site.layer] = meter.mean_squared_norm()
-        importance.parameters.setdefault(site.module_type, {})[site.layer] = (
-            meter.module.lora_A.numel() + meter.module.lora_B.numel()
-        )
+        importance.parameters.setdefault(site.module_type, {})[site.layer] = meter.module.size
         if meter.norms is not None:
             importance.squared_norms.setdefault(site.module_type, {})[site.layer] = torch.cat(meter.norms)
     return importance
@@ -145,16 +143,16 @@ class _Meter:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
         weights = weights.flatten()  # (N,)
         with torch.autocast(x.device.type, enabled=False):
-            z = x.flatten(0, -2).to(module.lora_A.dtype) @ module.lora_A.T  # (N, r)
+            z = module.down(x.flatten(0, -2))  # (N, r)
             self.moment += (z.T @ (z * weights[:, None])).double()
             if self.norms is not None:
-                self.norms.append(((module.scaling * z[counted] @ module.lora_B.T) ** 2).sum(-1).cpu())
+                self.norms.append(((module.scaling * module.up(z[counted])) ** 2).sum(-1).cpu())
         self.weight += weights.sum()
         self.tokens += counted.sum()
 
     def mean_squared_norm(self) -> float:
-        B = self.module.lora_B.detach().double()
-        return float(self.module.scaling**2 * torch.sum((B.T @ B) * self.moment) / self.weight)
+        rows = self.module.up(torch.eye(self.module.rank, device=self.moment.device)).detach().double()  # (r, d_out), B^T
+        return float(self.module.scaling**2 * torch.sum((rows @ rows.T) * self.moment) / self.weight)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ adapter leaves the model's output unchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,30 +20,39 @@ DEFAULT_TARGETS = (
     ("q_proj", "v_proj"),  # Llama and its relatives
     ("query_proj", "value_proj"),  # DeBERTa v2 and v3
 )
+ALL_LINEAR = "all-linear"  # as a target: every linear module of the stack of layers
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear module with a trainable low-rank update next to it."""
+    """A frozen linear module with a trainable low-rank update next to it.
 
-    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    `matrices` (A, B), where given, are used as they are instead of fresh ones: a method's own, or shared with other modules.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        matrices: tuple[nn.Parameter, nn.Parameter] | None = None,
+    ) -> None:
         super().__init__()
-        d_in, d_out = base.in_features, base.out_features
-        if not 1 <= rank <= min(d_in, d_out):
-            raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.base = base.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
         self.dropout = nn.Dropout(dropout)
-        # float32 whatever the base's type: updates of a bf16 or 4-bit model would be lost to rounding
-        device = base.weight.device
-        self.lora_A = nn.Parameter(torch.empty(rank, d_in, dtype=torch.float32, device=device))
-        self.lora_B = nn.Parameter(torch.zeros(d_out, rank, dtype=torch.float32, device=device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.lora_A, self.lora_B = matrices or fresh_matrices(base, rank)
 
     @property
     def scaling(self) -> float:
         return self.alpha / self.rank
+
+    @property
+    def size(self) -> int:
+        """Numbers of this module's A and B, whether it shares them or not."""
+        return self.lora_A.numel() + self.lora_B.numel()
 
     @property
     def in_features(self) -> int:
@@ -58,13 +67,33 @@ class LoRALinear(nn.Module):
         """The frozen weight; some models read the type or device of a projection's weight."""
         return self.base.weight
 
+    def down(self, x: Tensor) -> Tensor:
+        """A x: (..., d_in) -> (..., r)."""
+        return x.to(self.lora_A.dtype) @ self.lora_A.T
+
+    def up(self, z: Tensor) -> Tensor:
+        """B z: (..., r) -> (..., d_out)."""
+        return z @ self.lora_B.T
+
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)
-        update = self.dropout(x.to(self.lora_A.dtype)) @ self.lora_A.T @ self.lora_B.T
+        update = self.up(self.down(self.dropout(x)))
         return h + (self.scaling * update).to(h.dtype)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, alpha={self.alpha}"
+
+
+def fresh_matrices(base: nn.Module, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """A (r, d_in), Kaiming-uniform, and B (d_out, r), zero. ValueError: a rank that the module's width does not allow."""
+    d_in, d_out = base.in_features, base.out_features
+    if not 1 <= rank <= min(d_in, d_out):
+        raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")
+    # float32 whatever the base's type: updates of a bf16 or 4-bit model would be lost to rounding
+    options = {"dtype": torch.float32, "device": base.weight.device}
+    A, B = nn.Parameter(torch.empty(rank, d_in, **options)), nn.Parameter(torch.zeros(d_out, rank, **options))
+    nn.init.kaiming_uniform_(A, a=math.sqrt(5))
+    return A, B
 
 
 @dataclass(frozen=True)
@@ -78,22 +107,33 @@ class Site:
 
 def add_lora(
     model: nn.Module,
-    rank: int = 8,
+    rank: int | Mapping[int, int] = 8,
     alpha: float = 16,
     dropout: float = 0.0,
     targets: Iterable[str] | None = None,
 ) -> list[Site]:
     """Wrap every target module of `model` in a LoRALinear, in place, and freeze all that is not LoRA.
 
-    `targets` are suffixes of module names (`query`, `attention.output.dense`); None takes query and value of the model's
-    family. Returns the adapted sites. ValueError: a rank or target that does not fit; the message lists the linear modules.
+    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `targets` are
+    suffixes of module names (`query`, `attention.output.dense`), or `all-linear` for every linear module of the layers; None
+    takes query and value of the model's family. Returns the adapted sites. ValueError: a rank or target that does not fit;
+    the message lists the linear modules.
     """
+
+    def wrapped(site: Site, base: nn.Module) -> LoRALinear:
+        return LoRALinear(base, rank if isinstance(rank, int) else rank[site.layer], alpha, dropout)
+
+    return wrap(model, targets, wrapped)
+
+
+def wrap(model: nn.Module, targets: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]) -> list[Site]:
+    """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
     sites = find_sites(model, targets)
     model.requires_grad_(False)
     for site in sites:
-        set_module(model, site.name, LoRALinear(model.get_submodule(site.name), rank, alpha, dropout))
+        set_module(model, site.name, wrapped(site, model.get_submodule(site.name)))
     return sites
 
 
@@ -124,6 +164,8 @@ def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[S
         if targets is None:
             raise ValueError(f"no default targets for {type(model).__name__}; name them (targets). {_listing(linear)}")
     targets = [targets] if isinstance(targets, str) else list(targets)
+    if targets == [ALL_LINEAR]:
+        return _sites([name for name in linear if _split(name)[0] != name])
     for target in targets:
         if not any(_ends(name, target) for name in linear):
             raise ValueError(f"targets: no linear module's name ends in '{target}'. {_listing(linear)}")

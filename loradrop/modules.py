@@ -31,7 +31,7 @@ class SequenceModule(pl.LightningModule):
         recipe: Recipe,
         method: Method | None,
         seed: int,
-        identity: str = "",  # of data, weights and plan: a checkpoint of another one is refused
+        identity: str = "",  # of data and weights: a checkpoint of others is refused
     ) -> None:
         super().__init__()
         self.identity = identity
@@ -69,7 +69,8 @@ class SequenceModule(pl.LightningModule):
         self.loss_steps += 1
         self.log("train/loss", loss)
         self.log("loss", loss, prog_bar=True, logger=False)
-        return loss
+        penalty = None if self.method is None else self.method.penalty(self.model)
+        return loss if penalty is None else loss + penalty
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -128,6 +129,7 @@ class SequenceModule(pl.LightningModule):
         checkpoint["state_dict"] = {n: v for n, v in checkpoint["state_dict"].items() if n in trainable}
         checkpoint["run"] = {
             "identity": self.identity,
+            "method": {} if self.method is None else self.method.state(),
             "epochs": self.epochs,
             "best": self.best,
             "loss": (float(self.loss_sum), self.loss_steps),

@@ -8,11 +8,11 @@ from conftest import build, train_b
 
 from loradrop.importance import Importance
 from loradrop.lora import lora_sites
-from loradrop.methods.base import Stage1
+from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full
 from loradrop.methods.head import Head
 from loradrop.methods.lora import LoRA
-from loradrop.methods.lora_drop import LoRADrop, trainable_state
+from loradrop.methods.lora_drop import LoRADrop
 
 # query keeps layer 1, value layer 2
 IMPORTANCE = Importance(
@@ -34,7 +34,7 @@ class Given:
         train_b(self.model)
         with torch.no_grad():
             self.model.classifier.out_proj.weight += 1
-        self.trained = trainable_state(self.model)
+        self.trained = trainable_values(self.model)
         return Stage1(IMPORTANCE, self.trained)
 
 
@@ -66,7 +66,7 @@ def prepared(**changes):
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
     drop.install(model)
-    before, probe = trainable_state(model), Given(model)
+    before, probe = trainable_values(model), Given(model)
     drop.prepare(model, probe)
     return model, before, probe.trained
 

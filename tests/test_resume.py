@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.config import CONF
 from experiments.setup import Setup
-from experiments.stages import CHECKPOINT, fit
+from experiments.stages import CHECKPOINT, RunProbe, fit
 from loradrop.modules import SequenceModule
 
 STEPS = 4  # of an epoch; there are two
@@ -30,7 +30,7 @@ def config(tmp_path_factory):
 def trained(config, folder):
     setup = Setup(config)
     assert len(setup.data.train_loader()) == STEPS
-    module, _ = fit(setup, folder, None)
+    module, _ = fit(setup, folder, None, RunProbe(setup, folder / "stage1"))
     return module.epochs, module.best
 
 

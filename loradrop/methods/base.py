@@ -6,11 +6,12 @@ frozen except for its head; the method decides what else trains. To add one: a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from loradrop.importance import Importance
@@ -28,6 +29,7 @@ class Probe(Protocol):
     """The training set as a method may use it before the run (LoRA-drop's stage 1, SNIP's scores)."""
 
     seed: int
+    steps: int  # optimiser steps of the run
 
     def sample(self, ratio: float) -> Sequence[int]:
         """Rows of a stratified sample, reproducible from the run's seed."""
@@ -62,9 +64,52 @@ class Method:
         """Optimiser settings of their own for parameters whose name contains a text: {"lora_": {"lr": 1e-3}}."""
         return {}
 
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """A term to add to the loss of every training step."""
+        return None
+
     def after_step(self, model: nn.Module, step: int) -> None:
         """Act after optimiser step `step` (from 1); the gradients are still there."""
 
     def report(self) -> dict[str, Any]:
-        """Facts for the result file: importance, plan, lora_parameters (plain LoRA's at the same rank and targets)."""
+        """Facts for the result file, all optional:
+
+        importance, plan   of LoRA-drop
+        lora_parameters    plain LoRA's at the same rank and targets
+        inactive           trainable numbers that are masked for good, and so not counted as the adapter's
+        notes              lines for the summary
+        """
         return {}
+
+    def state(self) -> dict[str, Any]:
+        """What was decided in `prepare` or gathered in training and is no parameter: JSON values and tensors.
+
+        Kept in checkpoints, beside the values of the trainable parameters.
+        """
+        return {}
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Bring an installed model to a state, in place of `prepare`; parameters are loaded afterwards.
+
+        `state` comes from `state`, or from a finished run's result file: importance and plan, if it has them.
+        """
+
+
+def trainable_values(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all trainable parameters, on the CPU; a shared one stands under each of its names."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: parameter.detach().cpu().clone() for name, parameter in named if parameter.requires_grad}
+
+
+def load_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy values into the parameters of these names."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in state.items():
+            parameters[name].copy_(value)
+
+
+def one_of(key: str, value: str, allowed: Collection[str]) -> None:
+    """ValueError, naming the key, for a word that is not allowed."""
+    if value not in allowed:
+        raise ValueError(f"{key} must be one of {', '.join(allowed)}, got '{value}'")

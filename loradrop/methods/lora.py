@@ -29,7 +29,7 @@ class LoRA(Method):
         add_lora(model, self.rank, self.alpha, self.dropout, self.targets)
         for parameter in trainable:
             parameter.requires_grad_(True)
-        self.lora_parameters = sum(m.lora_A.numel() + m.lora_B.numel() for m in lora_modules(model).values())
+        self.lora_parameters = sum(module.size for module in lora_modules(model).values())
 
     def report(self) -> dict[str, Any]:
         return {"lora_parameters": self.lora_parameters}

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from loradrop.importance import AVERAGES, Importance, measure
 from loradrop.lora import lora_sites
-from loradrop.methods.base import Probe, Stage1
+from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA
 from loradrop.selection import Plan, check_selection, select
 from loradrop.sharing import share
@@ -61,9 +60,9 @@ class LoRADrop(LoRA):
         shared_weights: str,
     ) -> None:
         super().__init__(name, rank, alpha, dropout, targets)
-        _one_of("average", average, AVERAGES)
-        _one_of("weights", weights, (FRESH, KEEP))
-        _one_of("shared_weights", shared_weights, SHARED_WEIGHTS)
+        one_of("average", average, AVERAGES)
+        one_of("weights", weights, (FRESH, KEEP))
+        one_of("shared_weights", shared_weights, SHARED_WEIGHTS)
         if not 0 < sample_ratio <= 1:
             raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
         for key, value in (("sample_epochs", sample_epochs), ("sample_batch_size", sample_batch_size)):
@@ -74,26 +73,26 @@ class LoRADrop(LoRA):
         self.selection = {"threshold": threshold, "budget": budget, "jointly": jointly, "which": which, "share": share}
         check_selection(threshold, budget, which)
         self.weights, self.shared_weights = weights, shared_weights
-        self.stage1: Stage1 | None = None
+        self.importance: Importance | None = None
         self.plan: Plan | None = None
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
         # a budget that cannot be met is said before anything is trained
-        sizes = {site: lora.lora_A.numel() + lora.lora_B.numel() for site, lora in lora_sites(model).items()}
         uniform = Importance({}, {})
-        for site, size in sizes.items():
+        for site, module in lora_sites(model).items():
             uniform.values.setdefault(site.module_type, {})[site.layer] = 1.0
-            uniform.parameters.setdefault(site.module_type, {})[site.layer] = size
+            uniform.parameters.setdefault(site.module_type, {})[site.layer] = module.size
         select(uniform, **self.selection)
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
-        initial = trainable_state(model)
+        initial = trainable_values(model)
         settings = {key: getattr(self, key) for key in STAGE1_SETTINGS}
-        self.stage1 = probe.stage1(settings, lambda: self._stage1(model, probe))
-        self.plan = select(self.stage1.importance, **self.selection, seed=probe.seed)
-        load_state(model, initial)
-        self._recall(model, self.stage1.trained)
+        stage1 = probe.stage1(settings, lambda: self._stage1(model, probe))
+        self.importance = stage1.importance
+        self.plan = select(self.importance, **self.selection, seed=probe.seed)
+        load_values(model, initial)
+        self._recall(model, stage1.trained)
         share(model, self.plan, "mean" if self.shared_weights == "mean" else "first")
 
     def _recall(self, model: nn.Module, trained: Mapping[str, Tensor]) -> None:
@@ -102,33 +101,21 @@ class LoRADrop(LoRA):
             kept = site.layer in self.plan.kept[site.module_type]
             if (self.weights if kept else self.shared_weights) != FRESH:
                 names = (f"{site.name}.lora_A", f"{site.name}.lora_B")
-                load_state(model, {name: trained[name] for name in names})
+                load_values(model, {name: trained[name] for name in names})
 
     def _stage1(self, model: nn.Module, probe: Probe) -> Stage1:
         rows = probe.sample(self.sample_ratio)
         probe.fit(model, rows, self.sample_epochs, self.sample_batch_size)
         with probe.autocast():
             importance = measure(model, probe.batches(rows), self.average)
-        return Stage1(importance, trainable_state(model))
+        return Stage1(importance, trainable_values(model))
 
     def report(self) -> dict[str, Any]:
-        return super().report() | {"importance": self.stage1.importance, "plan": self.plan}
+        return super().report() | {"importance": self.importance, "plan": self.plan}
 
+    def state(self) -> dict[str, Any]:
+        return {"importance": self.importance.to_dict(), "plan": self.plan.to_dict()}
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all trainable parameters, on the CPU; a shared one stands under each of its names."""
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: parameter.detach().cpu().clone() for name, parameter in named if parameter.requires_grad}
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy values into the parameters of these names."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, value in state.items():
-            parameters[name].copy_(value)
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} must be one of {', '.join(allowed)}, got '{value}'")
+    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        self.importance, self.plan = Importance.from_dict(state["importance"]), Plan.from_dict(state["plan"])
+        share(model, self.plan)
