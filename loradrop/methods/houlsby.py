@@ -1,0 +1,87 @@
+"""Bottleneck adapters: y <- y + W_up f(W_down y + b_down) + b_up (Houlsby et al. 2019, arXiv 1902.00751).
+
+y is the output of attention's and of the feed-forward part's last linear module, before the residual sum: two adapters of
+2 d b + b + d numbers in each layer. As published, W_down is normal, cut off at two standard deviations; W_up and the
+biases are zero, so that the output starts unchanged. In BERT and its relatives the layer's dropout comes behind the
+adapter here, before it in the authors' code. Layer norms, which they train as well, stay frozen: the count is that of the
+adapters alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from loradrop.lora import find_sites, set_module
+from loradrop.methods.base import Method, one_of
+
+# last linear modules of attention and feed-forward part by family; the first that a model has are its default
+DEFAULT_TARGETS = (
+    ("output.dense",),  # BERT, RoBERTa, DeBERTa: attention.output.dense and output.dense
+    ("o_proj", "down_proj"),  # Llama and its relatives
+)
+ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
+
+
+class AdapterLinear(nn.Module):
+    """A frozen linear module with a bottleneck behind it. Shapes: x (..., d_in), y (..., d), z (..., b)."""
+
+    def __init__(self, base: nn.Module, bottleneck: int, activation: str, init_std: float) -> None:
+        super().__init__()
+        d = base.out_features
+        if not 1 <= bottleneck <= d:
+            raise ValueError(f"bottleneck must lie between 1 and {d} for a module of that width, got {bottleneck}")
+        self.base = base.requires_grad_(False)
+        self.activation = getattr(torch.nn.functional, activation)
+        # float32 whatever the base's type: updates of a bf16 model would be lost to rounding
+        options = {"dtype": torch.float32, "device": base.weight.device}
+        self.down, self.up = nn.Linear(d, bottleneck, **options), nn.Linear(bottleneck, d, **options)
+        nn.init.trunc_normal_(self.down.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight; some models read the type or device of a projection's weight."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        z = self.activation(self.down(y.to(self.down.weight.dtype)))
+        return y + self.up(z).to(y.dtype)
+
+
+class Houlsby(Method):
+    """`targets` are suffixes of module names; None takes the two modules of the model's family."""
+
+    def __init__(
+        self, name: str, bottleneck: int, activation: str, init_std: float, targets: Iterable[str] | str | None
+    ) -> None:
+        super().__init__(name)
+        if bottleneck < 1:
+            raise ValueError(f"bottleneck must be at least 1, got {bottleneck}")
+        if init_std <= 0:
+            raise ValueError(f"init_std must be positive, got {init_std}")
+        one_of("activation", activation, ACTIVATIONS)
+        self.bottleneck, self.activation, self.init_std = bottleneck, activation, init_std
+        self.targets = [targets] if isinstance(targets, str) else targets and list(targets)
+
+    def install(self, model: nn.Module) -> None:
+        sites = find_sites(model, self.targets or default_targets(model))
+        for site in sites:
+            base = model.get_submodule(site.name)
+            set_module(model, site.name, AdapterLinear(base, self.bottleneck, self.activation, self.init_std))
+
+
+def default_targets(model: nn.Module) -> tuple[str, ...]:
+    """The last linear modules of attention and feed-forward part. ValueError, listing what there is, for other families."""
+    for targets in DEFAULT_TARGETS:
+        try:
+            find_sites(model, targets)
+        except ValueError as error:
+            listing = str(error).partition(". ")[2]
+        else:
+            return targets
+    raise ValueError(f"no place for adapters is known in {type(model).__name__}; name the modules (targets). {listing}")
