@@ -84,38 +84,47 @@ def select(
     importance: Measured,
     threshold: float | None = None,
     budget: float | None = None,
+    k: int | None = None,
     jointly: bool = False,
     which: str = "largest",
     share: bool = True,
     seed: int = 0,
 ) -> Plan:
-    """Choose the layers that keep an own LoRA. Give `threshold` (T) or `budget`, each in (0, 1].
+    """Choose the layers that keep an own LoRA. Give `threshold` (T), `budget`, each in (0, 1], or `k`.
 
-    `which` layers keep their own, with k the number that LoRA-drop keeps of each module type: the k `largest` (LoRA-drop);
-    for the ablations of Section 4.4 the k `smallest` or the `unselected` ones (both readings of "inv"), k at `random`
-    (drawn from `seed`), or the k upper layers (`top`). Ties go to the lower layer. ValueError: a number out of range, an
-    unknown `which`, importances that are all zero, a budget smaller than the shared LoRAs alone.
+    `which` layers keep their own, with k the number that LoRA-drop keeps of each module type unless it is given: the k `largest`
+    (LoRA-drop); for the ablations of Section 4.4 the k `smallest` or the `unselected` ones (both readings of "inv"), k at
+    `random` (drawn from `seed`), or the k upper layers (`top`). `jointly` ranks all module types together. Ties go to the
+    lower layer. ValueError: a number out of range, an unknown `which`, importances that are all zero, a budget smaller than
+    the shared LoRAs alone.
     """
-    check_selection(threshold, budget, which)
+    check_selection(threshold, budget, k, which)
     kept: set[Key] = set()
     for group in _groups(importance, jointly):
         ranked = sorted(group, key=lambda key: (-group[key], key[1]))
-        if budget is None:
-            kept.update(ranked[: _reach(group, ranked, threshold)])
+        if threshold is not None:
+            count = _reach(group, ranked, threshold)
+        elif budget is not None:
+            count = _afford(importance, ranked, budget, share)
+        elif k <= len(ranked):
+            count = k
         else:
-            kept.update(ranked[: _afford(importance, ranked, budget, share)])
+            raise ValueError(f"k must not exceed the {len(ranked)} layers there are, got {k}")
+        kept.update(ranked[:count])
     if not kept and not share:
         raise ValueError(f"budget {budget} is too small: no layer would have a LoRA")
     return _plan(importance, _which(importance, kept, which, seed), share)
 
 
-def check_selection(threshold: float | None, budget: float | None, which: str) -> None:
+def check_selection(threshold: float | None, budget: float | None, k: int | None, which: str) -> None:
     """ValueError where the settings of `select` make no sense, whatever the importances."""
-    if (threshold is None) == (budget is None):
-        raise ValueError("give either threshold or budget")
-    name, limit = ("threshold", threshold) if budget is None else ("budget", budget)
-    if not 0 < limit <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], got {limit}")
+    if sum(given is not None for given in (threshold, budget, k)) != 1:
+        raise ValueError("give one of threshold, budget and k; the others are null")
+    for name, limit in (("threshold", threshold), ("budget", budget)):
+        if limit is not None and not 0 < limit <= 1:
+            raise ValueError(f"{name} must lie in (0, 1], got {limit}")
+    if k is not None and k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
     if which not in WHICH:
         raise ValueError(f"which must be one of {', '.join(WHICH)}, got '{which}'")
     if which == "unselected" and budget is not None:

@@ -98,7 +98,7 @@ def test_a_missing_key_and_a_wrong_type_are_named():
     [
         ("method.threshold=0", "threshold must lie in"),
         ("method.threshold=1.5", "threshold must lie in"),
-        ("method.budget=0.5", "either threshold or budget"),
+        ("method.budget=0.5", "give one of threshold, budget and k"),
         ("method.sample_ratio=0", "sample_ratio must lie in"),
         ("method.rank=0", "rank must be at least 1"),
         ("method.average=median", "average must be one of tokens, examples"),

@@ -51,6 +51,7 @@ def method(**changes):
         "average": "tokens",
         "threshold": 0.8,
         "budget": None,
+        "k": None,
         "jointly": False,
         "which": "largest",
         "share": True,

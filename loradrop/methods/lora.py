@@ -25,11 +25,15 @@ class LoRA(Method):
         self.lora_parameters = 0
 
     def install(self, model: nn.Module) -> None:
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]  # the head
-        add_lora(model, self.rank, self.alpha, self.dropout, self.targets)
-        for parameter in trainable:
+        head = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.adapt(model)
+        for parameter in head:
             parameter.requires_grad_(True)
         self.lora_parameters = sum(module.size for module in lora_modules(model).values())
+
+    def adapt(self, model: nn.Module) -> None:
+        """Put the adapters in; all else gets frozen, the head too."""
+        add_lora(model, self.rank, self.alpha, self.dropout, self.targets)
 
     def report(self) -> dict[str, Any]:
         return {"lora_parameters": self.lora_parameters}

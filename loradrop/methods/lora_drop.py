@@ -53,6 +53,7 @@ class LoRADrop(LoRA):
         average: str,
         threshold: float | None,
         budget: float | None,
+        k: int | None,
         jointly: bool,
         which: str,
         share: bool,
@@ -70,15 +71,22 @@ class LoRADrop(LoRA):
                 raise ValueError(f"{key} must be at least 1, got {value}")
         self.sample_ratio, self.sample_epochs, self.average = sample_ratio, sample_epochs, average
         self.sample_batch_size = sample_batch_size
-        self.selection = {"threshold": threshold, "budget": budget, "jointly": jointly, "which": which, "share": share}
-        check_selection(threshold, budget, which)
+        self.selection = {
+            "threshold": threshold,
+            "budget": budget,
+            "k": k,
+            "jointly": jointly,
+            "which": which,
+            "share": share,
+        }
+        check_selection(threshold, budget, k, which)
         self.weights, self.shared_weights = weights, shared_weights
         self.importance: Importance | None = None
         self.plan: Plan | None = None
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        # a budget that cannot be met is said before anything is trained
+        # a budget or k that cannot be met is said before anything is trained
         uniform = Importance({}, {})
         for site, module in lora_sites(model).items():
             uniform.values.setdefault(site.module_type, {})[site.layer] = 1.0

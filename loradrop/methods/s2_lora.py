@@ -1,0 +1,44 @@
+"""S2-LoRA: one LoRA for all modules, each with sparse rank coefficients of its own (Liu et al. 2023, arXiv 2309.11756).
+
+    h = W x + (alpha / r) B diag(c_k) A x,  loss + l1 * sum_k |c_k|
+
+A (r, d_in) and B (d_out, r) are shared by all modules k and trained; c_k (r) starts at 1. From the paper's abstract; its
+initial values and weight of the L1 term could not be looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from loradrop.lora import Site, fresh_matrices, lora_modules, wrap
+from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
+
+
+class S2LoRA(ScaledLoRA):
+    """`l1` is the weight of the coefficients' L1 norm in the loss."""
+
+    def __init__(
+        self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | str | None, l1: float
+    ) -> None:
+        super().__init__(name, rank, alpha, dropout, targets)
+        if l1 < 0:
+            raise ValueError(f"l1 must not be negative, got {l1}")
+        self.l1 = l1
+
+    def adapt(self, model: nn.Module) -> None:
+        d_in, d_out = widest(model, self.targets)
+        shape = SimpleNamespace(in_features=d_in, out_features=d_out, weight=next(model.parameters()))
+        matrices = fresh_matrices(shape, self.rank)
+
+        def wrapped(_: Site, base: nn.Module) -> ScaledLoRALinear:
+            c = nn.Parameter(torch.ones(self.rank, dtype=torch.float32, device=base.weight.device))
+            return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, c, None)
+
+        wrap(model, self.targets, wrapped)
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        return self.l1 * sum(module.lora_u.abs().sum() for module in lora_modules(model).values())

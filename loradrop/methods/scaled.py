@@ -1,0 +1,56 @@
+"""LoRA whose matrices several modules share, told apart by vectors: the common form of VeRA, Tied-LoRA and S2-LoRA.
+
+    h = W x + (alpha / r) diag(v) B diag(u) A x,  u (r), v (d_out); a vector that is None is left out
+
+A module that is narrower than the shared matrices uses their first columns (of A) and rows (of B), as PEFT's VeRA does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from loradrop.lora import LoRALinear, find_sites
+from loradrop.methods.lora import LoRA
+
+
+class ScaledLoRALinear(LoRALinear):
+    """A LoRALinear of given matrices, with a vector behind each of them."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        matrices: tuple[nn.Parameter, nn.Parameter],
+        u: nn.Parameter | None,
+        v: nn.Parameter | None,
+    ) -> None:
+        super().__init__(base, rank, alpha, dropout, matrices)
+        self.lora_u, self.lora_v = u, v
+
+    def down(self, x: Tensor) -> Tensor:
+        """diag(u) A x: (..., d_in) -> (..., r)."""
+        z = x.to(self.lora_A.dtype) @ self.lora_A[:, : self.in_features].T
+        return z if self.lora_u is None else z * self.lora_u
+
+    def up(self, z: Tensor) -> Tensor:
+        """diag(v) B z: (..., r) -> (..., d_out)."""
+        h = z @ self.lora_B[: self.out_features].T
+        return h if self.lora_v is None else h * self.lora_v
+
+
+class ScaledLoRA(LoRA):
+    """Base of the methods whose modules share matrices. A rank of theirs is not one of plain LoRA's."""
+
+    def report(self) -> dict[str, Any]:
+        return {}
+
+
+def widest(model: nn.Module, targets: Iterable[str] | None) -> tuple[int, int]:
+    """The largest d_in and the largest d_out among the target modules."""
+    modules = [model.get_submodule(site.name) for site in find_sites(model, targets)]
+    return max(module.in_features for module in modules), max(module.out_features for module in modules)

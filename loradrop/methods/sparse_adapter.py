@@ -1,0 +1,146 @@
+"""Sparse Adapter with SNIP: LoRA whose least sensitive entries are masked before training (He et al. 2022, arXiv 2210.04284).
+
+The score of an entry w of A or B is |w dL/dw|, with the gradient summed over the batches of a sample, in eval mode. One
+threshold for all entries of all modules; the mask then stays for the whole run (Shwai-He/SparseAdapter@b190084).
+
+With LoRA's B = 0 every score is zero: dL/dA = B^T G = 0, and B's own factor is 0. The released code draws A and B from
+N(0, 0.02^2), which is the default here; the other way is to score after a warm-up on the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loradrop.importance import evaluating
+from loradrop.lora import lora_modules
+from loradrop.methods.base import Probe, one_of
+from loradrop.methods.lora import LoRA
+
+SCOPES = ("model", "matrix")
+
+
+class SparseAdapter(LoRA):
+    """The freedoms:
+
+    sparsity         share of the entries that is masked, in (0, 1); the released code's flag of this name is the share kept
+    scope            one threshold for the `model`, or one for each `matrix`
+    init_std         standard deviation of A and B at the start; null for LoRA's own (B = 0), which needs a warm-up
+    sample_ratio     share of the training set that is scored, stratified
+    warmup_epochs    on the sample, before scoring; training then goes on from there, as in the released code
+    warmup_batch_size  at most
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        targets: Iterable[str] | str | None,
+        sparsity: float,
+        scope: str,
+        init_std: float | None,
+        sample_ratio: float,
+        warmup_epochs: int,
+        warmup_batch_size: int,
+    ) -> None:
+        super().__init__(name, rank, alpha, dropout, targets)
+        one_of("scope", scope, SCOPES)
+        if not 0 < sparsity < 1:
+            raise ValueError(f"sparsity must lie in (0, 1), got {sparsity}")
+        if not 0 < sample_ratio <= 1:
+            raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
+        if warmup_epochs < 0 or warmup_batch_size < 1:
+            raise ValueError("warmup_epochs must not be negative, and warmup_batch_size at least 1")
+        if init_std is None and warmup_epochs == 0:
+            raise ValueError("with B = 0 (init_std=null) every score is zero: set init_std=0.02 or warmup_epochs=3")
+        if init_std is not None and not init_std > 0:
+            raise ValueError(f"init_std must be positive or null, got {init_std}")
+        self.sparsity, self.scope, self.init_std = sparsity, scope, init_std
+        self.sample_ratio, self.warmup_epochs, self.warmup_batch_size = sample_ratio, warmup_epochs, warmup_batch_size
+        self.masks: dict[str, Tensor] = {}  # of the parameter of this name: True where it is kept
+        self.inactive = 0
+
+    def adapt(self, model: nn.Module) -> None:
+        super().adapt(model)
+        sizes = []
+        for parameter in lora_parameters(model).values():
+            sizes.append(parameter.numel())
+            if self.init_std is not None:
+                nn.init.normal_(parameter, std=self.init_std)
+        masked = sizes if self.scope == "matrix" else [sum(sizes)]
+        self.inactive = sum(math.ceil(self.sparsity * size) for size in masked)
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        rows = probe.sample(self.sample_ratio)
+        if self.warmup_epochs:
+            probe.fit(model, rows, self.warmup_epochs, self.warmup_batch_size)
+        scores = snip_scores(model, probe, rows)
+        self._apply(model, keep_largest(scores, self.sparsity, self.scope))
+
+    def _apply(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        """Zero what is masked; a masked gradient, neither clipped with the others nor stepped along, keeps it so."""
+        self.masks = dict(masks)
+        for name, parameter in lora_parameters(model).items():
+            with torch.no_grad():
+                parameter.mul_(self.masks[name].to(parameter.device))
+            parameter.register_hook(lambda gradient, name=name: gradient * self.masks[name].to(gradient.device))
+
+    def report(self) -> dict[str, Any]:
+        return super().report() | {"inactive": self.inactive}
+
+    def state(self) -> dict[str, Any]:
+        return {"masks": self.masks}
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        if "masks" in state:  # a finished run's masked entries are zeros of its weights
+            self._apply(model, state["masks"])
+
+
+def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """A and B of every LoRA module, by name."""
+    modules = lora_modules(model)
+    return {
+        f"{name}.{matrix}": getattr(module, matrix) for name, module in modules.items() for matrix in ("lora_A", "lora_B")
+    }
+
+
+def snip_scores(model: nn.Module, probe: Probe, rows: Iterable[int]) -> dict[str, Tensor]:
+    """|w dL/dw| of every entry of A and B, L summed over the batches; gradients are cleared before and after.
+
+    ValueError: all scores zero, or one that is not finite.
+    """
+    parameters = lora_parameters(model)
+    model.zero_grad(set_to_none=True)
+    with evaluating(model):
+        for batch in probe.batches(rows):
+            with probe.autocast():
+                loss = model(**batch).loss
+            loss.backward()
+    scores = {name: (p.detach() * p.grad).abs() for name, p in parameters.items()}
+    model.zero_grad(set_to_none=True)
+    if not all(score.isfinite().all() for score in scores.values()):
+        raise ValueError("a SNIP score is not finite: the loss or a gradient has overflowed")
+    if not any(score.any() for score in scores.values()):
+        raise ValueError("all SNIP scores are zero: with B = 0 nothing can be told apart; set init_std or warmup_epochs")
+    return scores
+
+
+def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
+    """Masks that leave out exactly ceil(sparsity * N) entries, those of the smallest scores; of equal ones the first."""
+    if scope == "matrix":
+        return {name: _mask(score.flatten(), sparsity).view_as(score) for name, score in scores.items()}
+    together = _mask(torch.cat([score.flatten() for score in scores.values()]), sparsity)
+    parts = together.split([score.numel() for score in scores.values()])
+    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+
+
+def _mask(scores: Tensor, sparsity: float) -> Tensor:
+    mask = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+    mask[scores.argsort(stable=True)[: math.ceil(sparsity * len(scores))]] = False
+    return mask

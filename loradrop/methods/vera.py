@@ -1,0 +1,60 @@
+"""VeRA: h = W x + diag(b) B diag(d) A x (Kopiczko et al. 2024, arXiv 2310.11454, Section 3).
+
+One random pair A (r, d_in), B (d_out, r) for all modules stays frozen; each module trains d (r) and b (d_out). There is no
+factor alpha / r. With b = 0 at the start the output is unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from loradrop.lora import Site, wrap
+from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
+
+
+class VeRA(ScaledLoRA):
+    """`learning_rate` is that of the vectors; the head has the recipe's.
+
+    The projections are drawn when the method is installed, so they follow the run's seed and need not be saved. As they are
+    not trained, their rank may exceed the modules' width.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rank: int,
+        dropout: float,
+        targets: Iterable[str] | str | None,
+        d_initial: float,
+        learning_rate: float,
+    ) -> None:
+        super().__init__(name, rank, rank, dropout, targets)  # alpha = r: no scaling
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        self.d_initial, self.learning_rate = d_initial, learning_rate
+
+    def adapt(self, model: nn.Module) -> None:
+        d_in, d_out = widest(model, self.targets)
+        device = next(model.parameters()).device
+        matrices = _random(self.rank, d_in, device), _random(d_out, self.rank, device)
+
+        def wrapped(_: Site, base: nn.Module) -> ScaledLoRALinear:
+            options = {"dtype": torch.float32, "device": base.weight.device}
+            d = nn.Parameter(torch.full((self.rank,), self.d_initial, **options))
+            b = nn.Parameter(torch.zeros(base.out_features, **options))
+            return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, d, b)
+
+        wrap(model, self.targets, wrapped)
+
+    def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
+        return {vector: {"lr": self.learning_rate} for vector in ("lora_u", "lora_v")}
+
+
+def _random(rows: int, columns: int, device: torch.device) -> nn.Parameter:
+    """A frozen Kaiming-uniform matrix, gain sqrt(2), as PEFT's."""
+    matrix = nn.Parameter(torch.empty(rows, columns, dtype=torch.float32, device=device), requires_grad=False)
+    nn.init.kaiming_uniform_(matrix, a=0)
+    return matrix
