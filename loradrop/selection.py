@@ -92,11 +92,11 @@ def select(
 ) -> Plan:
     """Choose the layers that keep an own LoRA. Give `threshold` (T), `budget`, each in (0, 1], or `k`.
 
-    `which` layers keep their own, with k the number that LoRA-drop keeps of each module type unless it is given: the k `largest`
-    (LoRA-drop); for the ablations of Section 4.4 the k `smallest` or the `unselected` ones (both readings of "inv"), k at
-    `random` (drawn from `seed`), or the k upper layers (`top`). `jointly` ranks all module types together. Ties go to the
-    lower layer. ValueError: a number out of range, an unknown `which`, importances that are all zero, a budget smaller than
-    the shared LoRAs alone.
+    `which` layers keep their own, with k, where not given, the number that LoRA-drop keeps of each module type: the k
+    `largest` (LoRA-drop); for the ablations of Section 4.4 the k `smallest` or the `unselected` ones (both readings of
+    "inv"), k at `random` (drawn from `seed`), or the k upper layers (`top`). `jointly` ranks all module types together.
+    Ties go to the lower layer. ValueError: a number out of range, an unknown `which`, importances that are all zero, a
+    budget smaller than the shared LoRAs alone.
     """
     check_selection(threshold, budget, k, which)
     kept: set[Key] = set()
@@ -127,8 +127,8 @@ def check_selection(threshold: float | None, budget: float | None, k: int | None
         raise ValueError(f"k must be at least 1, got {k}")
     if which not in WHICH:
         raise ValueError(f"which must be one of {', '.join(WHICH)}, got '{which}'")
-    if which == "unselected" and budget is not None:
-        raise ValueError("which=unselected keeps the layers that a budget would leave out: give a threshold")
+    if which == "unselected" and threshold is None:
+        raise ValueError("which=unselected keeps what a threshold would leave out: give a threshold")
 
 
 def _groups(importance: Measured, jointly: bool) -> list[dict[Key, float]]:

@@ -107,15 +107,25 @@ def test_without_sharing_the_others_cost_nothing():
         ({"threshold": 0}, r"threshold must lie in \(0, 1\], got 0"),
         ({"threshold": 1.1}, "threshold must lie"),
         ({"budget": -0.5}, r"budget must lie in \(0, 1\], got -0.5"),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"k": 7}, "k must not exceed the 6 layers there are, got 7"),
+        ({"k": 2, "threshold": 0.9}, "give one of threshold, budget and k"),
+        ({"k": 2, "which": "unselected"}, "give a threshold"),
         ({"budget": 0.1}, "budget 0.1 is too small: the shared LoRAs alone need 0.167"),
-        ({}, "give either threshold or budget"),
-        ({"threshold": 0.9, "budget": 0.5}, "give either threshold or budget"),
+        ({}, "give one of threshold, budget and k"),
+        ({"threshold": 0.9, "budget": 0.5}, "give one of threshold, budget and k"),
         ({"threshold": 0.9, "which": "best"}, "which must be one of largest, "),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         select(SIX, **arguments)
+
+
+def test_k_layers_of_each_type_or_of_all():
+    assert select(SIX, k=2).kept == {"query": (0, 3), "value": (0, 5)}
+    assert select(SIX, k=2, jointly=True).kept == {"query": (3,), "value": (5,)}
+    assert select(SIX, k=2, which="top").kept == {"query": (4, 5), "value": (4, 5)}
 
 
 @pytest.mark.parametrize("values", [[0, 0], [float("nan"), 1], [float("inf"), 1]])

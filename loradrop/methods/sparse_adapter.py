@@ -1,4 +1,4 @@
-"""Sparse Adapter with SNIP: LoRA whose least sensitive entries are masked before training (He et al. 2022, arXiv 2210.04284).
+"""Sparse Adapter with SNIP: LoRA whose least sensitive entries are masked beforehand (He et al. 2022, arXiv 2210.04284).
 
 The score of an entry w of A or B is |w dL/dw|, with the gradient summed over the batches of a sample, in eval mode. One
 threshold for all entries of all modules; the mask then stays for the whole run (Shwai-He/SparseAdapter@b190084).
