@@ -29,14 +29,19 @@ class Options:
         return " ".join(["python -m experiments.run", *self.overrides])
 
 
-def parse(text: str, arguments: list[str] | None, formats: Iterable[str], default: str) -> Options:
-    """Parse `<experiment> [overrides] [--format F]`; an experiment that is not there ends with a message."""
-    known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+def parse(
+    text: str, arguments: list[str] | None, formats: Iterable[str], default: str, others: Iterable[str] = ()
+) -> Options:
+    """Parse `<experiment> [overrides] [--format F]`; an experiment that is not there ends with a message.
+
+    `others`: names that are no experiment's, of what needs no runs.
+    """
+    known = sorted([*(path.stem for path in EXPERIMENTS.glob("*.yaml")), *others])
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment)")
     parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
     parser.add_argument("--format", choices=sorted(formats), default=default)
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # overrides behind --format too
     if given.experiment not in known:
         parser.error(f"there is no experiment '{given.experiment}' in conf/experiment; there are: {', '.join(known)}")
     wrong = [override for override in given.overrides if "=" not in override]

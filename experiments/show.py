@@ -93,11 +93,15 @@ def overview(frame: pd.DataFrame) -> None:
             *(str(frame[name].iloc[0]) for name in same),
         ]
     )
-    table = Table(title=title)
     narrow = console.width < 100  # the saved table has all columns
-    shown = frame.drop(columns=[*same, *(["kept"] if narrow else [])])
-    for column in shown.columns:
-        table.add_column(column, justify="left" if column in (*names, "method") else "right", no_wrap=True)
-    for row in shown.itertuples(index=False):
+    listing(frame.drop(columns=[*same, *(["kept"] if narrow else [])]), title, text=(*names, "method"))
+
+
+def listing(frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> None:
+    """A table of text cells; columns of `text` stand to the left, those of numbers to the right."""
+    table = Table(title=title)
+    for column in frame.columns:
+        table.add_column(column, justify="left" if column in text else "right", no_wrap=column not in wrapped)
+    for row in frame.itertuples(index=False):
         table.add_row(*map(str, row))
     console.print(table)

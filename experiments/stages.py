@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from experiments.config import digest
 from experiments.results import replacing
 from experiments.setup import Setup
-from loradrop.backbones import head_parameters
+from loradrop.backbones import parameter_counts
 from loradrop.importance import Importance
 from loradrop.methods.base import Stage1
 from loradrop.modules import SequenceModule, best_epoch
@@ -185,9 +185,6 @@ def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callb
 def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
     """The part of a result that says what was trained and how well."""
     task, report = setup.data.task, setup.method.report()
-    head = {id(parameter) for _, parameter in head_parameters(setup.model)}
-    parameters = list(setup.model.parameters())
-    trainable = [p for p in parameters if p.requires_grad]
     importance, plan = report.get("importance"), report.get("plan")
     return {
         "metrics": {
@@ -197,9 +194,7 @@ def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
             "last": module.epochs[-1],
         },
         "parameters": {
-            "adapter": sum(p.numel() for p in trainable if id(p) not in head) - report.get("inactive", 0),
-            "head": sum(p.numel() for p in trainable if id(p) in head),
-            "total": sum(p.numel() for p in parameters),
+            **parameter_counts(setup.model, report.get("inactive", 0)),
             "lora_parameters": report.get("lora_parameters"),
         },
         "importance": importance and importance.to_dict(),

@@ -2,6 +2,7 @@
 
 python -m experiments.table demo                          print it, and save it as outputs/tables/demo.md
 python -m experiments.table demo seed=0 --format csv      a part of it, as CSV
+python -m experiments.table parameters                    trainable parameters of the paper's tables, without any run
 """
 
 from __future__ import annotations
@@ -14,15 +15,24 @@ import pandas as pd
 
 from experiments import results, show
 from experiments.command import Options, guarded, parse
+from experiments.config import UserError
 
 FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "markdown": ("md", lambda frame: results.markdown(frame)),
     "csv": ("csv", lambda frame: frame.to_csv(index=False)),
 }
+PARAMETERS = "parameters"  # a table without runs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(__doc__, arguments, FORMATS, "markdown")
+    options = parse(__doc__, arguments, FORMATS, "markdown", (PARAMETERS,))
+    if options.experiment == PARAMETERS:
+        if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
+            raise UserError(f"{PARAMETERS} is not made of runs: paths.outputs is its only override")
+        from experiments import parameters  # torch and transformers
+
+        _save(parameters.shown(), parameters.CAPTION, options)
+        return 0
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
     missing = frame[frame.status != results.FINISHED]
@@ -33,13 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
     show.overview(table)
     if len(missing):
         show.failed(f"{len(missing)} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
+    _save(table, _caption(finished, options), options)
+    return 0
+
+
+def _save(table: pd.DataFrame, caption: str, options: Options) -> None:
     suffix, render = FORMATS[options.format]
-    head = "" if options.format == "csv" else f"{_caption(finished, options)}\n\n"
+    head = "" if options.format == "csv" else f"{caption}\n\n"
     path = Path(options.outputs) / "tables" / f"{options.experiment}.{suffix}"
     with results.replacing(path) as file:
         file.write_text(head + render(table))
     show.console.print(f"saved as {path}", soft_wrap=True)
-    return 0
 
 
 def _caption(frame: pd.DataFrame, options: Options) -> str:

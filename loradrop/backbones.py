@@ -142,3 +142,13 @@ def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
         for name, parameter in model.named_parameters()
         if not name.startswith(encoder) or name.startswith(encoder + "pooler.")
     ]
+
+
+def parameter_counts(model: nn.Module, inactive: int = 0) -> dict[str, int]:
+    """Trainable numbers outside the head (`adapter`, less `inactive` ones) and in it (`head`), and all numbers (`total`)."""
+    head = {id(parameter) for _, parameter in head_parameters(model)}
+    sizes = {True: 0, False: 0}
+    for parameter in model.parameters():
+        sizes[id(parameter) in head] += parameter.numel() * parameter.requires_grad
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return {"adapter": sizes[False] - inactive, "head": sizes[True], "total": total}

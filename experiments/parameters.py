@@ -1,0 +1,150 @@
+"""Trainable parameters of the published tables: as printed, and as our methods make them on the meta device.
+
+python -m experiments.table parameters
+
+No weights, no tokenizer, no network: shapes come from paper/architectures.yaml, methods from conf/method. What is printed,
+and why a number may differ, stands in paper/lora_drop.yaml and paper/prilora.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from experiments import show
+from experiments.config import CONF, build
+from loradrop.backbones import freeze_encoder, parameter_counts
+from loradrop.importance import Importance
+from loradrop.lora import lora_sites
+from loradrop.methods.base import Method
+from loradrop.methods.lora_drop import LoRADrop
+from loradrop.selection import select
+from loradrop.sharing import share
+
+PAPER = Path(__file__).parent / "paper"
+ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text())
+UNITS = {"M": 1e6, "B": 1e9}
+CAPTION = (
+    "Trainable parameters: as printed, and as counted on the meta device from each model's shape and each method's YAML. "
+    "Heads are not counted; agrees: the same when rounded as printed; n: how many LoRAs LoRA-drop has, kept and shared. "
+    "Made by `python -m experiments.table parameters`."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One printed number."""
+
+    table: str
+    backbone: str
+    row: str
+    printed: str
+    method: str
+    overrides: tuple[str, ...]
+    generates: bool
+    note: str
+
+    def matches(self, count: int) -> bool:
+        """Does a count read as printed, rounded to the printed digits?"""
+        number, unit = self.printed[:-1], UNITS[self.printed[-1]]
+        return f"{count / unit:.{len(number.partition('.')[2])}f}" == number
+
+    def build_method(self) -> Method:
+        """As a run would have it; within Hydra's initialize_config_dir."""
+        overrides = [f"backbone={self.backbone}", f"method={self.method}", *self.overrides]
+        return build("method", compose("run", overrides).method)
+
+    def installed(self, method: Method) -> nn.Module:
+        """The published model without weights, with the method's parameters in it."""
+        model = skeleton(self.backbone, self.generates)
+        method.install(model)
+        return model
+
+
+def skeleton(backbone: str, generates: bool = False) -> nn.Module:
+    """A published model on the meta device, with the head for two classes or, if it `generates`, with its lm_head."""
+    auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
+    with torch.device("meta"):
+        return freeze_encoder(auto.from_config(AutoConfig.for_model(**ARCHITECTURES[backbone])))
+
+
+def cells() -> Iterator[Cell]:
+    """All printed numbers of trainable parameters for which there is a method."""
+    for file in ("lora_drop", "prilora"):
+        for table, content in yaml.safe_load((PAPER / f"{file}.yaml").read_text()).items():
+            for backbone, rows in content["models"].items():
+                for name, row in rows.items():
+                    method = row.get("method", name)
+                    if method and "trainable_params" in row:
+                        yield Cell(
+                            table=table.removeprefix("table"),
+                            backbone=backbone,
+                            row=name,
+                            printed=row["trainable_params"],
+                            method=method,
+                            overrides=tuple(row.get("overrides", ())),
+                            generates=content.get("generates", False),
+                            note=row.get("note", ""),
+                        )
+
+
+def count(cell: Cell) -> dict[str, Any]:
+    """The cell's line of the table: table, backbone, method, printed, ours, agrees, note."""
+    method = cell.build_method()
+    model = cell.installed(method)
+    if isinstance(method, LoRADrop):
+        counts, note = _instances(cell, method, model)
+    else:
+        sizes = parameter_counts(model, method.report().get("inactive", 0))
+        counts, note = [sizes["adapter"]], cell.note.format(whole=sizes["total"])
+    return {
+        "table": cell.table,
+        "backbone": cell.backbone,
+        "method": cell.row,
+        "printed": cell.printed,
+        "ours": " or ".join(f"{count:,}" for count in counts) or "-",
+        "agrees": "yes" if counts and all(map(cell.matches, counts)) else "no",
+        "note": note,
+    }
+
+
+def _instances(cell: Cell, method: LoRADrop, model: nn.Module) -> tuple[list[int], str]:
+    """The counts that read as printed after LoRAs were shared, and of how many instances they are."""
+    uniform = Importance({}, {})
+    for site, module in lora_sites(model).items():
+        uniform.values.setdefault(site.module_type, {})[site.layer] = 1.0
+        uniform.parameters.setdefault(site.module_type, {})[site.layer] = module.size
+    sizes = [size for layers in uniform.parameters.values() for size in layers.values()]
+    counts = {}
+    for n in range(len(uniform.parameters), len(sizes) + 1):  # from one shared LoRA for each module type on
+        if cell.matches(n * sizes[0]):
+            model = cell.installed(method)
+            share(model, select(uniform, budget=n / len(sizes), jointly=True))
+            counts[n] = parameter_counts(model)["adapter"]
+    numbers = " or ".join(map(str, counts)) or "no number"
+    note = f"n = {numbers} of {len(sizes)} LoRAs of {sizes[0]:,} each, kept and shared. {cell.note}"
+    return list(counts.values()), note.strip()
+
+
+def table() -> pd.DataFrame:
+    """One row for each printed number."""
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return pd.DataFrame([count(cell) for cell in cells()])
+
+
+def shown() -> pd.DataFrame:
+    """The table, printed as well; a narrow console leaves out what does not fit, the saved table has all."""
+    frame = table()
+    visible = frame.drop(columns=["backbone", "note"]) if show.console.width < 110 else frame
+    text = ("table", "backbone", "method", "note")
+    show.listing(visible, "trainable parameters, heads not counted", text, wrapped=("note",))
+    return frame
