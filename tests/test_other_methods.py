@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import FAMILIES, build
 from torch import nn
 
 from loradrop.backbones import freeze_encoder, head_parameters
+from loradrop.methods.adalora import ADAPTER, SCORES, AdaLoRA
 from loradrop.methods.bitfit import BitFit
 from loradrop.methods.houlsby import AdapterLinear, Houlsby
 from loradrop.methods.last_quarter import LastLayers
@@ -18,11 +20,24 @@ METHODS = {
     "bitfit": (BitFit, {"biases": "all"}),
     "last_quarter": (LastLayers, {"fraction": 0.25}),
     "houlsby": (Houlsby, {"bottleneck": 5, "activation": "gelu", "init_std": 0.01, "targets": None}),
+    "adalora": (
+        AdaLoRA,
+        {"init_rank": 3, "target_rank": 2, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
+        | {"warmup_ratio": 0.1, "final_ratio": 0.3, "interval": 2, "beta1": 0.85, "beta2": 0.85, "orthogonality": 0.1},
+    ),
 }
+STEPS = 14  # of a run
 REFUSED = {("bitfit", "llama"): "no biases"}
 FITTING = [(method, family) for method in METHODS for family in FAMILIES if (method, family) not in REFUSED]
-UNCHANGED = ("bitfit", "last_quarter", "houlsby")  # methods whose output starts as the backbone's
+UNCHANGED = ("bitfit", "last_quarter", "houlsby", "adalora")  # methods whose output starts as the backbone's
 fitting = pytest.mark.parametrize(("name", "family"), FITTING)
+
+
+class Run:
+    """A probe of a run that has this many steps."""
+
+    def __init__(self, steps=STEPS):
+        self.steps = steps
 
 
 def make(name, **changes):
@@ -35,6 +50,7 @@ def installed(name, family, **changes):
     model, method = freeze_encoder(build(family)), make(name, **changes)
     torch.manual_seed(1)
     method.install(model)
+    method.prepare(model, Run())
     return method, model
 
 
@@ -53,14 +69,13 @@ def expected(name, model, plain):
         return {n for n, _ in plain.named_parameters() if n.endswith("bias")} - head
     if name == "last_quarter":
         return {n for n, _ in plain.named_parameters() if ".2." in n}
-    return (
-        {n for n, _ in model.named_parameters()}
-        - {n.replace(".base.", ".") for n, _ in plain.named_parameters()}
-        - {n for n, _ in model.named_parameters() if ".base." in n}
-    )
+    before, now = ({n for n, _ in m.named_parameters()} for m in (plain, model))
+    wrapped = {n for n in now if ".base." in n or ".base_layer." in n}
+    assert {n.replace(".base.", ".").replace(".base_layer.", ".") for n in wrapped} <= before
+    return {n for n in now - before - wrapped if ".ranknum." not in n}  # a constant of PEFT's
 
 
-def train(method, model, batch, steps=12, lr=1e-2):
+def train(method, model, batch, steps=STEPS, lr=1e-2):
     """Losses of some optimiser steps on one batch."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     losses = []
@@ -121,6 +136,7 @@ def test_bf16(name, family, weights, batch):
     model, method = freeze_encoder(build(family).to(weights)), make(name)
     old = {id(parameter) for parameter in model.parameters()}
     method.install(model)
+    assert trained_names(model) == expected(name, model, build(family))
     with torch.autocast("cpu", torch.bfloat16, enabled=weights == torch.float32):
         loss = model(**batch).loss
     loss.backward()
@@ -145,6 +161,12 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
         ("houlsby", {"bottleneck": 33}, "bottleneck must lie between 1 and 32 .* got 33"),
         ("houlsby", {"activation": "gleu"}, "activation must be one of gelu, relu"),
         ("houlsby", {"init_std": 0.0}, "init_std must be positive"),
+        ("adalora", {"target_rank": 3}, r"target_rank must be at least 1 and below init_rank \(3\), got 3"),
+        ("adalora", {"init_rank": 33}, "init_rank 33 is too large for .* 32 x 32"),
+        ("adalora", {"final_ratio": 1.0}, r"final_ratio must lie in \[0, 1\), got 1"),
+        ("adalora", {"beta2": 1.0}, r"beta2 must lie in \(0, 1\), got 1"),
+        ("adalora", {"interval": 0}, "interval must be at least 1"),
+        ("adalora", {"orthogonality": -1.0}, "orthogonality must not be negative"),
         ("houlsby", {"targets": ["o_proj"]}, "no linear module's name ends in 'o_proj'.*Linear modules: .*query"),
     ],
 )
@@ -194,3 +216,93 @@ def test_houlsby_equals_its_equation_and_stays_within_two_deviations():
 def test_houlsby_lists_the_modules_of_a_family_that_it_does_not_know():
     with pytest.raises(ValueError, match=r"known in Sequential; name the modules \(targets\)\. Linear modules: \*"):
         make("houlsby").install(nn.Sequential(nn.Linear(4, 4)))
+
+
+def test_adalora_meets_the_budget_exactly_and_reports_it(batch):
+    method, model = installed("adalora", "roberta")
+    assert method.report() == {}
+    train(method, model, batch)
+    modules = [module for module in model.modules() if hasattr(module, "lora_E")]
+    ranks = [int((module.lora_E[ADAPTER] != 0).sum()) for module in modules]
+    assert len(modules) == 3 * 6 and sum(ranks) == 2 * 18 and len(set(ranks)) > 1
+    report = method.report()
+    assert report["inactive"] == sum(
+        (3 - rank) * (m.in_features + m.out_features + 1) for rank, m in zip(ranks, modules, strict=True)
+    )
+    assert "budget of 36 triplets holds from step 10 of 14" in report["notes"][0]
+    assert f"query {ranks[0]} {ranks[6]} {ranks[12]};" in report["notes"][1]
+
+
+def test_adaloras_training_is_pefts(batch):
+    """PEFT's own wrapper, penalty and loop, from the same weights: the same ranks and weights."""
+    from peft import AdaLoraConfig, get_peft_model
+
+    method, model = installed("adalora", "bert")
+    rank = {"init_r": 3, "target_r": 2, "lora_alpha": 16, "lora_dropout": 0.0, "orth_reg_weight": 0.1}
+    schedule = {"total_step": STEPS, "tinit": 1, "tfinal": 4, "deltaT": 2}
+    targets = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+    theirs = get_peft_model(freeze_encoder(build("bert")), AdaLoraConfig(**rank, **schedule, target_modules=targets)).eval()
+    theirs = theirs.base_model  # PeftModel.forward goes past the penalty where no task type is given
+    inner = theirs.model
+    for _, parameter in head_parameters(inner):
+        parameter.requires_grad_(True)
+    inner.load_state_dict(model.state_dict())
+    torch.testing.assert_close(method.penalty(model), theirs(**batch).loss - model(**batch).loss)
+    train(method, model, batch)
+    optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-2)
+    for step in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        theirs(**batch).loss.backward()
+        optimizer.step()
+        theirs.update_and_allocate(step)
+    assert method.state()["rank_pattern"] == theirs.peft_config[ADAPTER].rank_pattern
+    for name, value in inner.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("at", [1, 5, 9, 10, 12])
+def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
+    def fresh():
+        model, method = freeze_encoder(build()), make("adalora")
+        torch.manual_seed(1)
+        method.install(model)
+        return method, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+
+    def run(method, model, optimizer, steps):
+        for step in steps:
+            optimizer.zero_grad()
+            (model(**batch).loss + method.penalty(model)).backward()
+            optimizer.step()
+            method.after_step(model, step)
+
+    method, model, optimizer = fresh()
+    method.prepare(model, Run())
+    run(method, model, optimizer, range(1, at + 1))
+    file = tmp_path / "checkpoint"
+    torch.save([method.state(), model.state_dict(), optimizer.state_dict()], file)
+    run(method, model, optimizer, range(at + 1, STEPS + 1))
+    again, resumed, other = fresh()
+    state, values, moments = torch.load(file, weights_only=True)
+    json.dumps({key: value for key, value in state.items() if key not in SCORES})
+    again.load_state(resumed, state)
+    resumed.load_state_dict(values)
+    other.load_state_dict(moments)
+    run(again, resumed, other, range(at + 1, STEPS + 1))
+    assert again.report() == method.report() != {}
+    for name, value in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "message"),
+    [
+        (STEPS, {"warmup_ratio": 0.7}, r"14 steps: 10 of warm-up \(warmup_ratio\) and 4 at the end .* leave 0"),
+        (STEPS, {"interval": 10}, r"leave 9 to cut the budget in, every 10 \(interval\)"),
+        (2, {"interval": 1}, "leave 1 to cut"),
+    ],
+)
+def test_a_schedule_of_adalora_that_does_not_fit_the_run_is_refused(steps, changes, message):
+    model, method = freeze_encoder(build()), make("adalora", **changes)
+    method.install(model)
+    with pytest.raises(ValueError, match=message):
+        method.prepare(model, Run(steps))

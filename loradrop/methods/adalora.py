@@ -1,0 +1,169 @@
+"""AdaLoRA: W + P diag(l) Q, whose rank is given out over the modules in training (Zhang et al. 2023, arXiv 2303.10512).
+
+PEFT does the work, in place: in its names B = P (d_out, r), E = l (r, 1) and A = Q (r, d_in). A triplet (column of P, l,
+row of Q) has a score of smoothed sensitivity times uncertainty; after a warm-up the budget of triplets falls along a cubic
+curve from init_rank to target_rank per module on average, and the l of the lowest scores are set to zero. Their triplets
+stay in memory and in the optimiser, but add nothing to the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loradrop.lora import Site, find_sites
+from loradrop.methods.base import Method, Probe
+
+ADAPTER = "default"  # PEFT's name for an adapter without one
+SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's RankAllocator, by parameter
+
+
+class AdaLoRA(Method):
+    """Of the run's optimiser steps, the first `warmup_ratio` keep the initial budget and the last `final_ratio` the target.
+
+    In between it is cut every `interval` steps. `beta1` and `beta2` smooth sensitivity and uncertainty; `orthogonality`
+    weighs the penalty. `targets` as in loradrop.lora.add_lora.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        init_rank: int,
+        target_rank: int,
+        alpha: float,
+        dropout: float,
+        targets: Iterable[str] | str | None,
+        warmup_ratio: float,
+        final_ratio: float,
+        interval: int,
+        beta1: float,
+        beta2: float,
+        orthogonality: float,
+    ) -> None:
+        super().__init__(name)
+        if not 1 <= target_rank < init_rank:
+            raise ValueError(f"target_rank must be at least 1 and below init_rank ({init_rank}), got {target_rank}")
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, got {interval}")
+        for key, value in (("warmup_ratio", warmup_ratio), ("final_ratio", final_ratio), ("dropout", dropout)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{key} must lie in [0, 1), got {value}")
+        for key, value in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 < value < 1:
+                raise ValueError(f"{key} must lie in (0, 1), got {value}")
+        if orthogonality < 0 or alpha <= 0:
+            raise ValueError(f"orthogonality must not be negative and alpha positive, got {orthogonality} and {alpha}")
+        self.init_rank, self.target_rank, self.alpha, self.dropout = init_rank, target_rank, alpha, dropout
+        self.targets = [targets] if isinstance(targets, str) else targets and list(targets)
+        self.warmup_ratio, self.final_ratio, self.interval = warmup_ratio, final_ratio, interval
+        self.beta1, self.beta2, self.orthogonality = beta1, beta2, orthogonality
+        self.sites: list[Site] = []
+        self.tuner: Any = None  # PEFT's AdaLoraModel
+
+    def install(self, model: nn.Module) -> None:
+        from peft import AdaLoraConfig, AdaLoraModel  # seconds that other methods need not spend
+
+        self.sites = find_sites(model, self.targets)
+        for site in self.sites:
+            base = model.get_submodule(site.name)
+            if self.init_rank > min(base.in_features, base.out_features):
+                size = f"{base.in_features} x {base.out_features}"
+                raise ValueError(f"init_rank {self.init_rank} is too large for {site.name}, a {size} module")
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]  # the head
+        config = AdaLoraConfig(
+            init_r=self.init_rank,
+            target_r=self.target_rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=[site.name for site in self.sites],
+            deltaT=self.interval,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            orth_reg_weight=self.orthogonality,
+            total_step=1,  # the run's, in `prepare`
+        )
+        self.tuner = AdaLoraModel(model, config, ADAPTER)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for layer in self._layers().values():
+            layer.ranknum.requires_grad_(False)  # PEFT leaves this constant trainable where the base is not float32
+            for parameter in (layer.lora_A[ADAPTER], layer.lora_E[ADAPTER], layer.lora_B[ADAPTER]):
+                parameter.data = parameter.data.float()
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        """The schedule in steps. ValueError where it does not fit the run."""
+        steps = probe.steps
+        start, final = round(self.warmup_ratio * steps), round(self.final_ratio * steps)
+        room = steps - start - final
+        if room < max(2, self.interval):
+            raise ValueError(
+                f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up (warmup_ratio) and {final} at "
+                f"the end (final_ratio) leave {room} to cut the budget in, every {self.interval} (interval)"
+            )
+        self._schedule(steps, start, final)
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """orthogonality times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all modules, as PEFT: norms, not squares."""
+        if not self.orthogonality:
+            return None
+        norms = []
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            for layer in self._layers().values():
+                P, Q = layer.lora_B[ADAPTER], layer.lora_A[ADAPTER]
+                unit = torch.eye(Q.shape[0], dtype=Q.dtype, device=Q.device)
+                norms += [torch.linalg.matrix_norm(P.T @ P - unit), torch.linalg.matrix_norm(Q @ Q.T - unit)]
+        return self.orthogonality * torch.stack(norms).mean()
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        allocator, device = self.tuner.rankallocator, next(model.parameters()).device
+        for key in SCORES:  # those of a checkpoint come on the CPU
+            setattr(allocator, key, {name: score.to(device) for name, score in getattr(allocator, key).items()})
+        self.tuner.update_and_allocate(step)
+
+    def report(self) -> dict[str, Any]:
+        """The adapter is the final budget: triplets masked at the end do not count."""
+        config = self._config
+        if config.rank_pattern is None:
+            return {}
+        layers = self._layers()
+        ranks = {site: sum(config.rank_pattern[f"{site.name}.lora_E.{ADAPTER}"]) for site in self.sites}
+        sizes = {site: layers[site.name].in_features + layers[site.name].out_features + 1 for site in self.sites}
+        by_type: dict[str, list[str]] = {}
+        for site, rank in ranks.items():
+            by_type.setdefault(site.module_type, []).append(str(rank))
+        return {
+            "inactive": sum((self.init_rank - ranks[site]) * sizes[site] for site in self.sites),
+            "notes": [
+                f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step {config.total_step - config.tfinal} of "
+                f"{config.total_step} on; weights of a best epoch before it hold more",
+                "final ranks from the lowest layer: " + "; ".join(f"{k} {' '.join(v)}" for k, v in by_type.items()),
+            ],
+        }
+
+    def state(self) -> dict[str, Any]:
+        config, allocator = self._config, self.tuner.rankallocator
+        scores = {key: dict(getattr(allocator, key)) for key in SCORES}
+        schedule = [config.total_step, config.tinit, config.tfinal]
+        return {"schedule": schedule, "rank_pattern": config.rank_pattern, **scores}
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        if not state:  # of a finished run: its masked l are zero in the saved weights
+            return
+        self._schedule(*state["schedule"])
+        self._config.rank_pattern = state["rank_pattern"]
+        for key in SCORES:
+            setattr(self.tuner.rankallocator, key, dict(state[key]))
+
+    @property
+    def _config(self) -> Any:
+        return self.tuner.peft_config[ADAPTER]
+
+    def _schedule(self, steps: int, start: int, final: int) -> None:
+        self._config.total_step, self._config.tinit, self._config.tfinal = steps, start, final
+
+    def _layers(self) -> dict[str, nn.Module]:
+        """The adapted modules by name."""
+        return {name: module for name, module in self.tuner.model.named_modules() if hasattr(module, "lora_E")}
