@@ -38,7 +38,7 @@ FAMILIES = {
     "llama": (
         LlamaForSequenceClassification,
         # fewer value heads than query heads: modules of different width
-        LlamaConfig(**SHAPE, max_position_embeddings=40, num_key_value_heads=2, pad_token_id=0),
+        LlamaConfig(**SHAPE, max_position_embeddings=40, num_key_value_heads=2, pad_token_id=1),
         ("q_proj", "v_proj"),
     ),
     "deberta": (

@@ -90,8 +90,9 @@ class PRILoRA(LoRA):
             return
         with torch.autocast(x.device.type, enabled=False):
             inputs = (x if self.matrix == "A" else module.down(x)).float().flatten(0, -2)  # (tokens, features)
-            if self.attention_mask is not None:
-                inputs = inputs * self.attention_mask.flatten()[:, None]
+            mask = self.attention_mask
+            if mask is not None and mask.numel() == len(inputs):  # DeBERTa's relative positions are no tokens of the batch
+                inputs = inputs * mask.flatten()[:, None]
             norm = torch.linalg.vector_norm(inputs, dim=0)
         old = self.norms.get(name)
         self.norms[name] = norm if old is None else self.decay * old.to(norm.device) + (1 - self.decay) * norm
