@@ -64,6 +64,42 @@ def test_cut_off_and_taken_up_again(config, uninterrupted, tmp_path, monkeypatch
         assert torch.equal(best["state"][key], value)
 
 
+# what a method has decided or gathered, but trains not, goes on as well
+STATEFUL = {
+    "lora_drop": ["method.sample_ratio=0.5", "method.sample_epochs=1", "method.threshold=0.5"],
+    "sparse_adapter": ["method.scope=matrix"],
+    "prilora": ["method.interval=3"],
+    "prilora without regrowth": ["method.interval=3", "method.regrow=false"],
+    "adalora": ["method.interval=1"],
+}
+
+
+@pytest.mark.parametrize("case", STATEFUL)
+def test_what_a_method_remembers_is_taken_up_again(config, tmp_path, monkeypatch, case):
+    name = case.split()[0]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        overrides = [f"method={name}", *STATEFUL[case]]
+        other = compose("run", [*overrides, "paths.models=null", "paths.data=null"])
+    other.recipe, other.task, other.trainer, other.paths = config.recipe, config.task, config.trainer, config.paths
+    whole = trained(other, tmp_path / "whole")
+    original = SequenceModule.training_step
+
+    def step(self, *args):
+        if self.trainer.max_epochs == 2 and self.global_step == STEPS + 1:
+            raise CutOff
+        return original(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SequenceModule, "training_step", step)
+        with pytest.raises(CutOff):
+            trained(other, tmp_path / "cut")
+    assert (tmp_path / "cut" / CHECKPOINT).exists()
+    epochs, best = trained(other, tmp_path / "cut")
+    assert epochs == whole[0] and best["epoch"] == whole[1]["epoch"] and set(best["state"]) == set(whole[1]["state"])
+    for key, value in whole[1]["state"].items():
+        assert torch.equal(best["state"][key], value)
+
+
 def test_a_checkpoint_of_other_data_is_not_taken_up(config, uninterrupted, tmp_path, capsys):
     other = config.copy()
     other.task.data_seed = 99
