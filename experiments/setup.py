@@ -37,7 +37,7 @@ class Setup:
         backbone: Backbone = build("backbone", config.backbone)
         task: Task = build("task", config.task)
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
-        backbone.check(task, self.recipe.max_length, models)
+        backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
         self.weights = backbone.fingerprint(models)
         with self.timed("load"):
             splits = task.load(data)

@@ -43,16 +43,16 @@ class Backbone:
         """The model's configuration, without its weights."""
         return AutoConfig.from_pretrained(**self._source(models))
 
-    def check(self, task: Task, max_length: int, models: Path | None) -> None:
-        """ValueError or FileNotFoundError, within seconds, where the backbone is not there or does not fit the task."""
+    def check(self, task: Task, max_length: int, models: Path | None, extra: int = 0) -> None:
+        """ValueError or FileNotFoundError, within seconds, where the backbone is not there or does not fit the task.
+
+        Its positions must hold the longest text and the `extra` tokens that a method puts in front of it.
+        """
         config = self.config(models)
-        # RoBERTa's positions start behind the padding index
-        offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
-        longest = getattr(config, "max_position_embeddings", None)
-        if longest and max_length > longest - offset:
-            raise ValueError(
-                f"recipe.max_length is {max_length}, but backbone {self.name} takes at most {longest - offset} tokens"
-            )
+        longest = longest_text(config)
+        if longest and max_length + extra > longest:
+            adds = f" and the method adds {extra} tokens" if extra else ""
+            raise ValueError(f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens")
         if type(config) not in AutoModelForSequenceClassification._model_mapping:
             raise ValueError(
                 f"backbone {self.name} ({config.model_type}) has no sequence classifier, which task {task.name} needs"
@@ -124,6 +124,14 @@ class Backbone:
                 f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
+
+
+def longest_text(config: Any) -> int | None:
+    """Tokens that the positions of a model suffice for; None where they are not limited."""
+    # RoBERTa's positions start behind the padding index
+    offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+    longest = getattr(config, "max_position_embeddings", None)
+    return longest and longest - offset
 
 
 def freeze_encoder(model: nn.Module) -> nn.Module:

@@ -50,6 +50,8 @@ class Probe(Protocol):
 class Method:
     """Base class; a subclass overrides what it needs."""
 
+    extra_tokens = 0  # that it puts in front of a text, out of the backbone's positions
+
     def __init__(self, name: str) -> None:
         self.name = name
 
