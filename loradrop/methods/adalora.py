@@ -133,7 +133,7 @@ class AdaLoRA(Method):
         sizes = {site: layers[site.name].in_features + layers[site.name].out_features + 1 for site in self.sites}
         by_type: dict[str, list[str]] = {}
         for site, rank in ranks.items():
-            by_type.setdefault(site.module_type, []).append(str(rank))
+            by_type.setdefault(site.module_type.removeprefix("*."), []).append(str(rank))
         return {
             "inactive": sum((self.init_rank - ranks[site]) * sizes[site] for site in self.sites),
             "notes": [

@@ -1,0 +1,66 @@
+"""Prefix tuning: n trained keys and values in front of the text's in every layer (Li and Liang 2021, arXiv 2101.00190).
+
+Keys and values are the parameters themselves (P-tuning v2, arXiv 2110.07602), or with `projection` come from a two-layer
+network, the reparametrisation of Li and Liang. They reach attention as a cache that stands before the text, which therefore
+starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position. DeBERTa's disentangled attention needs
+a position for each key and takes no cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from transformers import DynamicCache
+
+from loradrop.methods.virtual_tokens import VirtualTokens
+
+
+class PrefixTuning(VirtualTokens):
+    """`init_std` of keys and values, or with `projection` of what goes into the network, whose width is the encoder's."""
+
+    part = "prefix_encoder"
+
+    def __init__(self, name: str, virtual_tokens: int, learning_rate: float, projection: bool, init_std: float) -> None:
+        super().__init__(name, virtual_tokens, learning_rate)
+        if init_std < 0:
+            raise ValueError(f"init_std must not be negative, got {init_std}")
+        self.projection, self.init_std = projection, init_std
+
+    def holder(self, encoder: nn.Module) -> nn.Module:
+        """n rows of all layers' keys and values, (layers, 2, key/value heads, d_head) each, in float32."""
+        from peft import PrefixEncoder, PrefixTuningConfig  # seconds that other methods need not spend
+
+        if "past_key_values" not in inspect.signature(encoder.forward).parameters:
+            raise ValueError(
+                f"{type(encoder).__name__} cannot be prefix-tuned: its attention takes no keys and values besides the text's"
+            )
+        layers, heads, size = self._shape(encoder)
+        config = PrefixTuningConfig(
+            num_virtual_tokens=self.virtual_tokens,
+            token_dim=heads * size,
+            num_layers=layers,
+            encoder_hidden_size=encoder.config.hidden_size,
+            prefix_projection=self.projection,
+        )
+        prefix = PrefixEncoder(config).to(encoder.get_input_embeddings().weight.device)
+        nn.init.normal_(prefix.embedding.weight, std=self.init_std)
+        return prefix
+
+    def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
+        layers, heads, width = self._shape(encoder)
+        prefix = encoder.prefix_encoder(self.indices(encoder)).to(encoder.get_input_embeddings().weight.dtype)
+        prefix = prefix.view(self.virtual_tokens, layers, 2, heads, width).permute(1, 2, 3, 0, 4)
+        if inputs.get("position_ids") is not None:
+            inputs["position_ids"] = inputs["position_ids"][:, self.virtual_tokens :]  # the text's alone
+        # of each layer: keys and values, (batch, heads, n, d_head)
+        inputs["past_key_values"] = DynamicCache([tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix])
+
+    @staticmethod
+    def _shape(encoder: nn.Module) -> tuple[int, int, int]:
+        """Layers, heads of keys and values, and their width."""
+        config = encoder.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return config.num_hidden_layers, heads, size

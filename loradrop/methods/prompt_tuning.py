@@ -1,0 +1,51 @@
+"""Prompt tuning: n trained embeddings in front of the text's (Lester et al. 2021, arXiv 2104.08691).
+
+They start as the embeddings of tokens drawn from the whole vocabulary (PEFT's SAMPLE_VOCAB; the authors draw among the
+5,000 most common ones) and take the first n positions. Their outputs are cut off again, so that the head pools the text's
+own first or last token, as without them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from loradrop.methods.virtual_tokens import VirtualTokens
+
+
+class PromptTuning(VirtualTokens):
+    part = "prompt_embedding"
+
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        getattr(model, model.base_model_prefix).register_forward_hook(self._after)
+
+    def holder(self, encoder: nn.Module) -> nn.Module:
+        """(n, d_embedding) in float32."""
+        from peft import PromptEmbedding, PromptTuningConfig  # seconds that other methods need not spend
+
+        words = encoder.get_input_embeddings()
+        config = PromptTuningConfig(
+            num_virtual_tokens=self.virtual_tokens,
+            token_dim=words.embedding_dim,
+            num_transformer_submodules=1,
+            prompt_tuning_init="SAMPLE_VOCAB",
+        )
+        return PromptEmbedding(config, words)
+
+    def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
+        text = encoder.get_input_embeddings()(inputs.pop("input_ids"))  # (batch, tokens, d_embedding)
+        prompt = encoder.prompt_embedding(self.indices(encoder)).to(text.dtype).expand(size, -1, -1)
+        inputs["inputs_embeds"] = torch.cat([prompt, text], dim=1)
+        kinds = inputs.get("token_type_ids")
+        if kinds is not None:
+            inputs["token_type_ids"] = torch.cat([kinds.new_zeros(size, self.virtual_tokens), kinds], dim=1)
+
+    def _after(self, encoder: nn.Module, args: tuple, output: Any) -> Any:
+        """The encoder's output without the virtual tokens, pooled again where the encoder itself pools (BERT)."""
+        output.last_hidden_state = output.last_hidden_state[:, self.virtual_tokens :]
+        if getattr(encoder, "pooler", None) is not None:
+            output.pooler_output = encoder.pooler(output.last_hidden_state)
+        return output

@@ -1,0 +1,72 @@
+"""What methods with trained virtual tokens in front of the text share (prompt tuning, prefix tuning).
+
+They act in place on the encoder, not through PEFT's PeftModel: that one lets BERT and RoBERTa pool the first virtual token,
+and lets Llama pool the padding of a batch. PEFT's modules hold the parameters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loradrop.backbones import longest_text
+from loradrop.methods.base import Method
+
+
+class VirtualTokens(Method):
+    """n = `virtual_tokens`, trained with their own `learning_rate`; the head has the recipe's."""
+
+    part: str  # of the encoder: the module that holds the parameters
+
+    def __init__(self, name: str, virtual_tokens: int, learning_rate: float) -> None:
+        super().__init__(name)
+        if virtual_tokens < 1:
+            raise ValueError(f"virtual_tokens must be at least 1, got {virtual_tokens}")
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        self.virtual_tokens, self.learning_rate = virtual_tokens, learning_rate
+        self.extra_tokens = virtual_tokens
+
+    def install(self, model: nn.Module) -> None:
+        encoder = getattr(model, model.base_model_prefix)
+        longest = longest_text(model.config)
+        if longest and self.virtual_tokens >= longest:
+            raise ValueError(
+                f"virtual_tokens is {self.virtual_tokens}, but {type(model).__name__} takes at most {longest} tokens in all"
+            )
+        # in the encoder: what is outside it counts as the head
+        encoder.add_module(self.part, self.holder(encoder))
+        encoder.register_forward_pre_hook(self._before, with_kwargs=True)
+
+    def holder(self, encoder: nn.Module) -> nn.Module:
+        """The module with the trained parameters."""
+        raise NotImplementedError
+
+    def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
+        """Put the virtual tokens into the encoder's arguments, of a batch of `size`; mask and positions have them already."""
+        raise NotImplementedError
+
+    def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
+        return {f".{self.part}.": {"lr": self.learning_rate}}
+
+    def indices(self, encoder: nn.Module) -> Tensor:
+        """(n,), as PEFT's modules want them."""
+        return torch.arange(self.virtual_tokens, device=encoder.get_input_embeddings().weight.device)
+
+    def _before(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The encoder's arguments, with n more columns on the left of the mask."""
+        inputs = dict(zip(inspect.signature(encoder.forward).parameters, args, strict=False)) | kwargs
+        mask = inputs.get("attention_mask")
+        if mask is not None:
+            mask = torch.cat([mask.new_ones(len(mask), self.virtual_tokens), mask], dim=1)
+            inputs["attention_mask"] = mask
+            if hasattr(encoder, "rotary_emb"):
+                # counted without padding, so that padding on the left does not move the text away from the virtual tokens;
+                # families with learned positions are padded on the right
+                inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        self.insert(encoder, inputs, len(inputs["input_ids"]))
+        return (), inputs
