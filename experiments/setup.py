@@ -41,7 +41,7 @@ class Setup:
         self.weights = backbone.fingerprint(models)
         with self.timed("load"):
             splits = task.load(data)
-            build("method", config.method).install(backbone.skeleton(task, models))  # does the method fit?
+            check_method(build("method", config.method), backbone, task, models)
             task.check_metric()
             self.model, tokenizer = load_model(backbone, task, self.method, models, config.seed)
             self.data = TaskData(
@@ -62,6 +62,17 @@ class Setup:
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def check_method(method: Method, backbone: Backbone, task: Task, models: Path | None) -> None:
+    """ValueError where a method does not fit a backbone, found without its weights."""
+    model = backbone.skeleton(task, models)
+    method.install(model)
+    if any(parameter.requires_grad and parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise ValueError(
+            f"method {method.name} trains weights of backbone {backbone.name} itself, and small updates of {backbone.dtype} "
+            "are lost to rounding: set backbone.dtype=float32"
+        )
 
 
 def load_model(backbone: Backbone, task: Task, method: Method, models: Path | None, seed: int) -> tuple[nn.Module, Any]:

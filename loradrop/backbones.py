@@ -2,6 +2,7 @@
 
 A Hub id resolves to `<models>/<id>` where that folder exists, to the package's own assets for ids that start with
 `loradrop/`, and else to the Hub or its local cache. Weights are safetensors only, and no remote code is run.
+Frozen weights may be bfloat16; what trains of a model is float32, as small updates would be lost to rounding.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from loradrop.hub import find_local, hub_available, why_unavailable
+from loradrop.hub import find_local, has_one_of, hub_available, why_unavailable
 from loradrop.tasks.base import Task
 
 ASSETS = Path(__file__).parent / "assets"
 OWN = "loradrop/"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what is read of a large file for its fingerprint
 
 
@@ -41,10 +44,19 @@ class Backbone:
 
     def config(self, models: Path | None) -> Any:
         """The model's configuration, without its weights."""
-        return AutoConfig.from_pretrained(**self._source(models))
+        try:
+            return AutoConfig.from_pretrained(**self._source(models))
+        except OSError as error:
+            if not isinstance(error.__cause__, GatedRepoError):
+                raise
+            raise PermissionError(
+                f"backbone {self.name}: the Hub refuses {self.hub_id} to this account. Accept its licence at "
+                f"https://huggingface.co/{self.hub_id} and log in with `hf auth login` (or set HF_TOKEN), or put the model "
+                f"into {self._wanted(models)}."
+            ) from error
 
     def check(self, task: Task, max_length: int, models: Path | None, extra: int = 0) -> None:
-        """ValueError or FileNotFoundError, within seconds, where the backbone is not there or does not fit the task.
+        """ValueError or OSError, within seconds, where the backbone is not there or does not fit the task.
 
         Its positions must hold the longest text and the `extra` tokens that a method puts in front of it.
         """
@@ -52,18 +64,22 @@ class Backbone:
         longest = longest_text(config)
         if longest and max_length + extra > longest:
             adds = f" and the method adds {extra} tokens" if extra else ""
-            raise ValueError(f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens")
+            raise ValueError(
+                f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens"
+            )
         if type(config) not in AutoModelForSequenceClassification._model_mapping:
             raise ValueError(
                 f"backbone {self.name} ({config.model_type}) has no sequence classifier, which task {task.name} needs"
             )
+        self._check_weights(models)
 
     def skeleton(self, task: Task, models: Path | None) -> nn.Module:
         """The model without weights, on the meta device: what fits it and what it counts is known at once."""
         config = self.config(models)
         config.num_labels = task.num_labels
         with torch.device("meta"):
-            return freeze_encoder(AutoModelForSequenceClassification.from_config(config))
+            model = AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, self.dtype))
+        return freeze_encoder(model)
 
     def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
         """The model with a new head for `task`, in training mode, frozen except for the head; and its tokenizer."""
@@ -92,6 +108,8 @@ class Backbone:
 
     def _load(self, task: Task, source: dict[str, Any]) -> tuple[nn.Module, Any]:
         labels = {} if task.labels is None else dict(enumerate(task.labels))
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        tokenizer.padding_side = "right"
         model = AutoModelForSequenceClassification.from_pretrained(
             **source,
             num_labels=task.num_labels,
@@ -101,11 +119,33 @@ class Backbone:
         )
         if labels:
             model.config.id2label, model.config.label2id = labels, {name: i for i, name in labels.items()}
-        return freeze_encoder(model).train(), AutoTokenizer.from_pretrained(**source)  # dropout is off as loaded
+        model.config.use_cache = False  # of a decoder: keys and values are for generating
+        if tokenizer.pad_token is None:
+            give_padding(tokenizer)
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return freeze_encoder(model).train(), tokenizer  # dropout is off as loaded
+
+    def _check_weights(self, models: Path | None) -> None:
+        folder = self._folder(models)
+        if folder is None and has_one_of(self.hub_id, self.revision, WEIGHTS):
+            return
+        if folder is not None and any((folder / name).is_file() for name in WEIGHTS):
+            return
+        source, wanted = folder or self.hub_id, self._wanted(models)
+        raise FileNotFoundError(
+            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded here. To convert them, "
+            f"once: python -c \"from transformers import AutoModel, AutoTokenizer; [part.from_pretrained('{source}')"
+            f".save_pretrained('{wanted}') for part in (AutoModel, AutoTokenizer)]\" "
+            "(paths.models or LORADROP_MODELS names the folder of all models)"
+        )
 
     def _folder(self, models: Path | None) -> Path | None:
         own = find_local(ASSETS, self.hub_id.removeprefix(OWN)) if self.hub_id.startswith(OWN) else None
         return find_local(models, self.hub_id) or own
+
+    def _wanted(self, models: Path | None) -> Path:
+        """The folder that would take the Hub's place."""
+        return Path(models or "<paths.models>") / self.hub_id
 
     def _source(self, models: Path | None) -> dict[str, Any]:
         """Where to load from: keyword arguments of from_pretrained."""
@@ -118,9 +158,8 @@ class Backbone:
         try:
             AutoConfig.from_pretrained(**source, local_files_only=True)
         except (OSError, ValueError) as error:
-            wanted = Path(models or "<paths.models>") / self.hub_id
             raise FileNotFoundError(
-                f"backbone {self.name}: {why_unavailable()}, and {wanted} is no folder. Put the model there "
+                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no folder. Put the model there "
                 f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
@@ -135,11 +174,29 @@ def longest_text(config: Any) -> int | None:
 
 
 def freeze_encoder(model: nn.Module) -> nn.Module:
-    """Leave only the head trainable."""
+    """Leave only the head trainable, in float32: its modules take what comes from the encoder as such."""
     model.requires_grad_(False)
-    for _, parameter in head_parameters(model):
+    for name, parameter in head_parameters(model):
         parameter.requires_grad_(True)
+        if parameter.dtype != torch.float32:
+            module = model.get_submodule(name.rpartition(".")[0]).float()
+            module.register_forward_pre_hook(_as_float32)
     return model
+
+
+def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in inputs)
+
+
+def give_padding(tokenizer: Any) -> None:
+    """A pad token for a tokenizer without one (Llama's); no text holds it.
+
+    A classifier on the last token finds it as the last one that is not padding. Where bytes stand in for unknown characters
+    the unknown token never comes up, else the end token; that a text spells one of them out must not count.
+    """
+    by_bytes = tokenizer.is_fast and getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False)
+    tokenizer.pad_token = (tokenizer.unk_token if by_bytes else None) or tokenizer.eos_token
+    tokenizer.split_special_tokens = True
 
 
 def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, file_exists, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 
 TIMEOUT = 3.0  # seconds
@@ -32,6 +33,16 @@ def find_local(root: Path | None, *names: str) -> Path | None:
     if root is None:
         return None
     return next((folder for name in names if (folder := Path(root) / name).is_dir()), None)
+
+
+def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bool:
+    """Whether a model's repository has one of these files, in the cache or on the Hub; nothing is downloaded."""
+    if any(isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str) for name in names):
+        return True
+    try:
+        return hub_available() and any(file_exists(repo_id, name, revision=revision) for name in names)
+    except Exception:  # the download that follows will say what is amiss
+        return True
 
 
 def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
