@@ -85,9 +85,9 @@ def plan(overrides: Iterable[str]) -> list[DictConfig]:
     Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params.
     """
     overrides = list(overrides)
-    parser = OverridesParser.create()
     inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep
     with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # which glob(*) asks
         single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
         params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
         given = parser.parse_overrides(overrides)
