@@ -47,7 +47,7 @@ class VirtualTokens(Method):
         raise NotImplementedError
 
     def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
-        """Put the virtual tokens into the encoder's arguments, of a batch of `size`; mask and positions have them already."""
+        """Put the virtual tokens into the arguments of a batch of `size`; mask and positions have them already."""
         raise NotImplementedError
 
     def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
