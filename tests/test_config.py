@@ -27,7 +27,11 @@ def composed(*overrides):
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in GROUPS], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_yaml_composes_and_instantiates(path):
     group = path.parent.name
-    config = composed(f"{group}={path.stem}")
+    parts = path.stem.split("-")
+    if group == "recipe" and len(parts) == 3:  # of a backbone, a task and a method: read behind these
+        config = composed(*(f"{key}={part}" for key, part in zip(("backbone", "task", "method"), parts, strict=True)))
+    else:
+        config = composed(f"{group}={path.stem}")
     check(config)
     if group in ("backbone", "task", "method"):
         assert build(group, config[group]).name == path.stem == config[group].name
@@ -52,8 +56,9 @@ def test_recipes_are_found_by_backbone_and_task():
     default = yaml.safe_load((Path(CONF) / "recipe" / "default.yaml").read_text())
     assert OmegaConf.to_container(composed("backbone=bert_base", "task=rte").recipe)["epochs"] == default["epochs"]
     names = {p.stem for p in (Path(CONF) / "recipe").glob("*-*.yaml")}
-    backbones, tasks = ({p.stem for p in (Path(CONF) / group).glob("*.yaml")} for group in ("backbone", "task"))
-    assert names <= {f"{b}-{t}" for b, t in itertools.product(backbones, tasks)}  # none that is never found
+    groups = [{p.stem for p in (Path(CONF) / group).glob("*.yaml")} for group in ("backbone", "task", "method")]
+    found = {"-".join(parts) for chosen in (groups[:2], groups) for parts in itertools.product(*chosen)}
+    assert names <= found  # none that is never found
 
 
 @pytest.mark.parametrize(
