@@ -1,0 +1,120 @@
+"""How long a training step takes by each method, beside plain LoRA's on the same batches.
+
+python -m experiments.benchmark                                              every method, the built-in model
+python -m experiments.benchmark method=lora,prilora,adalora backbone=roberta_base task=rte trainer=gpu --steps 50
+
+Steps of the methods take turns, so that whatever else the machine does hits all of them alike; medians are shown. Models are
+prepared as a run prepares them (LoRA-drop's stage 1 is read from the cache where a run has left it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from experiments import results, show
+from experiments.command import guarded
+from experiments.config import check
+from experiments.environment import environment
+from experiments.setup import Setup
+from experiments.stages import RunProbe, quieten
+from loradrop.methods.base import Method
+
+BASELINE = "lora"
+WARM_UP = 2  # steps that are not counted
+
+
+class Contestant:
+    """A method's model with its optimiser."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.setup = Setup(config)
+        self.method: Method = self.setup.method
+        self.probe = RunProbe(self.setup, Path(config.paths.cache) / "stage1")
+        self.method.prepare(self.setup.model, self.probe)
+        self.model = self.setup.model.to(self.setup.device).train()
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
+        self.seconds: list[float] = []
+
+    def step(self, batch: dict[str, torch.Tensor], number: int) -> None:
+        """One training step as loradrop.modules.SequenceModule does it, timed."""
+        self._wait()
+        start = time.perf_counter()
+        with self.probe.autocast():
+            loss = self.model(**{key: value.to(self.setup.device) for key, value in batch.items()}).loss
+            penalty = self.method.penalty(self.model)
+        self.optimizer.zero_grad()
+        (loss if penalty is None else loss + penalty).backward()
+        self.optimizer.step()
+        self.method.after_step(self.model, number)
+        self._wait()
+        self.seconds.append(time.perf_counter() - start)
+
+    def _wait(self) -> None:
+        if self.setup.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="as on the command line of experiments.run")
+    parser.add_argument("--steps", type=int, default=20)
+    given = parser.parse_intermixed_args(arguments)
+    named = any(o.key_or_group == "method" for o in OverridesParser.create().parse_overrides(given.overrides))
+    configs = results.plan(given.overrides if named else ["method=glob(*)", *given.overrides])
+    configs.sort(key=lambda config: config.method.name != BASELINE)
+    quieten()
+    for config in configs:
+        check(config)
+    contestants = [Contestant(config) for config in configs]
+    run(contestants, given.steps)
+    table = compare(contestants)
+    title = f"a training step, median of {given.steps}, batches of {configs[0].recipe.batch_size}"
+    show.listing(table, title, text=("method",))
+    command = " ".join(["python -m experiments.benchmark", *(arguments or sys.argv[1:])])
+    facts = environment()
+    machine = ", ".join([facts["hardware"]["machine"], *facts["hardware"]["gpus"], f"torch {facts['versions']['torch']}"])
+    path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
+    with results.replacing(path) as file:
+        file.write_text(
+            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{results.markdown(table)}"
+        )
+    show.console.print(f"saved as {path}", soft_wrap=True)
+    return 0
+
+
+def run(contestants: list[Contestant], steps: int) -> None:
+    """All methods take the same steps in turn."""
+    batches = iter(())
+    for number in range(1, WARM_UP + steps + 1):
+        batch = next(batches, None)
+        if batch is None:
+            batches = iter(contestants[0].setup.data.train_loader())
+            batch = next(batches)
+        for contestant in contestants:
+            contestant.step(batch, number)
+
+
+def compare(contestants: list[Contestant]) -> pd.DataFrame:
+    """Milliseconds, and the ratio to the first contestant's: the median over steps of the ratio on the same batch."""
+    first = contestants[0].seconds[WARM_UP:]
+    rows = []
+    for contestant in contestants:
+        seconds = contestant.seconds[WARM_UP:]
+        ratio = statistics.median(own / base for own, base in zip(seconds, first, strict=True))
+        name = contestant.method.name
+        rows.append({"method": name, "ms": f"{1000 * statistics.median(seconds):.1f}", "ratio": f"{ratio:.2f}"})
+    frame = pd.DataFrame(rows)
+    return frame.rename(columns={"ratio": f"of {contestants[0].method.name}'s"})
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
