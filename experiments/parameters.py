@@ -147,4 +147,8 @@ def shown() -> pd.DataFrame:
     visible = frame.drop(columns=["backbone", "note"]) if show.console.width < 110 else frame
     text = ("table", "backbone", "method", "note")
     show.listing(visible, "trainable parameters, heads not counted", text, wrapped=("note",))
+    if "note" not in visible:
+        for row in frame[frame.note != ""].itertuples():
+            place = row.table if row.table == "PRILoRA" else f"Table {row.table}"
+            show.console.print(f"{place}, {row.method}: {row.note}", highlight=False)
     return frame
