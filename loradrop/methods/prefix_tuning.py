@@ -3,7 +3,7 @@
 Keys and values are the parameters themselves (P-tuning v2, arXiv 2110.07602), or with `projection` come from a two-layer
 network, the reparametrisation of Li and Liang. They reach attention as a cache that stands before the text, which therefore
 starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position. DeBERTa's disentangled attention needs
-a position for each key and takes no cache.
+a position for each key and takes no cache; nor do layers of any family with activation checkpointing.
 """
 
 from __future__ import annotations
