@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from loradrop.backbones import ASSETS
 from loradrop.data import Collator, LengthGroupedSampler, TaskData
-from loradrop.tasks.base import Splits, Task
+from loradrop.tasks.base import LabelTask, Splits
 
 LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
@@ -49,7 +49,7 @@ def test_the_skipped_batches_are_the_first_and_only_once():
     assert list(sampler) == epoch()[20:] and list(sampler) == epoch()
 
 
-class Toy(Task):
+class Toy(LabelTask):
     """Two classes, or a score."""
 
 
@@ -76,8 +76,8 @@ def test_batches_are_padded_to_their_longest_row(tmp_path):
 def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
     calls = []
-    original = Task.encode
-    monkeypatch.setattr(Task, "encode", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = LabelTask.encode
+    monkeypatch.setattr(LabelTask, "encode", lambda *a, **k: calls.append(1) or original(*a, **k))
     first = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
     made = len(calls)
     again = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=1, cache=tmp_path)

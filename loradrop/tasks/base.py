@@ -1,21 +1,24 @@
-"""What every task offers: load rows, encode text, decode logits, score predictions.
+"""What every task offers: load rows, encode text, decode what a model gives out, score predictions.
 
 A task is a small frozen object whose fields are the keys of its YAML in conf/task. A new data format is one subclass in
-this folder that overrides `load`; a new data set of a known format is one YAML.
+this folder that overrides `load`; a new data set of a known format is one YAML. Tasks with labels are below, tasks whose
+answer is a text in generation.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
+
+from loradrop.sampling import quantile_bins
 
 if TYPE_CHECKING:
     import evaluate
@@ -26,7 +29,7 @@ TRAIN = "train"
 
 @dataclass
 class Splits:
-    """The rows of a task: text columns and `label` (class id, or a float score for regression)."""
+    """The rows of a task: text columns and `label` (class id, or a float score), or those of generation.py."""
 
     train: Dataset
     evaluation: dict[str, Dataset]  # split name -> rows, e.g. {"validation": ...} or matched and mismatched
@@ -55,13 +58,62 @@ def load_metric(name: str) -> evaluate.Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A data set with its texts, labels and metric; sequence classification, or regression where `labels` is None."""
+    """A data set and its metric. `generates` says what a model answers with: a label, or a text."""
+
+    generates: ClassVar[bool] = False
 
     name: str
-    columns: tuple[str, ...]  # one text column, or two for sentence pairs
-    labels: tuple[str, ...] | None  # class names in the order of their ids
     metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.Accuracy
     primary: str  # the key of the metric's result that tables show and that picks the best epoch
+
+    def check_metric(self) -> None:
+        """ValueError where the metric is not there or does not give the primary score."""
+        scores = self.score({"made-up rows": self._made_up()})
+        if self.primary not in scores:
+            raise ValueError(f"task.primary: {self.metric} gives {', '.join(scores)}, not '{self.primary}'")
+
+    def load(self, data: Path | None) -> Splits:
+        """Read the rows. `data` is the folder of local data sets, None where there is none."""
+        raise NotImplementedError
+
+    @property
+    def encoding(self) -> tuple[str, ...]:
+        """What token ids depend on besides the rows, the class of the task, the tokenizer and max_length."""
+        raise NotImplementedError
+
+    def encode(self, rows: Mapping[str, list], tokenizer: Any, max_length: int) -> dict[str, list]:
+        """Token ids of a batch of rows, truncated to max_length, without padding."""
+        raise NotImplementedError
+
+    def strata(self, rows: Dataset) -> list[Hashable]:
+        """The stratum of each row of the training set, for a stratified sample (loradrop.sampling)."""
+        raise NotImplementedError
+
+    def score(self, outputs: Mapping[str, tuple[Sequence, Sequence]]) -> dict[str, float]:
+        """Metrics of {split: (predictions, references)}: over all splits together and, if several, of each alone.
+
+        Keys are the metric's own, with `_<split>` appended for a split alone; values are in the metric's units (0 to 1).
+        """
+        predictions, references = ([one for part in parts for one in part] for parts in zip(*outputs.values(), strict=True))
+        metric = load_metric(self.metric)
+        scores = metric.compute(predictions=predictions, references=references)
+        if len(outputs) > 1:
+            for split, (predictions, references) in outputs.items():
+                alone = metric.compute(predictions=predictions, references=references)
+                scores |= {f"{key}_{split}": value for key, value in alone.items()}
+        return {key: float(value) for key, value in scores.items()}
+
+    def _made_up(self) -> tuple[Sequence, Sequence]:
+        """Two predictions and their references, to try a metric on."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTask(Task):
+    """Sequence classification, or regression where `labels` is None."""
+
+    columns: tuple[str, ...]  # one text column, or two for sentence pairs
+    labels: tuple[str, ...] | None  # class names in the order of their ids
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):
@@ -78,35 +130,22 @@ class Task:
     def is_regression(self) -> bool:
         return self.labels is None
 
-    def check_metric(self) -> None:
-        """ValueError where the metric is not there or does not give the primary score."""
-        ids = np.array([0, 1], dtype=float if self.is_regression else int)
-        scores = self.score({"two made-up rows": (ids, ids)})
-        if self.primary not in scores:
-            raise ValueError(f"task.primary: {self.metric} gives {', '.join(scores)}, not '{self.primary}'")
-
-    def load(self, data: Path | None) -> Splits:
-        """Read the rows. `data` is the folder of local data sets, None where there is none."""
-        raise NotImplementedError
+    @property
+    def encoding(self) -> tuple[str, ...]:
+        return self.columns
 
     def encode(self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int) -> dict[str, list]:
-        """Token ids of a batch of rows, truncated to max_length, without padding."""
         return tokenizer(*(rows[column] for column in self.columns), truncation=True, max_length=max_length)
+
+    def strata(self, rows: Dataset) -> list[Hashable]:
+        """Classes; quantiles of the score where there are none."""
+        labels = list(rows[LABEL])
+        return quantile_bins(labels) if self.is_regression else labels
 
     def decode(self, logits: np.ndarray) -> np.ndarray:
         """(n, num_labels) logits -> (n,) class ids or scores."""
         return logits[:, 0] if self.is_regression else logits.argmax(-1)
 
-    def score(self, outputs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-        """Metrics of {split: (predictions, references)}: over all splits together and, if several, of each alone.
-
-        Keys are the metric's own, with `_<split>` appended for a split alone; values are in the metric's units (0 to 1).
-        """
-        predictions, references = (np.concatenate(parts) for parts in zip(*outputs.values(), strict=True))
-        metric = load_metric(self.metric)
-        scores = metric.compute(predictions=predictions, references=references)
-        if len(outputs) > 1:
-            for split, (predictions, references) in outputs.items():
-                alone = metric.compute(predictions=predictions, references=references)
-                scores |= {f"{key}_{split}": value for key, value in alone.items()}
-        return {key: float(value) for key, value in scores.items()}
+    def _made_up(self) -> tuple[Sequence, Sequence]:
+        ids = np.array([0, 1], dtype=float if self.is_regression else int)
+        return ids, ids

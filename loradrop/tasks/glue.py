@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Value
 
 from loradrop.hub import fetch_dataset, find_local
-from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
+from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits
 
 VALIDATION = "validation"
 SCORES = (0.0, 5.0)  # the range of STS-B, the only regression of GLUE
@@ -39,7 +39,7 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Glue(Task):
+class Glue(LabelTask):
     """One GLUE task; classification, or regression on 0 to 5 where `labels` is None."""
 
     official: str  # folder of the official download

@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
+from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits
 from loradrop.tasks.grammar import PERFECT, PRESENT, PRONOUNS, Clause, Grammar, Phrase, verb_group
 from loradrop.tasks.meaning import FALSE, alter, overlap, paraphrase, vary, weaken
 from loradrop.tasks.reviews import Critic
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mini(Task):
+class Mini(LabelTask):
     """A generated task; `name` picks the maker."""
 
     train_size: int
