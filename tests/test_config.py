@@ -55,9 +55,10 @@ def test_recipes_are_found_by_backbone_and_task():
     assert composed("backbone=roberta_base", "task=cola").recipe.epochs == 80
     default = yaml.safe_load((Path(CONF) / "recipe" / "default.yaml").read_text())
     assert OmegaConf.to_container(composed("backbone=bert_base", "task=rte").recipe)["epochs"] == default["epochs"]
-    names = {p.stem for p in (Path(CONF) / "recipe").glob("*-*.yaml")}
-    groups = [{p.stem for p in (Path(CONF) / group).glob("*.yaml")} for group in ("backbone", "task", "method")]
-    found = {"-".join(parts) for chosen in (groups[:2], groups) for parts in itertools.product(*chosen)}
+    names = {p.stem for p in (Path(CONF) / "recipe").rglob("*-*.yaml")}
+    backbones, tasks, methods = ({p.stem for p in (Path(CONF) / g).glob("*.yaml")} for g in ("backbone", "task", "method"))
+    chosen = ((backbones, tasks), (backbones, methods), (backbones, tasks, methods))
+    found = {"-".join(parts) for groups in chosen for parts in itertools.product(*groups)}
     assert names <= found  # none that is never found
 
 
