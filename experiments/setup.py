@@ -36,6 +36,8 @@ class Setup:
         self.device = _device(config.trainer)
         backbone: Backbone = build("backbone", config.backbone)
         task: Task = build("task", config.task)
+        if task.generates:  # until a module trains and generates: these two lines go with it
+            raise ValueError(f"task {task.name} generates text, which is not built yet")
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
         self.weights = backbone.fingerprint(models)
@@ -68,6 +70,8 @@ def check_method(method: Method, backbone: Backbone, task: Task, models: Path | 
     """ValueError where a method does not fit a backbone, found without its weights."""
     model = backbone.skeleton(task, models)
     method.install(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"method {method.name} has nothing to train: task {task.name} has no new head")
     if any(parameter.requires_grad and parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise ValueError(
             f"method {method.name} trains weights of backbone {backbone.name} itself, and small updates of {backbone.dtype} "

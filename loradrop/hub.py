@@ -20,12 +20,17 @@ TIMEOUT = 3.0  # seconds
 
 def hub_available() -> bool:
     """Whether the Hub answers: False at once where HF_HUB_OFFLINE is set, else known in 3 seconds, once per process."""
-    return not _offline() and _answers(constants.ENDPOINT)
+    return available(constants.ENDPOINT)
 
 
-def why_unavailable() -> str:
-    """The reason, as a clause for an error message, that `hub_available` is False."""
-    return "HF_HUB_OFFLINE is set" if _offline() else f"{constants.ENDPOINT} does not answer"
+def available(endpoint: str) -> bool:
+    """The same of another server, e.g. https://raw.githubusercontent.com: HF_HUB_OFFLINE means all of the network."""
+    return not _offline() and _answers(endpoint)
+
+
+def why_unavailable(endpoint: str | None = None) -> str:
+    """The reason, as a clause for an error message, that the Hub, or another server, is not available."""
+    return "HF_HUB_OFFLINE is set" if _offline() else f"{endpoint or constants.ENDPOINT} does not answer"
 
 
 def find_local(root: Path | None, *names: str) -> Path | None:

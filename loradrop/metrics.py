@@ -17,6 +17,7 @@ class OfflineMetric(evaluate.Metric):
     """Base class: rows stay in memory, so that runs side by side, forked or not, cannot meet in a cache folder."""
 
     dtype = "int64"  # of predictions and references; a subclass may change it
+    layout: str | None = "arrow"  # of what `_compute` gets; None: Python lists, the only one for rows of several values
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **kwargs})
@@ -24,10 +25,15 @@ class OfflineMetric(evaluate.Metric):
     def _build_data_dir(self) -> str:
         return ""  # the base class would create a folder below the home directory, even for a metric in memory
 
+    def _features(self) -> Features:
+        """The types of one prediction and its reference."""
+        return Features({"predictions": Value(self.dtype), "references": Value(self.dtype)})
+
     def _info(self) -> evaluate.MetricInfo:
-        features = Features({"predictions": Value(self.dtype), "references": Value(self.dtype)})
         text = type(self).__doc__ or ""
-        return evaluate.MetricInfo(description=text, citation="", inputs_description=text, features=features, format="arrow")
+        return evaluate.MetricInfo(
+            description=text, citation="", inputs_description=text, features=self._features(), format=self.layout
+        )
 
     def _compute(self, *, predictions: pa.ChunkedArray, references: pa.ChunkedArray) -> dict[str, float]:
         if len(predictions) == 0:

@@ -1,0 +1,71 @@
+"""Single files from where their authors publish them, once: whole and as expected, or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from huggingface_hub import constants
+from huggingface_hub.utils import tqdm
+
+from loradrop.hub import available, why_unavailable
+
+STALLED = 30.0  # seconds without a byte
+BLOCK = 1 << 18  # bytes
+
+
+def cache_folder(name: str, url: str) -> Path:
+    """Where the files below `url` are kept: in the Hub library's folder (HF_HOME), apart for each pinned address."""
+    return Path(constants.HF_HOME) / "loradrop" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
+    """`target`, downloaded from `url` where it is not there yet.
+
+    `check` gets the path of the downloaded file and raises ValueError where it is not the one expected; only then the file
+    takes its place, so that what is there is whole. Raises FileNotFoundError with the reason where it cannot be had, within
+    seconds where there is no network.
+    """
+    if target.is_file():
+        return target
+    place = urlsplit(url)
+    endpoint = f"{place.scheme}://{place.netloc}"
+    if place.scheme != "file" and not available(endpoint):
+        raise FileNotFoundError(f"{url} is not in the local cache and cannot be fetched ({why_unavailable(endpoint)})")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _copy(url, file, target.name)
+        check(Path(name))
+        Path(name).replace(target)
+    except (OSError, ValueError) as error:  # no such file, no space left, a broken connection, another file
+        reason = str(error).partition("\n")[0].rstrip(".").replace(name, target.name)
+        raise FileNotFoundError(f"fetching {url} failed ({reason or type(error).__name__})") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return target
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """ValueError where the file has another checksum."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(f"its sha256 is {found} instead of {expected}")
+
+
+def _copy(url: str, file: object, name: str) -> None:
+    with urlopen(url, timeout=STALLED) as answer:
+        size = int(answer.headers.get("Content-Length") or 0)
+        with tqdm(total=size or None, unit="B", unit_scale=True, desc=name) as bar:
+            while block := answer.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+            if size and bar.n != size:
+                raise OSError(f"the connection broke after {bar.n} of {size} bytes")

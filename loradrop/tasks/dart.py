@@ -1,0 +1,56 @@
+"""DART 1.1.1 (Nan et al. 2021): sentences from sets of triples. Training and dev files are JSON, the test file is XML.
+
+    [{"tripleset": [["the bridge", "BUILT", "1901"], ...], "annotations": [{"text": "The bridge is ..."}, ...]}, ...]
+    <entry><modifiedtripleset><mtriple>the bridge | BUILT | 1901</mtriple>...</modifiedtripleset><lex>...</lex>...</entry>
+
+Sources are written as by the LoRA paper's scripts (format_converting_dart.py), with the relation in lower case:
+`the bridge : built : 1901 | ...`. An entry is an example of the evaluation; a few entries have equal triples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+from loradrop.tasks.generation import Entry
+from loradrop.tasks.official import OfficialTask
+
+
+class Dart(OfficialTask):
+    """Sentences from sets of triples."""
+
+    def read(self, path: Path, training: bool) -> list[Entry]:
+        try:
+            entries = list(xml_entries(path) if path.suffix == ".xml" else json_entries(path))
+        except (json.JSONDecodeError, ElementTree.ParseError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read: {error}.") from None
+        read = []
+        for number, (triples, texts) in enumerate(entries, start=1):
+            broken = next((one for one in triples if len(one) != 3 or not all(isinstance(x, str) for x in one)), None)
+            if broken is not None or not triples:
+                raise ValueError(f"{path}, entry {number}: {broken or 'nothing'} is no triple.")
+            read.append((linearise(triples), texts))
+        return read
+
+
+def json_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
+    """(triples, texts) of each entry of the training or dev file."""
+    for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+        try:
+            yield entry["tripleset"], [annotation["text"] for annotation in entry["annotations"]]
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}, entry {number}: it needs tripleset, and annotations with text.") from None
+
+
+def xml_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
+    """(triples, texts) of each entry of the test file."""
+    for entry in ElementTree.parse(path).getroot().iterfind("entries/entry"):
+        triples = [(triple.text or "").split(" | ") for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        yield triples, [text.text or "" for text in entry.iterfind("lex")]
+
+
+def linearise(triples: Iterable[list[str]]) -> str:
+    """[[subject, RELATION, object], ...] -> `subject : relation : object | ...`."""
+    return " | ".join(f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples)

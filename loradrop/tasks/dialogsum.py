@@ -1,0 +1,30 @@
+r"""DialogSum (Chen et al. 2021): summaries of everyday dialogues.
+
+    {"fname": "train_0", "dialogue": "#Person1#: ...\n#Person2#: ...", "summary": "...", "topic": "..."}
+
+The test file has three summaries of each dialogue (`summary1` to `summary3`), which are the references of one example.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loradrop.tasks.generation import Entry
+from loradrop.tasks.jsonl import read_lines
+from loradrop.tasks.official import OfficialTask
+
+DIALOGUE, SUMMARY = "dialogue", "summary"
+SUMMARIES = ("summary1", "summary2", "summary3")
+
+
+class DialogSum(OfficialTask):
+    """Summaries of dialogues."""
+
+    def read(self, path: Path, training: bool) -> list[Entry]:
+        entries = []
+        for number, row in enumerate(read_lines(path, DIALOGUE), start=1):
+            summaries = [row[key] for key in (SUMMARY, *SUMMARIES) if isinstance(row.get(key), str)]
+            if not summaries:
+                raise ValueError(f"{path}, row {number}: no text {SUMMARY!r} or {SUMMARIES[0]!r}.")
+            entries.append((row[DIALOGUE], summaries))
+        return entries

@@ -1,0 +1,150 @@
+"""Tasks whose answer is a text: rows, prompts, token ids and scores.
+
+A training row has `source` and `target`, one row for each reference; an evaluation row has `source` and `references`, a list
+of all of them. The prompt is the task's template with the source in it, and the target follows: token ids of both are made
+apart and put in a row, so that the boundary is the same in training and in generating, whatever the tokenizer merges.
+
+    training     [bos] prompt target eos, at most max_length tokens; labels are -100 on bos and prompt
+    evaluation   [bos] prompt, at most max_length - max_new_tokens tokens
+
+A prompt that does not fit loses the end of its source, whole words at a time; the template and the target stay whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset, Features, List, Value
+
+from loradrop.sampling import quantile_bins
+from loradrop.tasks.base import Task
+
+SOURCE, TARGET, REFERENCES = "source", "target", "references"
+LABELS, TRUNCATED = "labels", "truncated"  # of encoded rows
+SLOT = "{source}"
+IGNORED = -100  # a label that the loss leaves out
+Entry = tuple[str, list[str]]  # a source and its references
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """A task whose answer is a text."""
+
+    generates: ClassVar[bool] = True
+
+    template: str  # of the prompt, with {source} in it; it ends where the target begins
+    max_new_tokens: int  # longest text that is generated
+
+    def __post_init__(self) -> None:
+        if self.template.count(SLOT) != 1:
+            raise ValueError(f"template must have {SLOT} in it once, got {self.template!r}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be positive, got {self.max_new_tokens}")
+
+    @property
+    def encoding(self) -> tuple[str, ...]:
+        return self.template, str(self.max_new_tokens)
+
+    def prompt(self, source: str) -> str:
+        return self.template.replace(SLOT, source)
+
+    def encode(self, rows: Mapping[str, list], tokenizer: Any, max_length: int) -> dict[str, list]:
+        """Lists of `input_ids`, of `labels` for training rows, and `truncated`: 1 where the source was cut, else 0.
+
+        Rows with a `target` are training rows. ValueError: a row whose template and target alone are longer than max_length,
+        a max_length without room for the template and max_new_tokens, or a tokenizer without an end-of-text token.
+        """
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a generating model")
+        prompts = list(zip(rows[SOURCE], self._prompt_ids(rows[SOURCE], tokenizer), strict=True))
+        if TARGET in rows:
+            return self._encode_training(prompts, rows[TARGET], tokenizer, max_length)
+        cut = [self._cut(*prompt, max_length - self.max_new_tokens, tokenizer) for prompt in prompts]
+        if None in cut:
+            raise ValueError(
+                f"recipe.max_length is {max_length}: too short for the template of {self.name} and "
+                f"task.max_new_tokens = {self.max_new_tokens}"
+            )
+        return {"input_ids": [ids for ids, _ in cut], TRUNCATED: [short for _, short in cut]}
+
+    def _encode_training(
+        self, prompts: list[tuple[str, list[int]]], texts: Sequence[str], tokenizer: Any, max_length: int
+    ) -> dict[str, list]:
+        encoded: dict[str, list] = {"input_ids": [], LABELS: [], TRUNCATED: []}
+        targets = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        for (source, whole), target, text in zip(prompts, targets, texts, strict=True):
+            target = [*target, tokenizer.eos_token_id]
+            cut = self._cut(source, whole, max_length - len(target), tokenizer)
+            if cut is None:
+                raise ValueError(
+                    f"{self.name}: recipe.max_length is {max_length}, too short for a target of {len(target)} tokens behind "
+                    f"the template: the training row whose target begins {text[:60]!r}"
+                )
+            prompt, short = cut
+            encoded["input_ids"].append(prompt + target)
+            encoded[LABELS].append([IGNORED] * len(prompt) + target)
+            encoded[TRUNCATED].append(short)
+        return encoded
+
+    def notes(self, split: str, encoded: Dataset) -> list[str]:
+        """What a run has to report of a split's encoded rows."""
+        cut = sum(encoded[TRUNCATED])
+        return [f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit recipe.max_length"] if cut else []
+
+    def strata(self, rows: Dataset) -> list[Hashable]:
+        """Tenths of the training rows by the length of their target in characters: these tasks have no classes."""
+        return quantile_bins([len(text) for text in rows[TARGET]])
+
+    def decode(self, text: str) -> str:
+        """What is scored of a generated text (without prompt and special tokens)."""
+        return text.strip()
+
+    def score_texts(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        """Metrics of decoded texts, 0 to 1. `score` does it for several evaluation splits at once."""
+        return self.score({"": (predictions, references)})
+
+    def _made_up(self) -> tuple[Sequence, Sequence]:
+        texts = ["the answer is 1", "the answer is 2"]
+        return texts, [[text] for text in texts]
+
+    def _prompt_ids(self, sources: Sequence[str], tokenizer: Any) -> list[list[int]]:
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        prompts = [self.prompt(source) for source in sources]
+        return [start + ids for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+
+    def _cut(self, source: str, prompt: list[int], room: int, tokenizer: Any) -> tuple[list[int], int] | None:
+        """The prompt's ids with as much of the source as fits into `room` tokens, and whether that is less than all."""
+        if len(prompt) <= room:
+            return prompt, 0
+        words = source.split(" ")
+
+        def without(lost: int) -> list[int]:
+            return self._prompt_ids([" ".join(words[: len(words) - lost]).rstrip()], tokenizer)[0]
+
+        lost = bisect_left(range(len(words) + 1), True, key=lambda lost: len(without(lost)) <= room)
+        return None if lost > len(words) else (without(lost), 1)
+
+
+def training_rows(pairs: Sequence[tuple[str, str]], path: Path | str) -> Dataset:
+    """Rows of (source, target). ValueError: none."""
+    if not pairs:
+        raise ValueError(f"{path} has no rows.")
+    features = Features({SOURCE: Value("string"), TARGET: Value("string")})
+    sources, targets = zip(*pairs, strict=True)
+    return Dataset.from_dict({SOURCE: sources, TARGET: targets}, features=features)
+
+
+def evaluation_rows(entries: Sequence[Entry], path: Path | str) -> Dataset:
+    """Rows of (source, all its references). ValueError: none, or one without a reference that is not empty."""
+    if not entries:
+        raise ValueError(f"{path} has no rows.")
+    for row, (source, texts) in enumerate(entries, start=1):
+        if not any(text.strip() for text in texts):
+            raise ValueError(f"{path}, row {row}: no reference for {source[:60]!r}.")
+    features = Features({SOURCE: Value("string"), REFERENCES: List(Value("string"))})
+    sources, references = zip(*entries, strict=True)
+    return Dataset.from_dict({SOURCE: sources, REFERENCES: references}, features=features)

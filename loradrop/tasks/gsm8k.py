@@ -1,0 +1,60 @@
+r"""GSM8K (Cobbe et al. 2021): arithmetic word problems with worked solutions, from the official JSONL files or the Hub.
+
+    {"question": "...", "answer": "... 3*4 = <<3*4=12>>12 ...\n#### 12"}
+
+The target is the answer as it stands, with the calculator's annotations; the number behind #### is what is scored.
+A local folder may also have the Hub's layout, main/train-*.parquet. Without a folder the Hub comes before the repository.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradrop.hub import fetch_dataset
+from loradrop.tasks.generation import Entry
+from loradrop.tasks.glue import find_parquet, read_parquet
+from loradrop.tasks.jsonl import read_lines
+from loradrop.tasks.official import OfficialTask
+
+QUESTION, ANSWER = "question", "answer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsm8k(OfficialTask):
+    """Word problems; what is scored of a generated text is its final answer."""
+
+    config: str  # name of the configuration on the Hub
+    hub_id: str
+    revision: str | None = None  # commit of the Hub's repository; None is its newest
+
+    def decode(self, text: str) -> str:
+        """The final number (loradrop.text_metrics.final_answer), or nothing."""
+        from loradrop.text_metrics import final_answer  # late: evaluate's import takes seconds
+
+        return final_answer(text) or ""
+
+    def read(self, path: Path, training: bool) -> list[Entry]:
+        if path.suffix != ".parquet":
+            return [(row[QUESTION], [row[ANSWER]]) for row in read_lines(path, QUESTION, ANSWER)]
+        table = read_parquet([path], path)
+        absent = [name for name in (QUESTION, ANSWER) if name not in table.column_names]
+        if absent:
+            raise ValueError(f"{path}: no column {', '.join(map(repr, absent))}; there are {table.column_names}.")
+        questions, answers = (table.column(name).to_pylist() for name in (QUESTION, ANSWER))
+        return [(question, [answer]) for question, answer in zip(questions, answers, strict=True)]
+
+    def find(self, folder: Path, split: str) -> Path | None:
+        parquet = find_parquet(folder, self.config, split)
+        return super().find(folder, split) or (parquet[0] if len(parquet) == 1 else None)
+
+    def fetch(self, split: str) -> Path:
+        try:
+            folder = fetch_dataset(self.hub_id, self.revision, [f"{self.config}/{split}-*.parquet"])
+            return find_parquet(folder, self.config, split)[0]
+        except (FileNotFoundError, IndexError) as error:
+            on_hub = error
+        try:
+            return super().fetch(split)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{on_hub}, and {error}") from error

@@ -1,0 +1,103 @@
+"""Generation tasks in the files that their authors publish: from a local folder, or fetched once from their repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from loradrop.download import cache_folder, check_sha256, fetch_file
+from loradrop.hub import find_local
+from loradrop.tasks.base import TRAIN, Splits
+from loradrop.tasks.generation import Entry, TextTask, evaluation_rows, training_rows
+
+
+@dataclass(frozen=True)
+class OfficialFile:
+    """A file as its authors publish it. One of checksum and number of rows tells that a download is the right one."""
+
+    name: str
+    rows: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialTask(TextTask):
+    """A task in its authors' files: from a folder `<data>/<name>` or `<data>/<official>`, or fetched once from `url`."""
+
+    official: str  # folder of the files below paths.data
+    url: str  # of the folder with the files, at a pinned commit
+    files: Mapping[str, Any]  # train and the splits for evaluation -> OfficialFile
+    evaluation: tuple[str, ...]  # the splits to evaluate on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        files = {split: OfficialFile(**dict(file)) for split, file in self.files.items()}
+        unchecked = [file.name for file in files.values() if file.rows is None and file.sha256 is None]
+        if unchecked:
+            raise ValueError(f"files: {unchecked[0]} needs sha256 or rows, or a damaged download would pass")
+        # Hydra hands over lists and its own mapping
+        object.__setattr__(self, "files", files)
+        object.__setattr__(self, "evaluation", tuple(self.evaluation))
+        known = [split for split in files if split != TRAIN]
+        unknown = [split for split in self.evaluation if split not in known]
+        if unknown or not self.evaluation:
+            raise ValueError(f"evaluation must name some of {', '.join(known)}, got {list(self.evaluation)}")
+
+    def read(self, path: Path, training: bool) -> list[Entry]:
+        """The entries of a file in its order; without `training`, all references of a source in one entry.
+
+        ValueError, naming the file and the line, where it cannot be used.
+        """
+        raise NotImplementedError
+
+    def load(self, data: Path | None) -> Splits:
+        """Read the rows. FileNotFoundError where there are no files, ValueError where they cannot be used."""
+        folder = find_local(data, self.name, self.official)
+        paths = {split: self.find(folder, split) if folder else None for split in (TRAIN, *self.evaluation)}
+        missing = [split for split, path in paths.items() if path is None]
+        if folder and missing:
+            raise FileNotFoundError(
+                f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs {self._expected()}; it holds "
+                f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
+            )
+        try:
+            paths |= {split: self.fetch(split) for split in missing}
+        except FileNotFoundError as error:
+            place = Path(data or "<paths.data>") / self.official
+            raise FileNotFoundError(
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local data, "
+                f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+            ) from error.__cause__
+        train, notes = self._train_rows(self.read(paths[TRAIN], training=True), paths[TRAIN])
+        evaluation = {s: evaluation_rows(self.read(paths[s], training=False), paths[s]) for s in self.evaluation}
+        return Splits(train, evaluation, notes)
+
+    def find(self, folder: Path, split: str) -> Path | None:
+        """The file of a split in a local folder."""
+        path = folder / self.files[split].name
+        return path if path.is_file() else None
+
+    def fetch(self, split: str) -> Path:
+        """The file of a split from the cache or its public place. FileNotFoundError with the reason."""
+        file = self.files[split]
+
+        def check(path: Path) -> None:
+            if file.sha256 is not None:
+                check_sha256(path, file.sha256)
+            if file.rows is not None and (rows := len(self.read(path, training=True))) != file.rows:
+                raise ValueError(f"it has {rows} rows instead of {file.rows}")
+
+        return fetch_file(f"{self.url}/{file.name}", cache_folder(self.name, self.url) / file.name, check)
+
+    def _expected(self) -> str:
+        return f"the official files ({', '.join(self.files[split].name for split in (TRAIN, *self.evaluation))})"
+
+    def _train_rows(self, entries: list[Entry], path: Path) -> tuple[Dataset, list[str]]:
+        pairs = [(source, text) for source, texts in entries for text in texts]
+        kept = [(source, text) for source, text in pairs if text.strip()]
+        lost = len(pairs) - len(kept)
+        return training_rows(kept, path), [f"{self.name}: {lost} empty targets of {path.name} left out"] if lost else []
