@@ -38,7 +38,7 @@ NUMBER = re.compile(
 
 
 class TextMetric(OfflineMetric):
-    """Base class: checks the references, and leaves out blank ones of rows that have others (as sacrebleu does)."""
+    """Base class: checks the references, and leaves out blank ones of rows that have others."""
 
     layout = None
 

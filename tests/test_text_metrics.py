@@ -44,9 +44,11 @@ def scores(predictions=PREDICTIONS, references=REFERENCES):
 def test_bleu_is_that_of_the_command_line(most, tmp_path):
     references = [texts[:most] for texts in REFERENCES]
     files = []
-    for i in range(most):  # an empty line where a row has fewer references
+    for i in range(most):  # the first again where a row has fewer references
         files.append(tmp_path / f"references{i}")
-        files[-1].write_text("".join(f"{texts[i] if i < len(texts) else ''}\n" for texts in references), encoding="utf-8")
+        files[-1].write_text(
+            "".join(f"{texts[i] if i < len(texts) else texts[0]}\n" for texts in references), encoding="utf-8"
+        )
     (tmp_path / "predictions").write_text("".join(f"{text}\n" for text in PREDICTIONS), encoding="utf-8")
     command = [sys.executable, "-m", "sacrebleu", *files, "-i", tmp_path / "predictions", "-m", "bleu", "-b", "-w", "10"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
