@@ -19,7 +19,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from loradrop.recipe import Recipe
+from loradrop.recipe import Decoding, Recipe
 
 CONF = str(Path(__file__).parents[1] / "conf")
 GROUPS = ("logger", "method", "task", "backbone")
@@ -62,6 +62,7 @@ class Run:
     method: Any = MISSING
     logger: Any = MISSING
     recipe: Recipe = MISSING
+    decoding: Decoding | None = None
     trainer: Trainer = field(default_factory=Trainer)
     paths: Paths = field(default_factory=Paths)
     seed: int = MISSING
@@ -74,7 +75,8 @@ ConfigStore.instance().store(name="schema", node=Run)
 def run_id(config: DictConfig) -> str:
     """<backbone>-<task>-<method>-s<seed>-<hash of the resolved config without what cannot change a number>."""
     plain = OmegaConf.to_container(config, resolve=True)
-    plain = {key: value for key, value in plain.items() if key not in NOT_IN_HASH}
+    # a group that a run has no use for is null
+    plain = {key: value for key, value in plain.items() if key not in NOT_IN_HASH and value is not None}
     plain["trainer"] = {key: value for key, value in plain["trainer"].items() if key not in NOT_IN_TRAINER_HASH}
     names = (plain[group]["name"] for group in ("backbone", "task", "method"))
     return "-".join([*names, f"s{plain['seed']}", digest(plain)])
@@ -91,6 +93,8 @@ def check(config: DictConfig) -> None:
     In the order of what is fast to find: names and numbers first, classes that import torch and transformers last.
     """
     OmegaConf.to_object(config.recipe)
+    if config.decoding is not None:
+        OmegaConf.to_object(config.decoding)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in [0, 2^32), got {config.seed}")
     settings = config.trainer

@@ -28,6 +28,7 @@ from experiments.config import CONF, NOT_IN_HASH, NOT_IN_TRAINER_HASH, UserError
 FINISHED, FAILED, DAMAGED, MISSING = "finished", "failed", "damaged", "missing"
 SCHEMA = Path(__file__).with_name("result.schema.json")
 AGGREGATES = ("best", "last")  # epoch
+PREDICTIONS = "predictions.jsonl"  # beside a result: what the best epoch generated, one line a text
 
 
 def run_folder(outputs: str | Path, id: str) -> Path:

@@ -19,7 +19,7 @@ from experiments.config import build
 from loradrop.backbones import Backbone
 from loradrop.data import TaskData
 from loradrop.methods.base import Method
-from loradrop.recipe import Recipe
+from loradrop.recipe import Decoding, Recipe
 from loradrop.tasks.base import Task
 
 ALL_THREADS = torch.get_num_threads()  # as torch starts; a run of the same sweep may have changed it
@@ -36,8 +36,13 @@ class Setup:
         self.device = _device(config.trainer)
         backbone: Backbone = build("backbone", config.backbone)
         task: Task = build("task", config.task)
-        if task.generates:  # until a module trains and generates: these two lines go with it
-            raise ValueError(f"task {task.name} generates text, which is not built yet")
+        self.decoding: Decoding | None = config.decoding and OmegaConf.to_object(config.decoding)
+        if task.generates != (self.decoding is not None):
+            raise ValueError(
+                f"task {task.name} generates text: add decoding=greedy or decoding=beam, or conf/decoding/{task.name}.yaml"
+                if task.generates
+                else f"task {task.name} has labels and generates nothing: decoding must be null"
+            )
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
         self.weights = backbone.fingerprint(models)
@@ -45,17 +50,18 @@ class Setup:
             splits = task.load(data)
             check_method(build("method", config.method), backbone, task, models)
             task.check_metric()
-            self.model, tokenizer = load_model(backbone, task, self.method, models, config.seed)
+            self.model, self.tokenizer = load_model(backbone, task, self.method, models, config.seed)
             self.data = TaskData(
                 task,
                 splits,
-                tokenizer,
+                self.tokenizer,
                 self.recipe.max_length,
                 self.recipe.batch_size,
                 config.seed,
                 config.trainer.num_workers,
                 self.device.type == "cuda",
                 Path(config.paths.cache) / "tokens",
+                self.decoding and self.decoding.batch_size,
             )
 
     @contextmanager

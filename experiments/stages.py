@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -21,12 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.config import digest
-from experiments.results import replacing
+from experiments.results import PREDICTIONS, replacing
 from experiments.setup import Setup
 from loradrop.backbones import parameter_counts
+from loradrop.data import TaskData
 from loradrop.importance import Importance
-from loradrop.methods.base import Stage1
-from loradrop.modules import SequenceModule, best_epoch
+from loradrop.methods.base import Method, Stage1
+from loradrop.modules import RunModule, SequenceModule, best_epoch
 
 CHECKPOINT = "checkpoint.ckpt"
 STAGE1_VERSION = 1  # to be raised when stage 1 or the measurement changes
@@ -48,7 +50,7 @@ class RunProbe:
         setup = self.setup
         data = setup.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
-        module = SequenceModule(model, data, setup.recipe, None, self.seed)
+        module = _module(setup, data, None)
         trainer = _trainer(setup, "stage 1", epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
         trainer.fit(module)
 
@@ -81,7 +83,7 @@ class RunProbe:
         return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
 
 
-def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[SequenceModule, dict[str, Any]]:
+def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunModule, dict[str, Any]]:
     """Prepare, and fine-tune on the whole training set; both from the last checkpoint where there is one.
 
     Returns the module, and speed and memory of training.
@@ -100,22 +102,31 @@ def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[Seque
 
 def _fit(
     setup: Setup, folder: Path, logger: Any, identity: str, checkpoint: Path | None
-) -> tuple[SequenceModule, dict[str, Any]]:
+) -> tuple[RunModule, dict[str, Any]]:
     on_gpu = setup.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    module = SequenceModule(setup.model, setup.data, setup.recipe, setup.method, setup.config.seed, identity)
-    interval = timedelta(minutes=setup.config.trainer.checkpoint_minutes)
-    trainer = _trainer(
-        setup, "training", setup.recipe.epochs, logger=logger or False, callbacks=[Checkpoint(folder, interval)]
-    )
-    trainer.fit(module, ckpt_path=checkpoint)
-    if len(module.epochs) != setup.recipe.epochs:
-        raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {setup.recipe.epochs}")
+    epochs, decoding = setup.recipe.epochs, setup.decoding
+    module = _module(setup, setup.data, setup.method, identity)
+    checkpoints = Checkpoint(folder, timedelta(minutes=setup.config.trainer.checkpoint_minutes))
+    every = 1 if decoding is None or decoding.every_epoch else epochs
+    options = {"logger": logger or False, "callbacks": [checkpoints], "check_val_every_n_epoch": every}
+    _trainer(setup, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
+    if len(module.epochs) != epochs // every:
+        raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
     tokens = sum(setup.data.lengths) * setup.recipe.epochs
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     memory = {"process": process} | ({"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {})
     return module, {"tokens_per_second": round(tokens / module.train_seconds, 1), "peak_memory_bytes": memory}
+
+
+def _module(setup: Setup, data: TaskData, method: Method | None, identity: str = "") -> RunModule:
+    arguments = (setup.model, data, setup.recipe, method, setup.config.seed, identity)
+    if setup.decoding is None:
+        return SequenceModule(*arguments)
+    from loradrop.generation import GenerationModule  # of no use to runs that generate nothing
+
+    return GenerationModule(*arguments, tokenizer=setup.tokenizer, decoding=setup.decoding)
 
 
 class Checkpoint(ModelCheckpoint):
@@ -182,7 +193,7 @@ def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callb
     )
 
 
-def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
+def describe(setup: Setup, module: RunModule) -> dict[str, Any]:
     """The part of a result that says what was trained and how well."""
     task, report = setup.data.task, setup.method.report()
     importance, plan = report.get("importance"), report.get("plan")
@@ -207,16 +218,26 @@ def describe(setup: Setup, module: SequenceModule) -> dict[str, Any]:
     }
 
 
-def save(setup: Setup, module: SequenceModule, folder: Path) -> None:
-    """importance.json, plan.json and the best epoch's adapter and head, beside the result."""
+def save(setup: Setup, module: RunModule, folder: Path) -> None:
+    """importance.json, plan.json and the best epoch's adapter and head, beside the result; what was generated."""
     report = setup.method.report()
     for name in ("importance", "plan"):
         if name in report:
             with replacing(folder / f"{name}.json") as path:
                 report[name].save(path)
+    if "predictions" in module.best:
+        with replacing(folder / PREDICTIONS) as path:
+            path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _predictions(setup, module)))
     if setup.config.save_weights:
         with replacing(folder / "adapter.safetensors") as path:
             save_tensors(module.best["state"], path, epoch=str(module.best["epoch"]), backbone=setup.config.backbone.name)
+
+
+def _predictions(setup: Setup, module: RunModule) -> Iterator[dict[str, Any]]:
+    """A line for each text that the best epoch generated: split, source, references, prediction."""
+    for split, texts in module.best["predictions"].items():
+        for row, text in zip(setup.data.splits.evaluation[split], texts, strict=True):
+            yield {"split": split, **row, "prediction": text}
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:

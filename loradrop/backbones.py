@@ -18,13 +18,14 @@ import transformers
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from loradrop.hub import find_local, has_one_of, hub_available, why_unavailable
 from loradrop.tasks.base import Task
 
 ASSETS = Path(__file__).parent / "assets"
 OWN = "loradrop/"
+ENCODERS = {"bert", "roberta"}  # which transformers can also build as decoders, though they were not trained so
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what is read of a large file for its fingerprint
 
@@ -37,6 +38,7 @@ class Backbone:
     hub_id: str
     revision: str | None  # pinned commit on the Hub
     dtype: str  # of the frozen weights: float32, bfloat16
+    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
 
     def __post_init__(self) -> None:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -67,22 +69,22 @@ class Backbone:
             raise ValueError(
                 f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens"
             )
-        if type(config) not in AutoModelForSequenceClassification._model_mapping:
-            raise ValueError(
-                f"backbone {self.name} ({config.model_type}) has no sequence classifier, which task {task.name} needs"
-            )
+        if type(config) not in _auto(task)._model_mapping or (task.generates and config.model_type in ENCODERS):
+            kind = "does not generate text" if task.generates else "has no sequence classifier"
+            raise ValueError(f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to")
         self._check_weights(models)
 
     def skeleton(self, task: Task, models: Path | None) -> nn.Module:
         """The model without weights, on the meta device: what fits it and what it counts is known at once."""
         config = self.config(models)
-        config.num_labels = task.num_labels
+        if not task.generates:
+            config.num_labels = task.num_labels
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, self.dtype))
+            model = _auto(task).from_config(config, dtype=getattr(torch, self.dtype))
         return freeze_encoder(model)
 
     def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
-        """The model with a new head for `task`, in training mode, frozen except for the head; and its tokenizer."""
+        """The model in training mode, and its tokenizer: frozen except for the new head of a task that has labels."""
         transformers.logging.set_verbosity_error()  # that the head is new is no news
         transformers.logging.disable_progress_bar()
         try:
@@ -107,19 +109,12 @@ class Backbone:
         return digest.hexdigest()[:16]
 
     def _load(self, task: Task, source: dict[str, Any]) -> tuple[nn.Module, Any]:
-        labels = {} if task.labels is None else dict(enumerate(task.labels))
         tokenizer = AutoTokenizer.from_pretrained(**source)
         tokenizer.padding_side = "right"
-        model = AutoModelForSequenceClassification.from_pretrained(
-            **source,
-            num_labels=task.num_labels,
-            problem_type="regression" if task.is_regression else "single_label_classification",
-            dtype=getattr(torch, self.dtype),
-            use_safetensors=True,
-        )
-        if labels:
-            model.config.id2label, model.config.label2id = labels, {name: i for i, name in labels.items()}
+        model = _auto(task).from_pretrained(**source, **_head(task), dtype=getattr(torch, self.dtype), use_safetensors=True)
         model.config.use_cache = False  # of a decoder: keys and values are for generating
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         if tokenizer.pad_token is None:
             give_padding(tokenizer)
             model.config.pad_token_id = tokenizer.pad_token_id
@@ -173,9 +168,28 @@ def longest_text(config: Any) -> int | None:
     return longest and longest - offset
 
 
+def _auto(task: Task) -> Any:
+    return AutoModelForCausalLM if task.generates else AutoModelForSequenceClassification
+
+
+def _head(task: Task) -> dict[str, Any]:
+    """What a model's new head must know of the task, as keyword arguments of from_pretrained."""
+    if task.generates:
+        return {}
+    kind = "regression" if task.is_regression else "single_label_classification"
+    names = dict(enumerate(task.labels or ()))
+    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
+    return {"num_labels": task.num_labels, "problem_type": kind, **labels}
+
+
 def freeze_encoder(model: nn.Module) -> nn.Module:
-    """Leave only the head trainable, in float32: its modules take what comes from the encoder as such."""
+    """Leave only a new head trainable, in float32: its modules take what comes from the encoder as such.
+
+    What turns a language model's states into tokens is pretrained, and frozen with the rest.
+    """
     model.requires_grad_(False)
+    if model.get_output_embeddings() is not None:
+        return model
     for name, parameter in head_parameters(model):
         parameter.requires_grad_(True)
         if parameter.dtype != torch.float32:
@@ -200,7 +214,7 @@ def give_padding(tokenizer: Any) -> None:
 
 
 def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What turns the pooled token into classes: all that is outside the encoder, and its pooler."""
+    """What turns states into classes or tokens: all that is outside the encoder, and its pooler."""
     encoder = model.base_model_prefix + "."
     return [
         (name, parameter)

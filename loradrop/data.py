@@ -18,8 +18,9 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from loradrop.sampling import quantile_bins, stratified_sample
-from loradrop.tasks.base import LABEL, Splits, Task
+from loradrop.sampling import stratified_sample
+from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
+from loradrop.tasks.generation import IGNORED, LABELS
 
 POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
 
@@ -67,6 +68,27 @@ class Collator:
         return {**self.tokenizer.pad(rows, return_tensors="pt"), "labels": labels}
 
 
+class TextCollator:
+    """Rows -> one batch: prompts with targets padded on the right, prompts alone on the left, where generating starts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.padding = tokenizer.pad_token_id
+
+    def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
+        ids = rows["input_ids"]
+        width = max(map(len, ids))
+
+        def padded(lists: list[list[int]], value: int, on_the_left: bool) -> Tensor:
+            missing = [[value] * (width - len(row)) for row in lists]
+            pairs = zip(missing, lists, strict=True) if on_the_left else zip(lists, missing, strict=True)
+            return torch.tensor([first + second for first, second in pairs])
+
+        on_the_left = LABELS not in rows
+        mask = padded([[1] * len(row) for row in ids], 0, on_the_left)
+        batch = {"input_ids": padded(ids, self.padding, on_the_left), "attention_mask": mask}
+        return batch if on_the_left else batch | {LABELS: padded(rows[LABELS], IGNORED, on_the_left)}
+
+
 class TaskData:
     """A task's rows as token ids, and loaders over them."""
 
@@ -81,18 +103,23 @@ class TaskData:
         num_workers: int = 0,
         pin_memory: bool = False,  # speeds up copies to a GPU
         cache: Path | None = None,
+        evaluation_batch_size: int | None = None,  # None: twice the batch size of training
     ) -> None:
-        shortest = tokenizer.num_special_tokens_to_add(pair=len(task.columns) > 1) + len(task.columns)
-        if max_length < shortest:
-            raise ValueError(f"recipe.max_length must be at least {shortest} for {task.name}, got {max_length}")
+        if max_length < task.shortest(tokenizer):
+            raise ValueError(
+                f"recipe.max_length must be at least {task.shortest(tokenizer)} for {task.name}, got {max_length}"
+            )
         self.task, self.splits, self.seed = task, splits, seed
+        self.evaluation_batch_size = evaluation_batch_size
         self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
-        self.collate = Collator(tokenizer, task.is_regression)
+        self.collate = TextCollator(tokenizer) if task.generates else Collator(tokenizer, task.is_regression)
         self.fingerprint = splits.fingerprint()
         arguments = (task, tokenizer, max_length, cache and cache / self._cache_key(tokenizer, max_length))
         self.train = _tokenise(splits.train, "train", *arguments)
         self.evaluation = {name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()}
         self.lengths = [len(ids) for ids in self.train["input_ids"]]
+        for name, rows in {TRAIN: self.train, **self.evaluation}.items():
+            splits.notes += task.notes(name, rows)
 
     def _cache_key(self, tokenizer: Any, max_length: int) -> str:
         """Stands for all that token ids depend on."""
@@ -103,7 +130,7 @@ class TaskData:
         else:
             vocabulary = repr(tokenizer)
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
-        parts = (self.fingerprint, encoder, *self.task.columns, str(max_length), vocabulary)
+        parts = (self.fingerprint, encoder, *self.task.encoding, str(max_length), vocabulary)
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
     def of_rows(self, rows: Sequence[int]) -> TaskData:
@@ -119,21 +146,23 @@ class TaskData:
 
     def ordered_train_loader(self) -> DataLoader:
         """The training set once, in a fixed order (for measuring)."""
-        return self._ordered(self.train, self.lengths)
+        return self._loader(self.train, self._batches(_longest_first(self.lengths)))
 
     def evaluation_loaders(self) -> list[DataLoader]:
-        return [self._ordered(rows, [len(ids) for ids in rows["input_ids"]]) for rows in self.evaluation.values()]
+        """Each split once, in the order of `evaluation_order`."""
+        return [self._loader(self.evaluation[name], self._batches(self.evaluation_order(name))) for name in self.evaluation]
+
+    def evaluation_order(self, split: str) -> list[int]:
+        """The rows of a split in the order of its batches."""
+        return _longest_first([len(ids) for ids in self.evaluation[split]["input_ids"]])
 
     def sample(self, ratio: float, seed: int) -> list[int]:
-        """Rows of a stratified sample of the training set: by class, or by quantiles of the score."""
-        labels = list(self.train[LABEL])
-        return stratified_sample(quantile_bins(labels) if self.task.is_regression else labels, ratio, seed)
+        """Rows of a stratified sample of the training set: by the task's strata."""
+        return stratified_sample(self.task.strata(self.splits.train), ratio, seed)
 
-    def _ordered(self, rows: Dataset, lengths: Sequence[int]) -> DataLoader:
-        """Longest first, so that a batch that does not fit the memory shows at once."""
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        size = 2 * self.batch_size  # without gradients more fits
-        return self._loader(rows, [order[i : i + size] for i in range(0, len(order), size)])
+    def _batches(self, order: list[int]) -> list[list[int]]:
+        size = self.evaluation_batch_size or 2 * self.batch_size  # without gradients more fits
+        return [order[i : i + size] for i in range(0, len(order), size)]
 
     def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
         return DataLoader(
@@ -144,6 +173,11 @@ class TaskData:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    """So that a batch that does not fit the memory shows at once."""
+    return sorted(range(len(lengths)), key=lambda row: -lengths[row])
 
 
 def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None) -> Dataset:

@@ -1,13 +1,15 @@
-"""The Lightning module of a run: sequence classification and regression.
+"""The Lightning modules of a run: what all of them share, and sequence classification and regression.
 
 AdamW, linear schedule with warm-up, no weight decay on biases and layer norms (as run_glue.py of Hu et al. 2021). The
 random numbers of a step (dropout) are a function of (seed, step), so that a resumed run is the uninterrupted one.
+Generation is in generation.py.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,11 @@ from loradrop.methods.base import Method
 from loradrop.recipe import Recipe
 
 
-class SequenceModule(pl.LightningModule):
-    """Trains what a method left trainable, scores every epoch, remembers the best epoch's parameters."""
+class RunModule(pl.LightningModule):
+    """Trains what a method left trainable, scores every epoch, remembers the best epoch's parameters.
+
+    A subclass collects a split's outputs in validation_step and makes scores of them in `collected`.
+    """
 
     def __init__(
         self,
@@ -37,9 +42,9 @@ class SequenceModule(pl.LightningModule):
         self.identity = identity
         self.model, self.data, self.recipe, self.method, self.seed = model, data, recipe, method, seed
         self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
-        self.best: dict[str, Any] = {}  # {"epoch": number, "state": trainable parameters}
+        self.best: dict[str, Any] = {}  # what is remembered of the best epoch: its number and its trainable parameters
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
-        self.outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.outputs: dict[str, list[tuple[Any, Any]]] = {}  # split -> (outputs, references) of each batch
         self.skip = 0  # batches of the current epoch that were done before an interruption
         self.train_seconds, self.resumed_at = 0.0, time.perf_counter()  # validation left out
         self.strict_loading = False  # checkpoints hold trainable parameters only
@@ -77,31 +82,33 @@ class SequenceModule(pl.LightningModule):
         if self.method is not None:
             self.method.after_step(self.model, self.global_step + 1)  # Lightning counts it only afterwards
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        labels = batch.pop("labels")
-        split = list(self.data.evaluation)[dataloader_idx]
-        self.outputs.setdefault(split, []).append((self.model(**batch).logits.float(), labels))
+    def collected(self) -> Mapping[str, tuple[Sequence, Sequence]]:
+        """{split: (predictions, references)} of the epoch's outputs."""
+        raise NotImplementedError
+
+    def split_name(self, dataloader_idx: int) -> str:
+        return list(self.data.evaluation)[dataloader_idx]
 
     def on_validation_epoch_end(self) -> None:
         task = self.data.task
-        outputs = {}
-        for split, parts in self.outputs.items():
-            logits, labels = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
-            if not np.isfinite(logits).all():
-                # the class of the largest NaN is the first one: that would pass for a score
-                raise FloatingPointError(
-                    f"training diverged in epoch {self.current_epoch + 1}; try a lower recipe.learning_rate"
-                )
-            outputs[split] = task.decode(logits), labels
+        loss = float(self.loss_sum) / max(1, self.loss_steps)
+        if not math.isfinite(loss):
+            raise self.diverged()
+        scores = task.score(self.collected())
         self.outputs = {}
-        scores = task.score(outputs)
         self.log_dict({f"validation/{key}": value for key, value in scores.items()})
         self.log(task.primary, scores[task.primary], prog_bar=True, logger=False)
-        loss = float(self.loss_sum) / max(1, self.loss_steps)
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
         self.epochs.append({"epoch": self.current_epoch + 1, "train_loss": loss, **scores})
         if best_epoch(self.epochs, task.primary) is self.epochs[-1]:
-            self.best = {"epoch": self.current_epoch + 1, "state": self.trainable_state()}
+            self.best = self.remembered()
+
+    def remembered(self) -> dict[str, Any]:
+        """What is kept of the best epoch."""
+        return {"epoch": self.current_epoch + 1, "state": self.trainable_state()}
+
+    def diverged(self) -> FloatingPointError:
+        return FloatingPointError(f"training diverged in epoch {self.current_epoch + 1}; try a lower learning rate")
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Trainable parameters on the CPU by their name in the model, each shared one once."""
@@ -142,6 +149,25 @@ class SequenceModule(pl.LightningModule):
         self.epochs, self.best, self.train_seconds = run["epochs"], run["best"], run["train_seconds"]
         self.loss_sum, self.loss_steps = torch.tensor(run["loss"][0]), run["loss"][1]
         self.skip = run["step"] % len(self.data.train_loader())
+
+
+class SequenceModule(RunModule):
+    """Sequence classification and regression."""
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        labels = batch.pop("labels")
+        split = self.split_name(dataloader_idx)
+        self.outputs.setdefault(split, []).append((self.model(**batch).logits.float(), labels))
+
+    def collected(self) -> Mapping[str, tuple[Sequence, Sequence]]:
+        decoded = {}
+        for split, parts in self.outputs.items():
+            logits, labels = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+            if not np.isfinite(logits).all():
+                # the class of the largest NaN is the first one: that would pass for a score
+                raise self.diverged()
+            decoded[split] = self.data.task.decode(logits), labels
+        return decoded
 
 
 def best_epoch(epochs: list[dict[str, float]], primary: str) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""How a model is trained: the keys of a YAML in conf/recipe. Free of torch, so that a config is checked in no time."""
+"""How a model is trained and how it generates: the keys of a YAML in conf/recipe and in conf/decoding.
+
+Free of torch, so that a config is checked in no time.
+"""
 
 from __future__ import annotations
 
@@ -28,3 +31,21 @@ class Recipe:
             raise ValueError(f"recipe.weight_decay must not be negative, got {self.weight_decay}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"recipe.max_grad_norm must be positive or null, got {self.max_grad_norm}")
+
+
+@dataclass
+class Decoding:
+    """How texts are generated, by greedy search (num_beams 1) or beam search. ValueError: a number out of range."""
+
+    num_beams: int
+    length_penalty: float  # exponent of the length that a beam's score is divided by; above 1 longer texts win
+    no_repeat_ngram_size: int  # no n-gram of this size comes twice; 0 for no limit
+    batch_size: int  # prompts at once
+    every_epoch: bool  # score every epoch, or only the last one
+
+    def __post_init__(self) -> None:
+        for key in ("num_beams", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"decoding.{key} must be at least 1, got {getattr(self, key)}")
+        if self.no_repeat_ngram_size < 0:
+            raise ValueError(f"decoding.no_repeat_ngram_size must not be negative, got {self.no_repeat_ngram_size}")

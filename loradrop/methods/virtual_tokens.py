@@ -32,6 +32,8 @@ class VirtualTokens(Method):
         self.extra_tokens = virtual_tokens
 
     def install(self, model: nn.Module) -> None:
+        if model.get_output_embeddings() is not None:  # generating calls the encoder once for each token
+            raise ValueError(f"{self.name} is for tasks with labels; {type(model).__name__} generates text")
         encoder = getattr(model, model.base_model_prefix)
         longest = longest_text(model.config)
         if longest and self.virtual_tokens >= longest:

@@ -85,6 +85,14 @@ class Task:
         """Token ids of a batch of rows, truncated to max_length, without padding."""
         raise NotImplementedError
 
+    def shortest(self, tokenizer: Any) -> int:
+        """The least max_length that leaves room for a text."""
+        return 1
+
+    def notes(self, split: str, encoded: Dataset) -> list[str]:
+        """What a run has to report of a split's encoded rows."""
+        return []
+
     def strata(self, rows: Dataset) -> list[Hashable]:
         """The stratum of each row of the training set, for a stratified sample (loradrop.sampling)."""
         raise NotImplementedError
@@ -133,6 +141,9 @@ class LabelTask(Task):
     @property
     def encoding(self) -> tuple[str, ...]:
         return self.columns
+
+    def shortest(self, tokenizer: Any) -> int:
+        return tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1) + len(self.columns)
 
     def encode(self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int) -> dict[str, list]:
         return tokenizer(*(rows[column] for column in self.columns), truncation=True, max_length=max_length)
