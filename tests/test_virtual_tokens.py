@@ -152,7 +152,7 @@ def test_virtual_tokens_count_among_the_positions_of_the_backbone():
     from loradrop.backbones import Backbone
 
     class Task:
-        name = "any"
+        name, generates = "any", False
 
     backbone = Backbone(name="tiny_roberta", hub_id="loradrop/tiny_roberta", revision=None, dtype="float32")
     longest = backbone.config(None).max_position_embeddings - 2
