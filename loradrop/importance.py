@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from loradrop.lora import LoRALinear, Site, lora_sites
 
-AVERAGES = ("tokens", "examples")
+TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_tokens")
+IGNORED = -100  # a label that no loss is taken of
 ByLayer = dict[str, dict[int, float]]  # module type -> layer -> value
 
 
@@ -84,7 +85,8 @@ def measure(
     """Importances of all LoRA modules of `model`, in one pass over `batches`.
 
     Each batch holds the keyword arguments of the model; `attention_mask` (batch, tokens) of ones and zeros, where given,
-    excludes padding. `average`: over all tokens, or over the tokens of each example and then over examples.
+    excludes padding. `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the
+    `target_tokens` of generation alone, whose `labels` (batch, tokens) are not -100.
     `squared_norms` also keeps || dW x ||^2 of every token (for histograms). Gradients are off; the training flags of all
     modules are put back afterwards. ValueError: no LoRA, no batch, an unknown average, a mask that fits no input.
     """
@@ -98,15 +100,26 @@ def measure(
     with torch.no_grad(), evaluating(model), _hooked(meters):
         for batch in batches:
             inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-            mask = inputs.get("attention_mask")
-            if mask is not None and mask.dim() != 2:
-                raise ValueError(f"attention_mask must be (batch, tokens), got {tuple(mask.shape)}")
+            mask = _counted(inputs, average)
             for meter in meters.values():
                 meter.mask = mask
             model(**inputs)
     if any(meter.tokens == 0 for meter in meters.values()):
         raise ValueError("nothing was measured: the batches are empty, or the model does not use all of its LoRA modules")
     return _collect(meters)
+
+
+def _counted(inputs: Mapping[str, Any], average: str) -> Tensor | None:
+    """Ones for the tokens that count, zeros for the others, (batch, tokens); None where all count."""
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.dim() != 2:
+        raise ValueError(f"attention_mask must be (batch, tokens), got {tuple(mask.shape)}")
+    if average != TARGET_TOKENS:
+        return mask
+    labels = inputs.get("labels")
+    if labels is None or labels.dim() != 2:
+        raise ValueError(f"average={TARGET_TOKENS} needs labels of (batch, tokens), -100 where a token is no target")
+    return (labels != IGNORED).long() if mask is None else mask * (labels != IGNORED)
 
 
 def _collect(meters: Mapping[Site, _Meter]) -> Importance:
@@ -139,7 +152,7 @@ class _Meter:
         if weights.numel() != x.shape[:-1].numel():
             raise ValueError(f"attention_mask {tuple(weights.shape)} fits no input of shape {tuple(x.shape)}")
         counted = weights.flatten() > 0  # (N,)
-        if self.average == "examples":
+        if self.average == EXAMPLES:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
         weights = weights.flatten()  # (N,)
         with torch.autocast(x.device.type, enabled=False):

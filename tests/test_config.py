@@ -107,7 +107,7 @@ def test_a_missing_key_and_a_wrong_type_are_named():
         ("method.budget=0.5", "give one of threshold, budget and k"),
         ("method.sample_ratio=0", "sample_ratio must lie in"),
         ("method.rank=0", "rank must be at least 1"),
-        ("method.average=median", "average must be one of tokens, examples"),
+        ("method.average=median", "average must be one of tokens, examples, target_tokens"),
         ("method.weights=old", "weights must be one of fresh, keep"),
         ("recipe.epochs=0", r"recipe\.epochs must be positive"),
         ("trainer.precision=float8", r"trainer\.precision must be one of"),

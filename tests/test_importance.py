@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import FAMILIES, build, train_b
+from transformers import LlamaForCausalLM
 
 from loradrop.importance import Importance, measure
 from loradrop.lora import add_lora, lora_sites
@@ -141,3 +142,24 @@ def test_errors(batch):
     add_lora(untrained)
     with pytest.raises(ValueError, match="all importances are zero"):
         _ = measure(untrained, [batch]).normalized
+
+
+def test_of_generation_the_target_tokens_alone_may_count(batch):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(FAMILIES["llama"][1]).eval()
+    add_lora(model, rank=4)
+    train_b(model)
+    mask = batch["attention_mask"]
+    targets = (torch.arange(9) >= 3) & (mask > 0)  # the first three tokens are a prompt
+    given = {"input_ids": batch["input_ids"], "attention_mask": mask}
+    given["labels"] = torch.where(targets, batch["input_ids"], -100)
+    updates = {}
+    for site, module in lora_sites(model).items():
+        module.register_forward_hook(lambda m, args, h, site=site: updates.update({site: h - m.base(args[0])}))
+    importance = measure(model, [given], "target_tokens")
+    assert importance.tokens == int(targets.sum()) < measure(model, [given]).tokens
+    for site, update in updates.items():
+        expected = float((update[targets] ** 2).sum(-1).mean())
+        assert importance.values[site.module_type][site.layer] == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ValueError, match="target_tokens needs labels of"):
+        measure(adapted(), [batch], "target_tokens")

@@ -31,7 +31,7 @@ class LoRADrop(LoRA):
     """The freedoms the paper leaves, as switches:
 
     sample_batch_size  of stage 1, at most: a recipe's large batches would leave a small sample a handful of steps
-    average          over `tokens`, or over the tokens of each example and then `examples`
+    average          over `tokens`, over the tokens of each example and then `examples`, or over `target_tokens` (generation)
     jointly          rank query and value layers together instead of each type for itself
     which            which layers keep their own (selection.select); the ablations of Section 4.4
     share            the other layers share one LoRA per module type, or get none (w/o share)
