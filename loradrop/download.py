@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -60,7 +61,7 @@ def check_sha256(path: Path, expected: str) -> None:
         raise ValueError(f"its sha256 is {found} instead of {expected}")
 
 
-def _copy(url: str, file: object, name: str) -> None:
+def _copy(url: str, file: BinaryIO, name: str) -> None:
     with urlopen(url, timeout=STALLED) as answer:
         size = int(answer.headers.get("Content-Length") or 0)
         with tqdm(total=size or None, unit="B", unit_scale=True, desc=name) as bar:

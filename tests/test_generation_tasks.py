@@ -1,9 +1,8 @@
-"""Tasks whose answer is a text: their formats, prompts and token ids, the built-in ones, and the official files."""
+"""Tasks whose answer is a text: their formats, their prompts and token ids, and their scores."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,9 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from loradrop.backbones import ASSETS
-from loradrop.tasks import dart, e2e
 from loradrop.tasks.generation import IGNORED
 
 CONF = Path(__file__).parents[1] / "conf/task"
-DATA = Path(os.environ.get("LORADROP_DATA", "/nonexistent"))
 MINI = ("mini_table2text", "mini_summary")
 E2E = {
     "trainset.csv": 'mr,ref\n"name[A, B], eatType[pub]",a pub\n"name[C], familyFriendly[yes]","for ""all"", C "\n'
@@ -249,30 +246,3 @@ def test_how_many_sources_were_cut_is_noted():
 
 def test_what_token_ids_depend_on():
     assert make("e2e").encoding != make("e2e", template="{source}").encoding != make("e2e", max_new_tokens=7).encoding
-
-
-# the official files
-
-
-@pytest.mark.real_data
-def test_official_e2e():
-    if not (DATA / "E2E").is_dir():
-        pytest.skip("E2E is not in LORADROP_DATA")
-    splits = make("e2e", evaluation=["dev", "test"]).load(DATA)
-    assert len(splits.train) == 42061 and splits.notes == []
-    sizes = {name: (len(rows), sum(map(len, rows["references"]))) for name, rows in splits.evaluation.items()}
-    assert sizes == {"dev": (547, 4672), "test": (630, 4693)}
-    assert all(source.startswith("name : ") for source in splits.train["source"])
-    assert e2e.linearise("name[X], eatType[pub]") == "name : X | Type : pub"
-
-
-@pytest.mark.real_data
-def test_official_dart():
-    if not (DATA / "DART").is_dir():
-        pytest.skip("DART is not in LORADROP_DATA")
-    task = make("dart")
-    entries = {split: task.read(DATA / "DART" / task.files[split].name, training=False) for split in ("dev", "test")}
-    sizes = {split: (len(some), sum(len(texts) for _, texts in some)) for split, some in entries.items()}
-    assert sizes == {"dev": (2768, 6980), "test": (5097, 12552)}
-    assert sum(not text.strip() for _, texts in entries["test"] for text in texts) == 1
-    assert dart.linearise([["x", "IS_A", "y"]]) == "x : is_a : y"
