@@ -39,7 +39,8 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
     if place.scheme != "file" and not available(endpoint):
         raise FileNotFoundError(f"{url} is not in the local cache and cannot be fetched ({why_unavailable(endpoint)})")
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    # the name's end is kept: a reader may tell the format by it
+    descriptor, name = tempfile.mkstemp(prefix=".part-", suffix=f"-{target.name}", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             _copy(url, file, target.name)

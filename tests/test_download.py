@@ -21,6 +21,7 @@ from loradrop import hub
 from loradrop.download import cache_folder, check_sha256, fetch_file
 
 CONF = Path(__file__).parents[1] / "conf/task"
+FILES = {"train": "train.json", "test": "test.xml"}
 LINES = {"train": [("1+1?", "1+1=2\n#### 2"), ("2+2?", "#### 4")], "test": [("3+4?", "#### 7")]}
 
 
@@ -157,6 +158,16 @@ def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cach
     for path in (tmp_path / "away").iterdir():
         path.unlink()
     assert task.load(None).fingerprint() == splits.fingerprint()
+
+
+def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub):
+    entry = "<entry><modifiedtripleset><mtriple>a | B | c</mtriple></modifiedtripleset><lex>one</lex></entry>"
+    (tmp_path / "test.xml").write_text(f"<benchmark><entries>{entry}</entries></benchmark>")
+    (tmp_path / "train.json").write_text('[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]')
+    config = OmegaConf.load(CONF / "dart.yaml")
+    config.url, config.files = tmp_path.as_uri(), {s: {"name": f, "rows": 1} for s, f in FILES.items()}
+    splits = instantiate(config).load(None)
+    assert splits.train["source"][:] == splits.evaluation["test"]["source"][:] == ["a : b : c"]
 
 
 def test_without_a_checksum_the_number_of_rows_tells(tmp_path, no_hub):
