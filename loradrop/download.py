@@ -69,5 +69,5 @@ def _copy(url: str, file: BinaryIO, name: str) -> None:
             while block := answer.read(BLOCK):
                 file.write(block)
                 bar.update(len(block))
-            if size and bar.n != size:
-                raise OSError(f"the connection broke after {bar.n} of {size} bytes")
+        if size and file.tell() != size:
+            raise OSError(f"the connection broke after {file.tell()} of {size} bytes")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -35,6 +36,7 @@ def cache(tmp_path, monkeypatch):
     hub._answers.cache_clear()
     yield tmp_path / "home"
     hub._answers.cache_clear()
+    enable_progress_bars()
 
 
 def jsonl(split):
@@ -102,8 +104,10 @@ def expected(path):
     check_sha256(path, hashlib.sha256(Server.text).hexdigest())
 
 
-def test_a_file_is_fetched_once(server, tmp_path):
+@pytest.mark.parametrize("switch", [enable_progress_bars, disable_progress_bars])
+def test_a_file_is_fetched_once(switch, server, tmp_path):
     target = tmp_path / "cache/file.txt"
+    switch()
     for _ in range(2):
         assert fetch_file(f"{server.url}/file.txt", target, expected).read_bytes() == Server.text
     assert server.asked == 1 and list(target.parent.iterdir()) == [target]
