@@ -75,7 +75,13 @@ class Setup:
 def check_method(method: Method, backbone: Backbone, task: Task, models: Path | None) -> None:
     """ValueError where a method does not fit a backbone, found without its weights."""
     model = backbone.skeleton(task, models)
+    quantised = [p for p in model.parameters() if p.dim() > 1 and not p.requires_grad and backbone.quantization]
     method.install(model)
+    if any(parameter.requires_grad for parameter in quantised):
+        raise ValueError(
+            f"method {method.name} trains weights of backbone {backbone.name} itself, which 4 bits cannot hold: set "
+            "backbone.quantization=null"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"method {method.name} has nothing to train: task {task.name} has no new head")
     if any(parameter.requires_grad and parameter.dtype != torch.float32 for parameter in model.parameters()):

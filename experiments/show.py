@@ -60,6 +60,14 @@ def summary(result: dict[str, Any], folder: Path) -> None:
     console.print(grid, soft_wrap=True)
 
 
+def facts(lines: list[tuple[str, str]]) -> None:
+    """Names and what is to be said of them."""
+    grid = Table.grid(padding=(0, 2))
+    for name, text in lines:
+        grid.add_row(name, text)
+    console.print(grid, soft_wrap=True)
+
+
 def _share(parameters: dict[str, Any]) -> str:
     adapter, lora = parameters["adapter"], parameters["lora_parameters"]
     percent = f", {100 * adapter / lora:.1f} % of LoRA's {lora:,}" if lora else ""

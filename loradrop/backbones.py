@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from loradrop.tasks.base import Task
 
 ASSETS = Path(__file__).parent / "assets"
 OWN = "loradrop/"
+NF4 = "nf4"
 ENCODERS = {"bert", "roberta"}  # which transformers can also build as decoders, though they were not trained so
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what is read of a large file for its fingerprint
@@ -39,10 +41,15 @@ class Backbone:
     revision: str | None  # pinned commit on the Hub
     dtype: str  # of the frozen weights: float32, bfloat16
     gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
+    quantization: str | None = None  # nf4: the layers' weights in 4 bits, as QLoRA (arXiv 2305.14314)
 
     def __post_init__(self) -> None:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"dtype: there is no type '{self.dtype}'; try float32 or bfloat16")
+        if self.quantization not in (None, NF4):
+            raise ValueError(f"quantization must be {NF4} or null, got '{self.quantization}'")
+        if self.quantization and find_spec("bitsandbytes") is None:
+            raise ValueError(f"quantization={NF4} needs bitsandbytes: pip install 'loradrop[quantization]'")
 
     def config(self, models: Path | None) -> Any:
         """The model's configuration, without its weights."""
@@ -81,7 +88,7 @@ class Backbone:
             config.num_labels = task.num_labels
         with torch.device("meta"):
             model = _auto(task).from_config(config, dtype=getattr(torch, self.dtype))
-        return freeze_encoder(model)
+        return freeze_encoder(self._switched(model))
 
     def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
         """The model in training mode, and its tokenizer: frozen except for the new head of a task that has labels."""
@@ -111,14 +118,20 @@ class Backbone:
     def _load(self, task: Task, source: dict[str, Any]) -> tuple[nn.Module, Any]:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         tokenizer.padding_side = "right"
-        model = _auto(task).from_pretrained(**source, **_head(task), dtype=getattr(torch, self.dtype), use_safetensors=True)
-        model.config.use_cache = False  # of a decoder: keys and values are for generating
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        options = _head(task) | {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
+        if self.quantization:
+            options["quantization_config"] = _nf4(options["dtype"])
+        model = _auto(task).from_pretrained(**source, **options)
         if tokenizer.pad_token is None:
             give_padding(tokenizer)
             model.config.pad_token_id = tokenizer.pad_token_id
-        return freeze_encoder(model).train(), tokenizer  # dropout is off as loaded
+        return freeze_encoder(self._switched(model)).train(), tokenizer  # dropout is off as loaded
+
+    def _switched(self, model: nn.Module) -> nn.Module:
+        model.config.use_cache = False  # of a decoder: keys and values are for generating
+        if self.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return model
 
     def _check_weights(self, models: Path | None) -> None:
         folder = self._folder(models)
@@ -170,6 +183,17 @@ def longest_text(config: Any) -> int | None:
 
 def _auto(task: Task) -> Any:
     return AutoModelForCausalLM if task.generates else AutoModelForSequenceClassification
+
+
+def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
+    """4-bit NormalFloat with doubly quantised constants; products in `dtype`. Heads stay as they are."""
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=NF4,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head", "score", "classifier", "pooler"],
+    )
 
 
 def _head(task: Task) -> dict[str, Any]:

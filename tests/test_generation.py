@@ -24,10 +24,8 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A folder of models with a small Llama in it, its tokenizer one of letters and bytes."""
-    root = tmp_path_factory.mktemp("models")
+def save_model(root):
+    """A small Llama in a folder of models, its tokenizer one of letters and bytes."""
     folder = root / "meta-llama" / "Llama-2-7b-hf"
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS]
     LlamaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True).save_pretrained(folder)
@@ -35,6 +33,12 @@ def models(tmp_path_factory):
     shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
     config = LlamaConfig(vocab_size=len(pieces), max_position_embeddings=512, initializer_range=0.3, **shape)
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    save_model(root)
     return root
 
 
