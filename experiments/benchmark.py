@@ -13,6 +13,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from omegaconf import DictConfig
 
 from experiments import results, show
 from experiments.command import guarded
-from experiments.config import check
+from experiments.config import UserError, check
 from experiments.environment import environment
 from experiments.setup import Setup
 from experiments.stages import RunProbe, quieten
@@ -68,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="as on the command line of experiments.run")
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_intermixed_args(arguments)
+    if given.steps < 1:
+        parser.error(f"--steps must be at least 1, got {given.steps}")
     named = any(o.key_or_group == "method" for o in OverridesParser.create().parse_overrides(given.overrides))
     configs = results.plan(given.overrides if named else ["method=glob(*)", *given.overrides])
     configs.sort(key=lambda config: config.method.name != BASELINE)
     quieten()
-    for config in configs:
-        check(config)
-    contestants = [Contestant(config) for config in configs]
+    contestants = list(built(configs, skip=not named))
     run(contestants, given.steps)
     table = compare(contestants)
     title = f"a training step, median of {given.steps}, batches of {configs[0].recipe.batch_size}"
@@ -89,6 +90,18 @@ def main(arguments: list[str] | None = None) -> int:
         )
     show.console.print(f"saved as {path}", soft_wrap=True)
     return 0
+
+
+def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
+    """Of each config; what cannot run is left out with a message where `skip`, else it is a UserError."""
+    for config in configs:
+        try:
+            check(config)
+            yield Contestant(config)
+        except (ValueError, OSError) as error:
+            if not skip or config.method.name == BASELINE:
+                raise UserError(f"{config.method.name}: {error}") from error
+            show.failed(f"{config.method.name} is left out: {error}")
 
 
 def run(contestants: list[Contestant], steps: int) -> None:

@@ -7,8 +7,10 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +99,9 @@ def check(config: DictConfig) -> None:
         OmegaConf.to_object(config.decoding)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in [0, 2^32), got {config.seed}")
+    for name, number in _numbers(OmegaConf.to_container(config, resolve=True)):
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be a finite number, got {number}")
     settings = config.trainer
     for key, least in (("num_threads", 1), ("num_workers", 0), ("checkpoint_minutes", 0)):
         if settings[key] is not None and settings[key] < least:
@@ -112,6 +117,15 @@ def check(config: DictConfig) -> None:
         _check_target(group, OmegaConf.to_container(config[group], resolve=True))
         if group != "logger" and config[group].get("_target_"):
             build(group, config[group])
+
+
+def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """All floats of a config, with their keys."""
+    if isinstance(node, float):
+        yield name, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        yield from _numbers(value, f"{name}.{key}" if name else str(key))
 
 
 def build(key: str, node: DictConfig, **supplied: Any) -> Any:

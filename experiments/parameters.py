@@ -23,8 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from experiments import show
 from experiments.config import CONF, build
 from loradrop.backbones import freeze_encoder, parameter_counts
-from loradrop.importance import Importance
-from loradrop.lora import lora_sites
+from loradrop.importance import uniform
 from loradrop.methods.base import Method
 from loradrop.methods.lora_drop import LoRADrop
 from loradrop.selection import select
@@ -119,16 +118,13 @@ def count(cell: Cell) -> dict[str, Any]:
 
 def _instances(cell: Cell, method: LoRADrop, model: nn.Module) -> tuple[list[int], str]:
     """The counts that read as printed after LoRAs were shared, and of how many instances they are."""
-    uniform = Importance({}, {})
-    for site, module in lora_sites(model).items():
-        uniform.values.setdefault(site.module_type, {})[site.layer] = 1.0
-        uniform.parameters.setdefault(site.module_type, {})[site.layer] = module.size
-    sizes = [size for layers in uniform.parameters.values() for size in layers.values()]
+    importance = uniform(model)
+    sizes = [size for layers in importance.parameters.values() for size in layers.values()]
     counts = {}
-    for n in range(len(uniform.parameters), len(sizes) + 1):  # from one shared LoRA for each module type on
+    for n in range(len(importance.parameters), len(sizes) + 1):  # from one shared LoRA for each module type on
         if cell.matches(n * sizes[0]):
             model = cell.installed(method)
-            share(model, select(uniform, budget=n / len(sizes), jointly=True))
+            share(model, select(importance, budget=n / len(sizes), jointly=True))
             counts[n] = parameter_counts(model)["adapter"]
     numbers = " or ".join(map(str, counts)) or "no number"
     note = f"n = {numbers} of {len(sizes)} LoRAs of {sizes[0]:,} each, kept and shared. {cell.note}"

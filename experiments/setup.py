@@ -63,6 +63,8 @@ class Setup:
                 Path(config.paths.cache) / "tokens",
                 self.decoding and self.decoding.batch_size,
             )
+        self.steps = len(self.data.train_loader()) * self.recipe.epochs  # of the optimiser
+        self.method.check_steps(self.steps)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -28,7 +28,7 @@ from loradrop.backbones import parameter_counts
 from loradrop.data import TaskData
 from loradrop.importance import Importance
 from loradrop.methods.base import Method, Stage1
-from loradrop.modules import RunModule, SequenceModule, best_epoch
+from loradrop.modules import RunModule, SequenceModule
 
 CHECKPOINT = "checkpoint.ckpt"
 STAGE1_VERSION = 1  # to be raised when stage 1 or the measurement changes
@@ -40,7 +40,7 @@ class RunProbe:
     def __init__(self, setup: Setup, folder: Path) -> None:
         self.setup, self.folder = setup, folder
         self.seed: int = setup.config.seed
-        self.steps = len(setup.data.train_loader()) * setup.recipe.epochs
+        self.steps = setup.steps
         self.cached: bool | None = None
 
     def sample(self, ratio: float) -> Sequence[int]:
@@ -54,9 +54,14 @@ class RunProbe:
         trainer = _trainer(setup, "stage 1", epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
         trainer.fit(module)
 
-    def batches(self, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
-        self.setup.model.to(self.setup.device)  # Lightning puts a model back on the CPU when it is done
-        return self.setup.data.of_rows(rows).ordered_train_loader()
+    def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
+        device = self.setup.device
+        self.setup.model.to(device)  # Lightning puts a model back on the CPU when it is done
+        data = self.setup.data.of_rows(rows)
+        if gradients:
+            data.evaluation_batch_size = data.batch_size
+        for batch in data.ordered_train_loader():
+            yield {key: value.to(device) for key, value in batch.items()}
 
     def autocast(self) -> AbstractContextManager:
         precision = self.setup.config.trainer.precision
@@ -201,7 +206,7 @@ def describe(setup: Setup, module: RunModule) -> dict[str, Any]:
         "metrics": {
             "primary": task.primary,
             "epochs": module.epochs,
-            "best": best_epoch(module.epochs, task.primary),
+            "best": next(scores for scores in module.epochs if scores["epoch"] == module.best["epoch"]),
             "last": module.epochs[-1],
         },
         "parameters": {

@@ -85,8 +85,9 @@ def measure(
     """Importances of all LoRA modules of `model`, in one pass over `batches`.
 
     Each batch holds the keyword arguments of the model; `attention_mask` (batch, tokens) of ones and zeros, where given,
-    excludes padding. `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the
-    `target_tokens` of generation alone, whose `labels` (batch, tokens) are not -100.
+    excludes padding. What a module is applied to besides the batch's tokens (DeBERTa's relative positions) does not count.
+    `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
+    generation alone, whose `labels` (batch, tokens) are not -100.
     `squared_norms` also keeps || dW x ||^2 of every token (for histograms). Gradients are off; the training flags of all
     modules are put back afterwards. ValueError: no LoRA, no batch, an unknown average, a mask that fits no input.
     """
@@ -105,7 +106,10 @@ def measure(
                 meter.mask = mask
             model(**inputs)
     if any(meter.tokens == 0 for meter in meters.values()):
-        raise ValueError("nothing was measured: the batches are empty, or the model does not use all of its LoRA modules")
+        raise ValueError(
+            "nothing was measured: the batches are empty, their attention_mask fits no input of a LoRA module, or the model "
+            "does not use all of its LoRA modules"
+        )
     return _collect(meters)
 
 
@@ -114,6 +118,8 @@ def _counted(inputs: Mapping[str, Any], average: str) -> Tensor | None:
     mask = inputs.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"attention_mask must be (batch, tokens), got {tuple(mask.shape)}")
+    if mask is None and "input_ids" in inputs:
+        mask = torch.ones_like(inputs["input_ids"])
     if average != TARGET_TOKENS:
         return mask
     labels = inputs.get("labels")
@@ -148,9 +154,9 @@ class _Meter:
     def __call__(self, module: LoRALinear, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook; args[0] is x (batch, tokens, d_in), or with the first two flattened into one."""
         x = args[0]
+        if self.mask is not None and not holds_tokens(x, self.mask):
+            return
         weights = (torch.ones(x.shape[:-1], device=x.device) if self.mask is None else self.mask != 0).float()
-        if weights.numel() != x.shape[:-1].numel():
-            raise ValueError(f"attention_mask {tuple(weights.shape)} fits no input of shape {tuple(x.shape)}")
         counted = weights.flatten() > 0  # (N,)
         if self.average == EXAMPLES:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
@@ -166,6 +172,20 @@ class _Meter:
     def mean_squared_norm(self) -> float:
         rows = self.module.up(torch.eye(self.module.rank, device=self.moment.device)).detach().double()  # (r, d_out), B^T
         return float(self.module.scaling**2 * torch.sum((rows @ rows.T) * self.moment) / self.weight)
+
+
+def holds_tokens(x: Tensor, mask: Tensor) -> bool:
+    """Is x (..., d_in) what a mask (batch, tokens) is about, as (batch, tokens, d_in) or with the first two made one?"""
+    return x.shape[:-1] in (mask.shape, (mask.numel(),))
+
+
+def uniform(model: nn.Module) -> Importance:
+    """The same importance for every LoRA: what can be said of a selection before anything is measured."""
+    importance = Importance({}, {})
+    for site, module in lora_sites(model).items():
+        importance.values.setdefault(site.module_type, {})[site.layer] = 1.0
+        importance.parameters.setdefault(site.module_type, {})[site.layer] = module.size
+    return importance
 
 
 @contextmanager

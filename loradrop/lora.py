@@ -116,7 +116,8 @@ def add_lora(
 
     `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `targets` are
     suffixes of module names (`query`, `attention.output.dense`), or `all-linear` for every linear module of the layers; None
-    takes query and value of the model's family. Returns the adapted sites. ValueError: a rank or target that does not fit;
+    takes query and value of the model's family. Modules outside the stack of layers (heads, poolers) are taken only where
+    none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit;
     the message lists the linear modules.
     """
 
@@ -165,11 +166,14 @@ def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[S
             raise ValueError(f"no default targets for {type(model).__name__}; name them (targets). {_listing(linear)}")
     targets = [targets] if isinstance(targets, str) else list(targets)
     if targets == [ALL_LINEAR]:
-        return _sites([name for name in linear if _split(name)[0] != name])
+        return _sites([name for name in linear if _in_stack(name)])
+    if not targets:
+        raise ValueError(f"targets: none are named. {_listing(linear)}")
     for target in targets:
         if not any(_ends(name, target) for name in linear):
             raise ValueError(f"targets: no linear module's name ends in '{target}'. {_listing(linear)}")
-    return _sites([name for name in linear if any(_ends(name, target) for target in targets)])
+    names = [name for name in linear if any(_ends(name, target) for target in targets)]
+    return _sites([name for name in names if _in_stack(name)] or names)
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -199,6 +203,10 @@ def _split(name: str) -> tuple[str, int]:
     if position is None:
         return name, 0
     return ".".join("*" if i == position else part for i, part in enumerate(parts)), int(parts[position])
+
+
+def _in_stack(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))
 
 
 def _sites(names: list[str]) -> list[Site]:

@@ -100,8 +100,9 @@ class RunModule(pl.LightningModule):
         self.log(task.primary, scores[task.primary], prog_bar=True, logger=False)
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
         self.epochs.append({"epoch": self.current_epoch + 1, "train_loss": loss, **scores})
-        if best_epoch(self.epochs, task.primary) is self.epochs[-1]:
-            self.best = self.remembered()
+        settled = self.method is None or self.method.settled(self.global_step)
+        if settled and (not self.best or scores[task.primary] > self.best["score"]):
+            self.best = {"score": scores[task.primary], **self.remembered()}
 
     def remembered(self) -> dict[str, Any]:
         """What is kept of the best epoch."""
@@ -168,8 +169,3 @@ class SequenceModule(RunModule):
                 raise self.diverged()
             decoded[split] = self.data.task.decode(logits), labels
         return decoded
-
-
-def best_epoch(epochs: list[dict[str, float]], primary: str) -> dict[str, float]:
-    """The first epoch with the highest primary score."""
-    return max(epochs, key=lambda scores: scores[primary])

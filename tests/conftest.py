@@ -43,7 +43,18 @@ FAMILIES = {
     ),
     "deberta": (
         DebertaV2ForSequenceClassification,
-        DebertaV2Config(**SHAPE, max_position_embeddings=40, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        # with the switches of DeBERTaV3: query and key projections are applied to relative positions, too
+        DebertaV2Config(
+            **SHAPE,
+            max_position_embeddings=40,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            share_att_key=True,
+            position_buckets=16,
+            position_biased_input=False,
+            norm_rel_ebd="layer_norm",
+            type_vocab_size=0,
+        ),
         ("query_proj", "value_proj"),
     ),
 }

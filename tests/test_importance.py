@@ -21,13 +21,17 @@ def adapted(family="roberta", rank=4, alpha=10):
 @torch.no_grad()
 def explicit(model, batches, average):
     """g of every site from the d_out-dimensional outputs, token by token."""
-    inputs = {}
+    inputs, seen = {}, {}
     hooks = [
-        module.register_forward_hook(lambda m, args, out, key=site: inputs.setdefault(key, []).append(args[0]))
+        # the first call of a forward pass is about tokens, a second one about DeBERTa's relative positions
+        module.register_forward_hook(lambda m, args, out, key=site: seen.update({key: seen.get(key, args[0])}))
         for site, module in lora_sites(model).items()
     ]
     for one in batches:
+        seen.clear()
         model(**one)
+        for site, x in seen.items():
+            inputs.setdefault(site, []).append(x)
     for hook in hooks:
         hook.remove()
     result = {}
@@ -136,7 +140,7 @@ def test_errors(batch):
         measure(build(), [batch])
     with pytest.raises(ValueError, match="nothing was measured"):
         measure(adapted(), [])
-    with pytest.raises(ValueError, match="average must be one of tokens, examples, got 'mean'"):
+    with pytest.raises(ValueError, match="average must be one of tokens, examples, target_tokens, got 'mean'"):
         measure(adapted(), [batch], "mean")
     untrained = build()
     add_lora(untrained)

@@ -85,6 +85,12 @@ def test_targets_of_any_depth_and_types_that_need_a_longer_name():
     assert len(set(keys)) == 4 and {layer for _, layer in keys} == {0, 1}
 
 
+def test_a_head_is_no_target_where_a_layer_has_one_of_that_name():
+    assert {site.name.split(".")[1] for site in find_sites(build("roberta"), ["dense"])} == {"encoder"}
+    assert [site.name for site in find_sites(build("roberta"), ["out_proj"])] == ["classifier.out_proj"]
+    assert len(find_sites(build("bert"), ["all-linear"])) == 3 * 6
+
+
 def test_low_precision_models_get_a_float32_adapter(batch):
     model = build().to(torch.bfloat16)
     add_lora(model)

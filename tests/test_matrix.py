@@ -50,7 +50,7 @@ class Probe:
     def fit(self, model, rows, epochs, batch_size):
         train(model, self.batch, None, epochs)
 
-    def batches(self, rows):
+    def batches(self, rows, gradients=False):
         return [self.batch]
 
     def autocast(self):

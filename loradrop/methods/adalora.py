@@ -93,17 +93,22 @@ class AdaLoRA(Method):
             for parameter in (layer.lora_A[ADAPTER], layer.lora_E[ADAPTER], layer.lora_B[ADAPTER]):
                 parameter.data = parameter.data.float()
 
-    def prepare(self, model: nn.Module, probe: Probe) -> None:
-        """The schedule in steps. ValueError where it does not fit the run."""
-        steps = probe.steps
-        start, final = round(self.warmup_ratio * steps), round(self.final_ratio * steps)
+    def check_steps(self, steps: int) -> None:
+        start, final = self._parts(steps)
         room = steps - start - final
         if room < max(2, self.interval):
             raise ValueError(
                 f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up (warmup_ratio) and {final} at "
                 f"the end (final_ratio) leave {room} to cut the budget in, every {self.interval} (interval)"
             )
-        self._schedule(steps, start, final)
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        """The schedule in steps."""
+        self.check_steps(probe.steps)
+        self._schedule(probe.steps, *self._parts(probe.steps))
+
+    def settled(self, step: int) -> bool:
+        return step >= self._config.total_step - self._config.tfinal
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """orthogonality times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all modules, as PEFT: norms, not squares."""
@@ -121,6 +126,9 @@ class AdaLoRA(Method):
         allocator, device = self.tuner.rankallocator, next(model.parameters()).device
         for key in SCORES:  # those of a checkpoint come on the CPU
             setattr(allocator, key, {name: score.to(device) for name, score in getattr(allocator, key).items()})
+        for name, parameter in self.tuner.model.named_parameters():
+            if "lora_" in name and parameter.grad is not None:
+                parameter.grad.nan_to_num_(0, 0, 0)  # of a step that float16 left out: it must not stay in the scores
         self.tuner.update_and_allocate(step)
 
     def report(self) -> dict[str, Any]:
@@ -138,7 +146,7 @@ class AdaLoRA(Method):
             "inactive": sum((self.init_rank - ranks[site]) * sizes[site] for site in self.sites),
             "notes": [
                 f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step {config.total_step - config.tfinal} of "
-                f"{config.total_step} on; weights of a best epoch before it hold more",
+                f"{config.total_step} on; earlier epochs do not count as the best",
                 "final ranks from the lowest layer: " + "; ".join(f"{k} {' '.join(v)}" for k, v in by_type.items()),
             ],
         }
@@ -160,6 +168,10 @@ class AdaLoRA(Method):
     @property
     def _config(self) -> Any:
         return self.tuner.peft_config[ADAPTER]
+
+    def _parts(self, steps: int) -> tuple[int, int]:
+        """Steps of the warm-up, and steps at the end with the target budget."""
+        return round(self.warmup_ratio * steps), round(self.final_ratio * steps)
 
     def _schedule(self, steps: int, start: int, final: int) -> None:
         self._config.total_step, self._config.tinit, self._config.tfinal = steps, start, final

@@ -37,8 +37,8 @@ class Probe(Protocol):
     def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int) -> None:
         """Train what is trainable on these rows, by the run's own recipe but with batches of at most batch_size."""
 
-    def batches(self, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
-        """The rows as batches of the model's arguments, on its device."""
+    def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
+        """The rows as batches of the model's arguments, on its device; of a size that leaves room for `gradients`."""
 
     def autocast(self) -> AbstractContextManager:
         """The run's precision, for forward passes outside `fit`."""
@@ -65,6 +65,13 @@ class Method:
     def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
         """Optimiser settings of their own for parameters whose name contains a text: {"lora_": {"lr": 1e-3}}."""
         return {}
+
+    def check_steps(self, steps: int) -> None:
+        """ValueError where a run of so many optimiser steps does not do."""
+
+    def settled(self, step: int) -> bool:
+        """Has the model its final form after this step? Epochs that end before it do not count as the best."""
+        return True
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """A term to add to the loss of every training step."""

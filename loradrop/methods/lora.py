@@ -18,6 +18,8 @@ class LoRA(Method):
         super().__init__(name)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loradrop.importance import AVERAGES, Importance, measure
+from loradrop.importance import AVERAGES, Importance, measure, uniform
 from loradrop.lora import lora_sites
 from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA
@@ -87,11 +87,7 @@ class LoRADrop(LoRA):
     def install(self, model: nn.Module) -> None:
         super().install(model)
         # a budget or k that cannot be met is said before anything is trained
-        uniform = Importance({}, {})
-        for site, module in lora_sites(model).items():
-            uniform.values.setdefault(site.module_type, {})[site.layer] = 1.0
-            uniform.parameters.setdefault(site.module_type, {})[site.layer] = module.size
-        select(uniform, **self.selection)
+        select(uniform(model), **self.selection)
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
         initial = trainable_values(model)

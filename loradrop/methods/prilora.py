@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.importance import holds_tokens
 from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules
 from loradrop.methods.base import one_of
 from loradrop.methods.lora import LoRA
@@ -71,6 +72,7 @@ class PRILoRA(LoRA):
         self.norms: dict[str, Tensor] = {}  # by module: moving average of the L2 norm of each input feature
         self.masks: dict[str, Tensor] = {}  # by module: True where an entry was kept at the last pruning
         self.attention_mask: Tensor | None = None  # (batch, tokens) of the batch under way
+        self.metered: set[str] = set()  # modules of this step; checkpointed activations would be seen twice
 
     def adapt(self, model: nn.Module) -> None:
         layers = sorted({site.layer for site in find_sites(model, self.targets)})
@@ -86,12 +88,13 @@ class PRILoRA(LoRA):
 
     @torch.no_grad()
     def _meter(self, name: str, module: LoRALinear, x: Tensor) -> None:
-        if not module.training:
+        mask = self.attention_mask
+        if not module.training or name in self.metered or not (mask is None or holds_tokens(x, mask)):
             return
+        self.metered.add(name)
         with torch.autocast(x.device.type, enabled=False):
             inputs = (x if self.matrix == "A" else module.down(x)).float().flatten(0, -2)  # (tokens, features)
-            mask = self.attention_mask
-            if mask is not None and mask.numel() == len(inputs):  # DeBERTa's relative positions are no tokens of the batch
+            if mask is not None:
                 inputs = inputs * mask.flatten()[:, None]
             norm = torch.linalg.vector_norm(inputs, dim=0)
         old = self.norms.get(name)
@@ -99,6 +102,7 @@ class PRILoRA(LoRA):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int) -> None:
+        self.metered = set()
         if self.pruning == "none":
             return
         prunes = step % self.interval == 0

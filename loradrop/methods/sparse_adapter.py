@@ -75,6 +75,8 @@ class SparseAdapter(LoRA):
                 nn.init.normal_(parameter, std=self.init_std)
         masked = sizes if self.scope == "matrix" else [sum(sizes)]
         self.inactive = sum(math.ceil(self.sparsity * size) for size in masked)
+        if self.inactive >= sum(sizes):
+            raise ValueError(f"sparsity {self.sparsity} leaves none of {sum(sizes):,} entries")
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
         rows = probe.sample(self.sample_ratio)
@@ -89,7 +91,12 @@ class SparseAdapter(LoRA):
         for name, parameter in lora_parameters(model).items():
             with torch.no_grad():
                 parameter.mul_(self.masks[name].to(parameter.device))
-            parameter.register_hook(lambda gradient, name=name: gradient * self.masks[name].to(gradient.device))
+            parameter.register_hook(lambda gradient, name=name: gradient * self._mask(name, gradient.device))
+
+    def _mask(self, name: str, device: torch.device) -> Tensor:
+        if self.masks[name].device != device:
+            self.masks[name] = self.masks[name].to(device)
+        return self.masks[name]
 
     def report(self) -> dict[str, Any]:
         return super().report() | {"inactive": self.inactive}
@@ -118,7 +125,7 @@ def snip_scores(model: nn.Module, probe: Probe, rows: Iterable[int]) -> dict[str
     parameters = lora_parameters(model)
     model.zero_grad(set_to_none=True)
     with evaluating(model):
-        for batch in probe.batches(rows):
+        for batch in probe.batches(rows, gradients=True):
             with probe.autocast():
                 loss = model(**batch).loss
             loss.backward()

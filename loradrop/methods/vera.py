@@ -32,6 +32,8 @@ class VeRA(ScaledLoRA):
         learning_rate: float,
     ) -> None:
         super().__init__(name, rank, rank, dropout, targets)  # alpha = r: no scaling
+        if d_initial == 0:
+            raise ValueError("d_initial must not be 0: with b = 0 as well nothing would have a gradient")
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {learning_rate}")
         self.d_initial, self.learning_rate = d_initial, learning_rate

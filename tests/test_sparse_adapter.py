@@ -1,0 +1,67 @@
+"""SNIP's scores against finite differences; what is masked stays masked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from relatives import COMMON, Batches, installed, sparse
+
+from loradrop.methods.lora import LoRA
+from loradrop.methods.sparse_adapter import lora_parameters, snip_scores
+
+
+def test_snip_scores_are_the_loss_s_sensitivity_to_the_mask(batch):
+    model = installed(sparse(init_std=0.3)).double()
+    model.train()  # scores are taken without dropout all the same
+    scores = snip_scores(model, Batches(batch, batch), [0])
+    assert model.training
+    model.eval()
+    step = 1e-5
+    for name, parameter in lora_parameters(model).items():
+        for index in ((0, 0), (2, 3)):
+            losses = []
+            for mask in (1 + step, 1 - step):
+                with torch.no_grad():
+                    value = parameter[index].clone()
+                    parameter[index] = mask * value
+                    losses.append(2 * float(model(**batch).loss))  # two batches
+                    parameter[index] = value
+            assert float(scores[name][index]) == pytest.approx(abs(losses[0] - losses[1]) / (2 * step), rel=1e-4, abs=1e-9)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("sparsity", "scope"), [(0.5, "model"), (0.3, "model"), (0.77, "matrix")])
+def test_exactly_the_lowest_scores_are_masked_for_good(batch, sparsity, scope):
+    method = sparse(sparsity=sparsity, scope=scope)
+    model = installed(method)
+    scores = snip_scores(model, Batches(batch), [0])
+    method.prepare(model, Batches(batch))
+    parameters = lora_parameters(model)
+    groups = [list(parameters)] if scope == "model" else [[name] for name in parameters]
+    for names in groups:
+        kept = torch.cat([scores[name][method.masks[name]] for name in names])
+        gone = torch.cat([scores[name][~method.masks[name]] for name in names])
+        assert len(gone) == math.ceil(sparsity * (len(gone) + len(kept))) and gone.max() <= kept.min()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    for name, parameter in parameters.items():
+        assert not parameter[~method.masks[name]].any() and parameter[method.masks[name]].all()
+        assert not parameter.grad[~method.masks[name]].any()
+    nonzero = sum(int((parameter != 0).sum()) for parameter in parameters.values())
+    assert method.report()["inactive"] == method.report()["lora_parameters"] - nonzero
+
+
+def test_scores_that_are_all_zero_are_refused(batch):
+    with pytest.raises(ValueError, match="every score is zero: set init_std"):
+        sparse(init_std=None)
+    model = installed(LoRA(**COMMON))  # B = 0
+    with pytest.raises(ValueError, match="all SNIP scores are zero"):
+        snip_scores(model, Batches(batch), [0])
+    method = sparse(init_std=None, warmup_epochs=1)
+    method.prepare(installed(method), Batches(batch))
+    assert any(mask.any() for mask in method.masks.values())
