@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 RUN := $(BIN)/python -m experiments
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo demo-nlg test lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ demo: $(STAMP) ## LoRA, LoRA-drop and no_share on the built-in model: a table an
 	$(RUN).run experiment=demo
 	$(RUN).table demo
 	$(RUN).figure demo
+
+demo-nlg: $(STAMP) ## the same on a built-in decoder that puts records into sentences
+	$(RUN).run experiment=demo_nlg
+	$(RUN).table demo_nlg
+	$(RUN).figure demo_nlg
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2
