@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     contestants = list(built(configs, skip=not named))
     run(contestants, given.steps)
     table = compare(contestants)
-    title = f"a training step, median of {given.steps}, batches of {configs[0].recipe.batch_size}"
+    title = f"A training step, median of {given.steps}, batches of {configs[0].recipe.batch_size}"
     show.listing(table, title, text=("method",))
     command = " ".join(["python -m experiments.benchmark", *(arguments or sys.argv[1:])])
     facts = environment()
