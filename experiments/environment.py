@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+
+PACKAGES = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets", "tokenizers", "peft")
+PACKAGES += ("scipy", "scikit-learn", "sacrebleu", "rouge-score", "nltk", "bitsandbytes")
 
 
 def record(config: DictConfig, id: str) -> dict[str, Any]:
@@ -24,10 +28,9 @@ def record(config: DictConfig, id: str) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, hardware and git commit of this run."""
-    names = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "hardware": {
             "machine": _processor(),
             "cores": os.cpu_count(),
@@ -36,6 +39,15 @@ def environment() -> dict[str, Any]:
         },
         "git_commit": _git_commit(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of what can change a number; a package of an extra is left out where it is not installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

@@ -3,7 +3,8 @@
 python -m experiments.plan backbone=llama2_7b task=e2e method=lora
 python -m experiments.plan backbone=roberta_large task=cola recipe.batch_size=64
 
-Takes the overrides of experiments.run. The model is built without weights, and its largest training step (a full batch of
+Takes the overrides of experiments.run. The model is built without weights (where neither a folder nor the Hub has its
+configuration, from the shape in paper/architectures.yaml), and its largest training step (a full batch of
 texts of recipe.max_length) is carried out on the meta device: what it keeps for the backward pass is counted, not guessed.
 Workspaces of kernels and fragmentation are not in it, so leave a tenth free.
 """
@@ -12,15 +13,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from experiments import results, show
 from experiments.command import guarded
 from experiments.config import UserError, build, check
+from experiments.parameters import ARCHITECTURES
 from loradrop.backbones import Backbone
 from loradrop.methods.base import Method
 from loradrop.recipe import Decoding, Recipe
@@ -68,9 +72,7 @@ def memory(
     ids = torch.ones(shape, dtype=torch.int64, device="meta")
     labels = ids if task.generates else torch.ones(shape[0], dtype=torch.float32 if task.is_regression else torch.int64)
     batch = {"input_ids": ids, "labels": labels.to("meta")}  # nothing is padded
-    if hasattr(
-        model.base_model, "rotary_emb"
-    ):  # a decoder looks into a mask of two dimensions, or into positions without one
+    if hasattr(model.base_model, "rotary_emb"):  # a decoder looks into a mask of two dimensions, or into positions
         batch["attention_mask"] = torch.ones(shape[0], 1, shape[1], shape[1], dtype=torch.bool, device="meta")
     model.config.pad_token_id = model.config.pad_token_id or 0  # a classifier on the last token looks for it
     parts = {
@@ -97,6 +99,17 @@ def steps(task: Task, recipe: Recipe, data: Path | None) -> str:
     return f"{each * recipe.epochs:,} ({recipe.epochs} epochs of {each:,} batches of {recipe.batch_size}; {rows:,} rows)"
 
 
+def _shape(backbone: Backbone, models: Path | None) -> tuple[Any, list[tuple[str, str]]]:
+    """The model's configuration; without a folder or the Hub the published one, and a line that says so."""
+    try:
+        return backbone.config(models), []
+    except OSError:
+        if backbone.name not in ARCHITECTURES:
+            raise
+        published = AutoConfig.for_model(**ARCHITECTURES[backbone.name])
+        return published, [("shape", "as published: the model itself is not at hand")]
+
+
 def describe(config: DictConfig) -> tuple[list[tuple[str, str]], str | None]:
     """Lines of the plan, and a warning where the GPU at hand is too small."""
     check(config)
@@ -106,12 +119,13 @@ def describe(config: DictConfig) -> tuple[list[tuple[str, str]], str | None]:
     task: Task = build("task", config.task)
     method: Method = build("method", config.method)
     models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
-    model = backbone.skeleton(task, models)
+    shape, note = _shape(backbone, models)
+    model = backbone.skeleton(task, shape)
     method.install(model)
     parts = memory(model, task, recipe, decoding, backbone.quantization is not None)
     training = sum(parts[key] for key in list(parts)[:3])
     generating = parts["frozen weights"] + parts.get("keys and values while generating", 0)
-    lines = [("optimiser steps", steps(task, recipe, data))]
+    lines = [*note, ("optimiser steps", steps(task, recipe, data))]
     lines += [(name, f"{size / GIB:.2f} GiB") for name, size in parts.items()]
     lines.append(("training in all", f"{training / GIB:.2f} GiB"))
     if not torch.cuda.is_available():

@@ -76,7 +76,7 @@ class Setup:
 
 def check_method(method: Method, backbone: Backbone, task: Task, models: Path | None) -> None:
     """ValueError where a method does not fit a backbone, found without its weights."""
-    model = backbone.skeleton(task, models)
+    model = backbone.skeleton(task, backbone.config(models))
     quantised = [p for p in model.parameters() if p.dim() > 1 and not p.requires_grad and backbone.quantization]
     method.install(model)
     if any(parameter.requires_grad for parameter in quantised):

@@ -81,9 +81,8 @@ class Backbone:
             raise ValueError(f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to")
         self._check_weights(models)
 
-    def skeleton(self, task: Task, models: Path | None) -> nn.Module:
-        """The model without weights, on the meta device: what fits it and what it counts is known at once."""
-        config = self.config(models)
+    def skeleton(self, task: Task, config: Any) -> nn.Module:
+        """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
         if not task.generates:
             config.num_labels = task.num_labels
         with torch.device("meta"):

@@ -125,7 +125,7 @@ def test_the_built_in_model_loads_ready_to_train():
     assert len(lora_modules(model)) == len(lora_sites(model)) == 24
     logits = model(**tokenizer(["a good day"], return_tensors="pt")).logits
     assert logits.shape == (1, 2)
-    skeleton = backbone.skeleton(task(), None)
+    skeleton = backbone.skeleton(task(), backbone.config(None))
     assert {n: p.shape for n, p in skeleton.named_parameters()} == {
         n.replace(".base.", "."): p.shape for n, p in model.named_parameters() if ".lora_" not in n
     }

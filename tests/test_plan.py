@@ -84,3 +84,9 @@ def test_lora_on_four_bits(tmp_path):
     ids = torch.randint(3, 60, (2, 8))
     model(input_ids=ids, labels=ids).loss.backward()
     assert layer.lora_B.grad.abs().max() > 0
+
+
+def test_a_model_that_is_not_at_hand_has_its_published_shape():
+    done = run_module("experiments.plan", "backbone=llama2_7b", "task=mini_table2text", "method=lora", "paths.models=null")
+    assert done.returncode == 0, done.stderr
+    assert "as published" in done.stdout and "12.55 GiB" in done.stdout  # 6,738,415,616 bfloat16 numbers (its model card)
