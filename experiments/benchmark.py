@@ -21,10 +21,11 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from experiments import results, show
+from experiments import jobs, results, show
 from experiments.command import guarded
 from experiments.config import UserError, check
 from experiments.environment import environment
+from experiments.files import replacing
 from experiments.setup import Setup
 from experiments.stages import RunProbe, quieten
 from loradrop.methods.base import Method
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.steps < 1:
         parser.error(f"--steps must be at least 1, got {given.steps}")
     named = any(o.key_or_group == "method" for o in OverridesParser.create().parse_overrides(given.overrides))
-    configs = results.plan(given.overrides if named else ["method=glob(*)", *given.overrides])
+    configs = jobs.plan(given.overrides if named else ["method=glob(*)", *given.overrides])
     configs.sort(key=lambda config: config.method.name != BASELINE)
     quieten()
     contestants = list(built(configs, skip=not named))
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     facts = environment()
     machine = ", ".join([facts["hardware"]["machine"], *facts["hardware"]["gpus"], f"torch {facts['versions']['torch']}"])
     path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
-    with results.replacing(path) as file:
+    with replacing(path) as file:
         file.write_text(
             f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{results.markdown(table)}"
         )

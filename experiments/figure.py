@@ -17,6 +17,7 @@ import pandas as pd
 from experiments import results, show
 from experiments.command import guarded, parse
 from experiments.config import UserError
+from experiments.files import replacing
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -29,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         show.failed(f"{options.experiment}: no finished run measured importances; start with: {options.command}")
         return 1
     path = Path(options.outputs) / "figures" / f"{options.experiment}.{options.format}"
-    with results.replacing(path.with_suffix(".csv")) as file:
+    with replacing(path.with_suffix(".csv")) as file:
         data.to_csv(file, index=False)
-    with results.replacing(path) as file:
+    with replacing(path) as file:
         draw(data).savefig(file, format=options.format, dpi=160, bbox_inches="tight")
     show.console.print(f"saved as {path}, its data as {path.with_suffix('.csv')}", soft_wrap=True)
     return 0

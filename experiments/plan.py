@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from experiments import results, show
+from experiments import jobs, show
 from experiments.command import guarded
 from experiments.config import UserError, build, check
 from experiments.parameters import ARCHITECTURES
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(overrides):
         print(__doc__)
         return 0
-    for config in results.plan(overrides):
+    for config in jobs.plan(overrides):
         try:
             lines, warning = describe(config)
         except (ValueError, HydraException) as error:

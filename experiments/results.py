@@ -6,24 +6,16 @@ atomically, and alone marks a run as finished; result.schema.json says what stan
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
-from experiments.config import CONF, NOT_IN_HASH, NOT_IN_TRAINER_HASH, UserError, run_id
+from experiments.config import NOT_IN_HASH, NOT_IN_TRAINER_HASH, UserError
+from experiments.files import replacing
+from experiments.jobs import outputs_of, planned
 
 FINISHED, FAILED, DAMAGED, MISSING = "finished", "failed", "damaged", "missing"
 SCHEMA = Path(__file__).with_name("result.schema.json")
@@ -48,60 +40,11 @@ def read(outputs: str | Path, id: str) -> dict[str, Any] | None:
 
 def write(outputs: str | Path, result: dict[str, Any]) -> None:
     """Check a result against the schema and put it in its place, whole or not at all."""
+    import jsonschema  # of no use to what only reads
+
     jsonschema.validate(result, json.loads(SCHEMA.read_text()))
     with replacing(run_folder(outputs, result["id"]) / "result.json") as path:
         path.write_text(json.dumps(result, indent=1, allow_nan=False))
-
-
-def check_writable(folder: Path) -> None:
-    """OSError where the run could not write its result; leaves nothing behind."""
-    existing = next(parent for parent in (folder.resolve() / "x").parents if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise OSError(f"paths.outputs: cannot write to {existing}: {error.strerror}") from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes path's place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def plan(overrides: Iterable[str]) -> list[DictConfig]:
-    """The configs of all runs that `python -m experiments.run [-m] <overrides>` would make, in its order.
-
-    Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params.
-    """
-    overrides = list(overrides)
-    inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep
-    with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())  # which glob(*) asks
-        single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
-        params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
-        given = parser.parse_overrides(overrides)
-        keys = {o.key_or_group for o in given}
-        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
-        choices = [_choices(override) for override in [*swept, *given]]
-        return [compose("run", list(job)) for job in itertools.product(*choices)]
-
-
-def _choices(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    return [override.input_line]
 
 
 def load(overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False) -> pd.DataFrame:
@@ -109,18 +52,19 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
 
     Columns: id, backbone, task, method, seed, status ("finished", "failed", "damaged" or "missing"), primary (the metric's
     name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds,
-    result (the whole file). FileNotFoundError, with the command that makes them, where no finished run is there to be had.
+    config (as planned), result (the whole file). FileNotFoundError, with the command that makes them, where no finished run
+    is there to be had.
     """
     overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
+    folder = outputs or outputs_of(overrides)
     rows = []
-    for config in plan(overrides):
-        id = run_id(config)
-        names = {group: config[group].name for group in ("backbone", "task", "method")}
+    for config in planned(overrides):
+        names = {group: config[group]["name"] for group in ("backbone", "task", "method")}
         try:
-            row = _row(read(outputs or config.paths.outputs, id))
+            row = _row(read(folder, config["id"]))
         except UserError as error:
             row = {"status": DAMAGED, "result": {"error": str(error)}}
-        rows.append({"id": id, **names, "seed": config.seed, **row})
+        rows.append({"id": config["id"], **names, "seed": config["seed"], "config": config, **row})
     frame = pd.DataFrame(rows)
     if not finished:
         return frame
@@ -192,9 +136,3 @@ def markdown(frame: pd.DataFrame) -> str:
 def _spread(values: pd.Series) -> str:
     """Mean and, from two values on, sample standard deviation."""
     return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import results, show
 from experiments.config import CONF, UserError, build, check, run_id
+from experiments.files import check_writable, replacing
 from experiments.tracking import RunInfo, finishing, log_result
 
 
@@ -50,7 +51,7 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
     show.started(id)
     try:
         check(config)
-        results.check_writable(folder)
+        check_writable(folder)
         from experiments.setup import Setup  # torch and transformers: seconds that a mistake above does not cost
 
         setup = Setup(config)
@@ -78,7 +79,7 @@ def _train(setup: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> dict
     from experiments import stages
 
     stages.quieten()
-    with results.replacing(folder / "config.yaml") as path:
+    with replacing(folder / "config.yaml") as path:
         OmegaConf.save(setup.config, path, resolve=True)
     probe = stages.RunProbe(setup, Path(setup.config.paths.cache) / "stage1")
     module, speed = stages.fit(setup, folder, logger, probe)

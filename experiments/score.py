@@ -1,48 +1,89 @@
 """Score the texts that a run has generated again, without its model.
 
 python -m experiments.score <run id> [--outputs outputs]      from outputs/runs/<run id>/predictions.jsonl
+python -m experiments.score <run id> --export folder          also as plain text, with sacrebleu's command for it
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from experiments import results, show
 from experiments.command import guarded
-from experiments.config import build
+from experiments.config import UserError, build
+
+BySplit = dict[str, tuple[list[str], list[list[str]]]]  # split -> predictions, and the references of each
+
+
+def predictions(id: str, outputs: str) -> tuple[dict[str, Any], BySplit]:
+    """A run's result, and {split: (saved texts, references)} of its best epoch.
+
+    FileNotFoundError: no such run, or one that generated nothing or did not finish. UserError: a damaged file.
+    """
+    result, path = results.read(outputs, id), results.run_folder(outputs, id) / results.PREDICTIONS
+    if result is None or result["status"] != results.FINISHED or not path.exists():
+        raise FileNotFoundError(f"there is no finished run with a {path}; runs that generate text leave it behind")
+    by_split: BySplit = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                texts, references = by_split.setdefault(row["split"], ([], []))
+                texts.append(row["prediction"])
+                references.append(row["references"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise UserError(f"{path}, line {number}: no split, prediction and references ({error})") from error
+    return result, by_split
 
 
 def scores(id: str, outputs: str = "outputs") -> tuple[dict[str, float], dict[str, float]]:
-    """(scores of the saved texts, scores in the result file), both of the run's best epoch.
+    """(scores of the saved texts, scores in the result file), both of the run's best epoch. Errors: see predictions."""
+    result, by_split = predictions(id, outputs)
+    return build("task", OmegaConf.create(result["config"]["task"])).score(by_split), result["metrics"]["best"]
 
-    FileNotFoundError: no such run, or one that generated nothing.
+
+def export(by_split: BySplit, folder: Path) -> str:
+    """Write all splits' texts and references, one a line, and return sacrebleu's command that gives `bleu` from them.
+
+    A row with fewer references than others has empty lines, which sacrebleu takes for none.
     """
-    result, path = results.read(outputs, id), results.run_folder(outputs, id) / results.PREDICTIONS
-    if result is None or not path.exists():
-        raise FileNotFoundError(f"there is no {path}; runs that generate text leave it behind")
-    by_split: dict[str, tuple[list[str], list[list[str]]]] = {}
-    with path.open(encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
-            predictions, references = by_split.setdefault(line["split"], ([], []))
-            predictions.append(line["prediction"])
-            references.append(line["references"])
-    task = build("task", OmegaConf.create(result["config"]["task"]))
-    return task.score(by_split), result["metrics"]["best"]
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [row for texts, references in by_split.values() for row in zip(texts, references, strict=True)]
+    texts, references = zip(*rows, strict=True)
+    kept = [[text for text in some if text.strip()] for some in references]
+    files = {"predictions.txt": texts}
+    for i in range(max(map(len, kept))):
+        files[f"references{i}.txt"] = [some[i] if i < len(some) else "" for some in kept]
+    for name, lines in files.items():
+        (folder / name).write_text("".join(f"{one_line(line)}\n" for line in lines), encoding="utf-8")
+    first, *others = (str(folder / name) for name in files)
+    return f"sacrebleu {shlex.join(others)} -i {shlex.quote(first)} -m bleu -w 4"
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, as sacrebleu's 13a tokenizer reads them: it joins words that are hyphenated at one."""
+    return " ".join(text.replace("-\n", "").split())
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("id", help="of the run: the name of its folder")
     parser.add_argument("--outputs", default="outputs")
+    parser.add_argument("--export", metavar="FOLDER", type=Path)
     given = parser.parse_args(arguments)
     again, recorded = scores(given.id, given.outputs)
     for key, value in again.items():
         same = "as recorded" if value == recorded.get(key) else f"recorded: {100 * recorded.get(key, float('nan')):.4f}"
         show.console.print(f"{key} {100 * value:.4f} ({same})")
+    if given.export:
+        print(export(predictions(given.id, given.outputs)[1], given.export))
     return 0
 
 

@@ -45,7 +45,7 @@ def summary(result: dict[str, Any], folder: Path) -> None:
         scores = metrics[which]
         others = {k: v for k, v in scores.items() if k not in ("epoch", "train_loss", metrics["primary"])}
         score = f"{100 * scores[metrics['primary']]:.2f} {metrics['primary']}"
-        text = f"{score} (epoch {scores['epoch']} of {len(metrics['epochs'])})"
+        text = f"{score} (epoch {scores['epoch']} of {result['config']['recipe']['epochs']})"
         grid.add_row(f"{which} epoch", ", ".join([text, *(f"{100 * v:.2f} {k}" for k, v in others.items())]))
     grid.add_row("evaluated on", splits)
     grid.add_row("adapter", _share(parameters))

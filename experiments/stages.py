@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.config import digest
-from experiments.results import PREDICTIONS, replacing
+from experiments.files import replacing
+from experiments.results import PREDICTIONS
 from experiments.setup import Setup
 from loradrop.backbones import parameter_counts
 from loradrop.data import TaskData
@@ -217,7 +218,7 @@ def describe(setup: Setup, module: RunModule) -> dict[str, Any]:
         "plan": plan and plan.to_dict(),
         "train_rows": len(setup.data.train),
         "evaluated_on": {name: len(rows) for name, rows in setup.data.evaluation.items()},
-        "notes": setup.data.splits.notes + (plan.notes if plan else []) + report.get("notes", []),
+        "notes": setup.data.splits.notes + module.notes() + (plan.notes if plan else []) + report.get("notes", []),
         "data_fingerprint": setup.data.fingerprint,
         "weights_fingerprint": setup.weights,
     }

@@ -16,6 +16,7 @@ import pandas as pd
 from experiments import results, show
 from experiments.command import Options, guarded, parse
 from experiments.config import UserError
+from experiments.files import replacing
 
 FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "markdown": ("md", lambda frame: results.markdown(frame)),
@@ -51,7 +52,7 @@ def _save(table: pd.DataFrame, caption: str, options: Options) -> None:
     suffix, render = FORMATS[options.format]
     head = "" if options.format == "csv" else f"{caption}\n\n"
     path = Path(options.outputs) / "tables" / f"{options.experiment}.{suffix}"
-    with results.replacing(path) as file:
+    with replacing(path) as file:
         file.write_text(head + render(table))
     show.console.print(f"saved as {path}", soft_wrap=True)
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, build, check, run_id
-from experiments.results import plan
+from experiments.jobs import plan
 
 GROUPS = ("backbone", "task", "method", "recipe", "trainer", "logger")
 FILES = sorted(Path(CONF).rglob("*.yaml"))

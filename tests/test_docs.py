@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, build, train_b
 
 from experiments.config import check
-from experiments.results import plan
+from experiments.jobs import plan
 from experiments.table import PARAMETERS
 
 TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
