@@ -20,6 +20,10 @@ from experiments.jobs import outputs_of, planned
 FINISHED, FAILED, DAMAGED, MISSING = "finished", "failed", "damaged", "missing"
 SCHEMA = Path(__file__).with_name("result.schema.json")
 AGGREGATES = ("best", "last")  # epoch
+COLUMNS = (
+    *("id", "backbone", "task", "method", "seed", "status", "primary", *AGGREGATES, "best_epoch"),
+    *("adapter", "head", "total", "lora_parameters", "seconds", "config", "result"),
+)
 PREDICTIONS = "predictions.jsonl"  # beside a result: what the best epoch generated, one line a text
 
 
@@ -51,9 +55,9 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
     """One row for each planned run of an experiment ("demo") or of overrides; or for each `finished` one alone.
 
     Columns: id, backbone, task, method, seed, status ("finished", "failed", "damaged" or "missing"), primary (the metric's
-    name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters, seconds,
-    config (as planned), result (the whole file). FileNotFoundError, with the command that makes them, where no finished run
-    is there to be had.
+    name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters (counts),
+    seconds (wall time of all stages), config (as planned), result (the whole file). Scores of runs that only measured are
+    missing. FileNotFoundError, with the command that makes them, where no finished run is there to be had.
     """
     overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
     folder = outputs or outputs_of(overrides)
@@ -65,7 +69,7 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
         except UserError as error:
             row = {"status": DAMAGED, "result": {"error": str(error)}}
         rows.append({"id": config["id"], **names, "seed": config["seed"], "config": config, **row})
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
     if not finished:
         return frame
     if not (frame.status == FINISHED).any():
@@ -76,10 +80,11 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
 def _row(result: dict[str, Any] | None) -> dict[str, Any]:
     row = {"status": MISSING if result is None else result["status"], "result": result}
     if row["status"] == FINISHED:
-        metrics, parameters = result["metrics"], result["parameters"]
-        row |= {"primary": metrics["primary"], "best_epoch": metrics["best"]["epoch"], **parameters}
-        row |= {which: metrics[which][metrics["primary"]] for which in AGGREGATES}
-        row |= {"seconds": sum(result["seconds"].values())}
+        row |= {**result["parameters"], "seconds": sum(result["seconds"].values())}
+        metrics = result["metrics"]
+        if metrics is not None:
+            row |= {"primary": metrics["primary"], "best_epoch": metrics["best"]["epoch"]}
+            row |= {which: metrics[which][metrics["primary"]] for which in AGGREGATES}
     return row
 
 
@@ -95,7 +100,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 **dict(zip(("backbone", "task", "method", "setting"), names, strict=True)),
-                "metric": runs.primary.iloc[0],
+                "metric": "-" if runs.primary.isna().all() else runs.primary.iloc[0],
                 **{which: _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
                 "seeds": len(runs),
                 "adapter": f"{adapter:,.0f}",
@@ -135,4 +140,6 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def _spread(values: pd.Series) -> str:
     """Mean and, from two values on, sample standard deviation."""
+    if values.isna().all():
+        return "-"
     return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")

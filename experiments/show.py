@@ -28,11 +28,14 @@ def failed(message: str) -> None:
 def line(result: dict[str, Any]) -> None:
     """A run of a sweep: score, adapter, time."""
     metrics, seconds = result["metrics"], sum(result["seconds"].values())
-    scores = ", ".join(
-        f"{which} {100 * metrics[which][metrics['primary']]:.2f} (epoch {metrics[which]['epoch']})"
-        for which in ("best", "last")
-    )
-    text = f"{result['id']}: {metrics['primary']} {scores}; {_share(result['parameters'])}; {seconds:.0f} s"
+    scores = "measured only"
+    if metrics is not None:
+        scores = ", ".join(
+            f"{which} {100 * metrics[which][metrics['primary']]:.2f} (epoch {metrics[which]['epoch']})"
+            for which in ("best", "last")
+        )
+        scores = f"{metrics['primary']} {scores}"
+    text = f"{result['id']}: {scores}; {_share(result['parameters'])}; {seconds:.0f} s"
     console.print(text, soft_wrap=True)
 
 
@@ -41,13 +44,13 @@ def summary(result: dict[str, Any], folder: Path) -> None:
     grid = Table.grid(padding=(0, 2))
     metrics, parameters = result["metrics"], result["parameters"]
     splits = " + ".join(f"{rows:,} rows of {split}" for split, rows in result["evaluated_on"].items())
-    for which in ("best", "last"):
+    for which in ("best", "last") if metrics else ():
         scores = metrics[which]
         others = {k: v for k, v in scores.items() if k not in ("epoch", "train_loss", metrics["primary"])}
         score = f"{100 * scores[metrics['primary']]:.2f} {metrics['primary']}"
         text = f"{score} (epoch {scores['epoch']} of {result['config']['recipe']['epochs']})"
         grid.add_row(f"{which} epoch", ", ".join([text, *(f"{100 * v:.2f} {k}" for k, v in others.items())]))
-    grid.add_row("evaluated on", splits)
+    grid.add_row("evaluated on", splits if metrics else "nothing: recipe.epochs=0, only measured")
     grid.add_row("adapter", _share(parameters))
     grid.add_row("head", f"{parameters['head']:,} parameters")
     for kind, picture in pictures(result).items():

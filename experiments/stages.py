@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import sys
 import warnings
@@ -47,12 +48,17 @@ class RunProbe:
     def sample(self, ratio: float) -> Sequence[int]:
         return self.setup.data.sample(ratio, self.seed)
 
-    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int) -> None:
+    def fit(
+        self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None
+    ) -> None:
         setup = self.setup
         data = setup.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
         module = _module(setup, data, None)
-        trainer = _trainer(setup, "stage 1", epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
+        if steps is not None:
+            epochs = math.ceil(steps / len(data.train_loader()))
+        options = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0, "max_steps": steps or -1}
+        trainer = _trainer(setup, "stage 1", epochs, **options)
         trainer.fit(module)
 
     def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
@@ -89,10 +95,10 @@ class RunProbe:
         return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
 
 
-def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunModule, dict[str, Any]]:
+def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunModule | None, dict[str, Any]]:
     """Prepare, and fine-tune on the whole training set; both from the last checkpoint where there is one.
 
-    Returns the module, and speed and memory of training.
+    Returns the module, and speed and memory of training; (None, {}) for a recipe without epochs, which prepares alone.
     """
     identity = "-".join([setup.data.fingerprint, setup.weights])
     checkpoint, state = _usable(folder / CHECKPOINT, identity)
@@ -102,6 +108,10 @@ def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunMo
         else:
             setup.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
             setup.method.load_state(setup.model, state)
+    if setup.recipe.epochs == 0:
+        if setup.method.report().get("importance") is None:
+            raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {setup.method.name} measures nothing before training")
+        return None, {}
     with setup.timed("fit"):
         return _fit(setup, folder, logger, identity, checkpoint)
 
@@ -199,12 +209,13 @@ def _trainer(setup: Setup, stage: str, epochs: int, callbacks: Sequence[pl.Callb
     )
 
 
-def describe(setup: Setup, module: RunModule) -> dict[str, Any]:
+def describe(setup: Setup, module: RunModule | None) -> dict[str, Any]:
     """The part of a result that says what was trained and how well."""
     task, report = setup.data.task, setup.method.report()
     importance, plan = report.get("importance"), report.get("plan")
     return {
-        "metrics": {
+        "metrics": module
+        and {
             "primary": task.primary,
             "epochs": module.epochs,
             "best": next(scores for scores in module.epochs if scores["epoch"] == module.best["epoch"]),
@@ -218,19 +229,26 @@ def describe(setup: Setup, module: RunModule) -> dict[str, Any]:
         "plan": plan and plan.to_dict(),
         "train_rows": len(setup.data.train),
         "evaluated_on": {name: len(rows) for name, rows in setup.data.evaluation.items()},
-        "notes": setup.data.splits.notes + module.notes() + (plan.notes if plan else []) + report.get("notes", []),
+        "notes": [
+            *setup.data.splits.notes,
+            *(module.notes() if module else []),
+            *(plan.notes if plan else []),
+            *report.get("notes", []),
+        ],
         "data_fingerprint": setup.data.fingerprint,
         "weights_fingerprint": setup.weights,
     }
 
 
-def save(setup: Setup, module: RunModule, folder: Path) -> None:
+def save(setup: Setup, module: RunModule | None, folder: Path) -> None:
     """importance.json, plan.json and the best epoch's adapter and head, beside the result; what was generated."""
     report = setup.method.report()
     for name in ("importance", "plan"):
         if name in report:
             with replacing(folder / f"{name}.json") as path:
                 report[name].save(path)
+    if module is None:
+        return
     if "predictions" in module.best:
         with replacing(folder / PREDICTIONS) as path:
             path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _predictions(setup, module)))

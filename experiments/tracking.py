@@ -72,8 +72,8 @@ def log_result(result: dict[str, Any]) -> None:
 
 
 def _log_result(wandb: Any, result: dict[str, Any]) -> None:
-    metrics = result["metrics"]
-    for which in ("best", "last"):
+    metrics = result["metrics"] or {}
+    for which in ("best", "last") if metrics else ():
         wandb.run.summary.update({f"{which}/{key}": value for key, value in metrics[which].items()})
     wandb.run.summary.update({f"parameters/{key}": value for key, value in result["parameters"].items()})
     for kind, layers in (result["importance"] or {}).get("normalized", {}).items():

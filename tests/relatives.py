@@ -59,7 +59,7 @@ class Batches:
     def sample(self, ratio):
         return [0]
 
-    def fit(self, model, rows, epochs, batch_size):
+    def fit(self, model, rows, epochs, batch_size, steps=None):
         train_b(model)
 
     def batches(self, rows, gradients=False):

@@ -47,7 +47,7 @@ class Probe:
     def sample(self, ratio):
         return range(len(self.batch["labels"]))
 
-    def fit(self, model, rows, epochs, batch_size):
+    def fit(self, model, rows, epochs, batch_size, steps=None):
         train(model, self.batch, None, epochs)
 
     def batches(self, rows, gradients=False):

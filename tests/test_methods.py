@@ -47,6 +47,7 @@ def method(**changes):
         "targets": None,
         "sample_ratio": 0.1,
         "sample_epochs": 3,
+        "sample_steps": None,
         "sample_batch_size": 32,
         "average": "tokens",
         "threshold": 0.8,

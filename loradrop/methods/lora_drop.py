@@ -23,13 +23,14 @@ SHARED_WEIGHTS = (FRESH, "first", "mean")
 # what the measurement depends on, besides backbone, task, recipe and seed
 STAGE1_SETTINGS = (
     *("rank", "alpha", "dropout", "targets"),
-    *("sample_ratio", "sample_epochs", "sample_batch_size", "average"),
+    *("sample_ratio", "sample_epochs", "sample_steps", "sample_batch_size", "average"),
 )
 
 
 class LoRADrop(LoRA):
     """The freedoms the paper leaves, as switches:
 
+    sample_steps     of stage 1, instead of epochs: samples of any size are then seen for as long (Figure 11)
     sample_batch_size  of stage 1, at most: a recipe's large batches would leave a small sample a handful of steps
     average          over `tokens`, over the tokens of each example and then `examples`, or over `target_tokens` (generation)
     jointly          rank query and value layers together instead of each type for itself
@@ -49,6 +50,7 @@ class LoRADrop(LoRA):
         targets: Iterable[str] | None,
         sample_ratio: float,
         sample_epochs: int,
+        sample_steps: int | None,
         sample_batch_size: int,
         average: str,
         threshold: float | None,
@@ -66,11 +68,12 @@ class LoRADrop(LoRA):
         one_of("shared_weights", shared_weights, SHARED_WEIGHTS)
         if not 0 < sample_ratio <= 1:
             raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
-        for key, value in (("sample_epochs", sample_epochs), ("sample_batch_size", sample_batch_size)):
-            if value < 1:
+        least_one = {"sample_epochs": sample_epochs, "sample_steps": sample_steps, "sample_batch_size": sample_batch_size}
+        for key, value in least_one.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
         self.sample_ratio, self.sample_epochs, self.average = sample_ratio, sample_epochs, average
-        self.sample_batch_size = sample_batch_size
+        self.sample_steps, self.sample_batch_size = sample_steps, sample_batch_size
         self.selection = {
             "threshold": threshold,
             "budget": budget,
@@ -109,7 +112,7 @@ class LoRADrop(LoRA):
 
     def _stage1(self, model: nn.Module, probe: Probe) -> Stage1:
         rows = probe.sample(self.sample_ratio)
-        probe.fit(model, rows, self.sample_epochs, self.sample_batch_size)
+        probe.fit(model, rows, self.sample_epochs, self.sample_batch_size, self.sample_steps)
         with probe.autocast():
             importance = measure(model, probe.batches(rows), self.average)
         return Stage1(importance, trainable_values(model))
