@@ -44,7 +44,7 @@ class RunModule(pl.LightningModule):
         self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
         self.best: dict[str, Any] = {}  # what is remembered of the best epoch: its number and its trainable parameters
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
-        self.outputs: dict[str, list[tuple[Any, Any]]] = {}  # split -> (outputs, references) of each batch
+        self.outputs: dict[str, list[tuple[Any, Any]]] = {}  # split -> what validation_step keeps of each batch
         self.skip = 0  # batches of the current epoch that were done before an interruption
         self.train_seconds, self.resumed_at = 0.0, time.perf_counter()  # validation left out
         self.strict_loading = False  # checkpoints hold trainable parameters only
@@ -59,8 +59,9 @@ class RunModule(pl.LightningModule):
     def on_train_start(self) -> None:
         self.resumed_at = time.perf_counter()
 
-    def on_train_epoch_start(self) -> None:
-        self.resumed_at = time.perf_counter()
+    def on_train_epoch_end(self) -> None:
+        # here and not where an epoch is scored, which not every epoch is
+        self.loss_sum, self.loss_steps = torch.zeros(()), 0
 
     def on_validation_epoch_start(self) -> None:
         self.train_seconds += time.perf_counter() - self.resumed_at
@@ -98,15 +99,19 @@ class RunModule(pl.LightningModule):
         self.outputs = {}
         self.log_dict({f"validation/{key}": value for key, value in scores.items()})
         self.log(task.primary, scores[task.primary], prog_bar=True, logger=False)
-        self.loss_sum, self.loss_steps = torch.zeros(()), 0
         self.epochs.append({"epoch": self.current_epoch + 1, "train_loss": loss, **scores})
         settled = self.method is None or self.method.settled(self.global_step)
         if settled and (not self.best or scores[task.primary] > self.best["score"]):
             self.best = {"score": scores[task.primary], **self.remembered()}
+        self.resumed_at = time.perf_counter()
 
     def remembered(self) -> dict[str, Any]:
         """What is kept of the best epoch."""
         return {"epoch": self.current_epoch + 1, "state": self.trainable_state()}
+
+    def notes(self) -> list[str]:
+        """What a run has to report of its best epoch."""
+        return []
 
     def diverged(self) -> FloatingPointError:
         return FloatingPointError(f"training diverged in epoch {self.current_epoch + 1}; try a lower learning rate")

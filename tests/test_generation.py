@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from test_llama_deberta import LETTERS
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
+from experiments import show
 from experiments.config import CONF, UserError, run_id
 from experiments.restore import restore
 from experiments.run import run
 from experiments.score import scores
 from experiments.setup import Setup
+from loradrop import modules
+from loradrop.generation import GenerationModule, NoRepeatedNgrams
 
 SMALL = [
     *("backbone=llama2_7b", "task=mini_summary", "task.train_size=48", "task.validation_size=12", "task.max_new_tokens=6"),
@@ -32,7 +36,9 @@ def save_model(root):
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
     config = LlamaConfig(vocab_size=len(pieces), max_position_embeddings=512, initializer_range=0.3, **shape)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.generation_config.repetition_penalty = 3.0  # no setting of a run's
+    model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +71,71 @@ def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
     model, tokenizer, _ = restore(id, tmp_path, models)
     data = Setup(config).data
     assert [line["source"] for line in lines] == data.splits.evaluation["validation"]["source"][:]
-    greedy = GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=tokenizer.eos_token_id)
     for line, ids in zip(lines, data.evaluation["validation"]["input_ids"], strict=True):
-        sequence = model.generate(torch.tensor([ids]), generation_config=greedy)
-        text = tokenizer.decode(sequence[0, len(ids) :], skip_special_tokens=True)
+        text = tokenizer.decode(greedy(model, ids, tokenizer.eos_token_id), skip_special_tokens=True)
         assert data.task.decode(text) == line["prediction"]
+
+
+def greedy(model, ids, eos, size=0, most=6):
+    """The likeliest token at every step that ends no n-gram of this size that has been generated before."""
+    made = []
+    while len(made) < most and made[-1:] != [eos]:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids + made])).logits[0, -1]
+        grams = [made[i : i + size] for i in range(len(made) - size + 1)] if size else []
+        logits[[gram[-1] for gram in grams if gram[:-1] == made[len(made) - size + 1 :]]] = -torch.inf
+        made.append(int(logits.argmax()))
+    return made
+
+
+def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
+    overrides = ["task.max_new_tokens=24", "decoding.no_repeat_ngram_size=2", "recipe.epochs=1"]
+    config = composed(models, tmp_path, "method=lora", *overrides)
+    id = run_id(config)
+    result = run(config, id)
+    model, tokenizer, _ = restore(id, tmp_path, models)
+    data, eos = Setup(config).data, tokenizer.eos_token_id
+    prompts = data.evaluation["validation"]["input_ids"]
+    made = [greedy(model, ids, eos, size=2, most=24) for ids in prompts]
+    lines = (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()
+    texts = [data.task.decode(tokenizer.decode(ids, skip_special_tokens=True)) for ids in made]
+    assert [json.loads(line)["prediction"] for line in lines] == texts
+    assert made != [greedy(model, ids, eos, most=24) for ids in prompts]  # there was something to forbid
+    cut = sum(ids[-1] != eos for ids in made)
+    assert cut > 0
+    assert f"mini_summary: {cut} of 12 texts for validation were cut off at task.max_new_tokens" in result["notes"]
+
+
+def test_a_text_may_copy_its_prompt():
+    prompt, text = [7, 5, 6, 8], [5, 9, 5]
+    scores = NoRepeatedNgrams(2, start=4)(torch.tensor([prompt + text]), torch.zeros(1, 12))
+    assert scores.isinf().nonzero().tolist() == [[0, 9]]  # 5 6 stands in the prompt alone
+
+
+def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
+    overrides = ["decoding.num_beams=4", "decoding.no_repeat_ngram_size=2", "decoding.length_penalty=0.0"]
+    setup = Setup(composed(models, tmp_path, "method=lora", *overrides))
+    model, eos, made = setup.model.eval(), setup.tokenizer.eos_token_id, []
+    generate = model.generate
+    monkeypatch.setattr(type(model), "generate", lambda self, **given: made.append(generate(**given)) or made[-1])
+    settings = {"tokenizer": setup.tokenizer, "decoding": setup.decoding}
+    module = GenerationModule(model, setup.data, setup.recipe, None, 0, **settings)
+    batch = next(iter(setup.data.evaluation_loaders()[0]))
+    module.validation_step(batch, 0)
+
+    def likelihood(ids, text):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids + text])).logits[0, len(ids) - 1 : -1]
+        return float(logits.log_softmax(-1).gather(1, torch.tensor(text)[:, None]).sum())
+
+    gained = []
+    for ids, mask, sequence in zip(batch["input_ids"], batch["attention_mask"], made[0], strict=True):
+        prompt, text = ids[mask.bool()].tolist(), sequence[len(ids) :].tolist()
+        text = text[: text.index(eos) + 1] if eos in text else text
+        pairs = list(pairwise(text))
+        assert len(set(pairs)) == len(pairs)
+        gained.append(likelihood(prompt, text) - likelihood(prompt, greedy(model, prompt, eos, size=2)))
+    assert min(gained) > -1e-4 and max(gained) > 0.01
 
 
 def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tmp_path):
@@ -86,10 +152,34 @@ def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tm
     assert all(mask.tolist() == sorted(mask.tolist()) for mask in prompts["attention_mask"])
 
 
-def test_the_last_epoch_alone_may_be_scored(models, tmp_path):
-    config = composed(models, tmp_path, "method=lora", "decoding.every_epoch=false")
-    result = run(config, run_id(config))
-    assert [epoch["epoch"] for epoch in result["metrics"]["epochs"]] == [2] and result["metrics"]["best"]["epoch"] == 2
+def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(modules, "time", Clock)
+    step = modules.RunModule.training_step
+    monkeypatch.setattr(modules.RunModule, "training_step", lambda self, *given: Clock.tick() or step(self, *given))
+    results = []
+    for each in ("true", "false"):
+        config = composed(models, tmp_path, "method=lora", f"decoding.every_epoch={each}")
+        results.append(run(config, run_id(config)))
+    (_, last), (alone,) = (result["metrics"]["epochs"] for result in results)
+    assert alone == last and alone["epoch"] == 2  # its training loss is that of the last epoch, too
+    assert results[1]["metrics"]["best"] == last
+    assert results[0]["tokens_per_second"] == results[1]["tokens_per_second"]  # 12 steps each, one a second
+    show.summary(results[1], tmp_path)
+    assert "(epoch 2 of 2)" in capsys.readouterr().out
+
+
+class Clock:
+    """A second passes with each training step."""
+
+    seconds = 0.0
+
+    @classmethod
+    def tick(cls):
+        cls.seconds += 1
+
+    @classmethod
+    def perf_counter(cls):
+        return cls.seconds
 
 
 @pytest.mark.parametrize(
