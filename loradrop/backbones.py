@@ -79,7 +79,7 @@ class Backbone:
         if type(config) not in _auto(task)._model_mapping or (task.generates and config.model_type in ENCODERS):
             kind = "does not generate text" if task.generates else "has no sequence classifier"
             raise ValueError(f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to")
-        self._check_weights(models)
+        self._check_weights(models, config)
 
     def skeleton(self, task: Task, config: Any) -> nn.Module:
         """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
@@ -120,11 +120,19 @@ class Backbone:
         options = _head(task) | {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
         if self.quantization:
             options["quantization_config"] = _nf4(options["dtype"])
-        model = _auto(task).from_pretrained(**source, **options)
+        model, report = _auto(task).from_pretrained(**source, **options, output_loading_info=True)
         if tokenizer.pad_token is None:
             give_padding(tokenizer)
             model.config.pad_token_id = tokenizer.pad_token_id
-        return freeze_encoder(self._switched(model)).train(), tokenizer  # dropout is off as loaded
+        model = freeze_encoder(self._switched(model))
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        lost = sorted(frozen & set(report["missing_keys"]))
+        if lost:  # random weights that nothing would train
+            raise ValueError(
+                f"backbone {self.name}: {source['pretrained_model_name_or_path']} lacks {', '.join(lost[:3])}; "
+                "is it of another kind of model, or was it converted as one?"
+            )
+        return model.train(), tokenizer  # dropout is off as loaded
 
     def _switched(self, model: nn.Module) -> nn.Module:
         model.config.use_cache = False  # of a decoder: keys and values are for generating
@@ -132,17 +140,19 @@ class Backbone:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model
 
-    def _check_weights(self, models: Path | None) -> None:
+    def _check_weights(self, models: Path | None, config: Any) -> None:
         folder = self._folder(models)
         if folder is None and has_one_of(self.hub_id, self.revision, WEIGHTS):
             return
         if folder is not None and any((folder / name).is_file() for name in WEIGHTS):
             return
         source, wanted = folder or self.hub_id, self._wanted(models)
+        decoder = type(config) in AutoModelForCausalLM._model_mapping and config.model_type not in ENCODERS
+        kind = "AutoModelForCausalLM" if decoder else "AutoModel"  # the latter drops what turns states into tokens
         raise FileNotFoundError(
             f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded here. To convert them, "
-            f"once: python -c \"from transformers import AutoModel, AutoTokenizer; [part.from_pretrained('{source}')"
-            f".save_pretrained('{wanted}') for part in (AutoModel, AutoTokenizer)]\" "
+            f"once: python -c \"from transformers import {kind}, AutoTokenizer; [part.from_pretrained('{source}')"
+            f".save_pretrained('{wanted}') for part in ({kind}, AutoTokenizer)]\" "
             "(paths.models or LORADROP_MODELS names the folder of all models)"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -11,8 +12,10 @@ import pytest
 import torch
 from conftest import run_module
 from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
     DebertaV2Model,
@@ -28,6 +31,7 @@ from loradrop.data import Collator
 from loradrop.methods.full import Full
 from loradrop.methods.lora import LoRA
 from loradrop.tasks.mini import Mini
+from loradrop.tasks.mini_text import MiniText
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHAPE = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -191,6 +195,30 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(models,
         assert torch.equal(loaded.deberta.state_dict()[key], value), key
 
 
+def test_a_converted_decoder_keeps_what_turns_states_into_tokens(models, tmp_path):
+    writing = MiniText(
+        **{"name": "mini_summary", "metric": "-", "primary": "-", "template": "{source}", "max_new_tokens": 9},
+        **{"train_size": 1, "validation_size": 1, "data_seed": 0},
+    )
+    folder = tmp_path / HUB_IDS["llama2_7b"]
+    shutil.copytree(models / HUB_IDS["llama2_7b"], folder)
+    whole = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(whole, folder / "pytorch_model.bin")
+    for some in (task(), writing):
+        with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors") as caught:
+            backbone("llama2_7b").check(some, 20, tmp_path)
+    (code,) = re.findall(r'python -c "(.*?)"', str(caught.value))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    loaded, _ = backbone("llama2_7b", "bfloat16").load(writing, tmp_path)
+    assert torch.equal(loaded.lm_head.weight, whole["lm_head.weight"])
+
+    AutoModel.from_pretrained(models / HUB_IDS["llama2_7b"]).save_pretrained(folder)
+    backbone("llama2_7b").load(task(), tmp_path)
+    with pytest.raises(ValueError, match=r"lacks lm_head\.weight; is it of another kind of model"):
+        backbone("llama2_7b").load(writing, tmp_path)
+
+
 def test_a_gated_model_is_refused_with_what_to_do(monkeypatch):
     def refuse(*_, **__):
         raise OSError("You are trying to access a gated repo.") from GatedRepoError.__new__(GatedRepoError)
@@ -226,5 +254,5 @@ def test_a_run_on_a_bfloat16_llama(models, tmp_path, overrides):
     common = ["backbone=llama2_7b", f"paths.models={models}", "method.rank=2", "trainer.num_threads=1", *sizes]
     done = run_module("experiments.run", *common, *overrides, outputs=tmp_path)
     assert done.returncode == 0, done.stderr
-    refused = run_module("experiments.run", *common[:2], "method=full", *sizes, outputs=tmp_path)
+    refused = run_module("experiments.run", *common[:2], "method=full", "backbone.dtype=bfloat16", *sizes, outputs=tmp_path)
     assert refused.returncode != 0 and "set backbone.dtype=float32" in refused.stderr
