@@ -61,6 +61,7 @@ def test_dart_reads_json_and_xml(tmp_path):
     entries = [
         {"tripleset": [["a b", "IS_IN", "C"], ["C", "X", "1"]], "annotations": [{"text": "one"}, {"text": "two"}]},
         {"tripleset": [["d", "E", "f"]], "annotations": [{"text": " "}, {"text": "three"}]},
+        {"tripleset": [["g", "H", "i"]], "annotations": []},
     ]
     xml = (
         "<benchmark><entries><entry><modifiedtripleset><mtriple> a  | B | c &amp; d</mtriple></modifiedtripleset>"
@@ -73,7 +74,7 @@ def test_dart_reads_json_and_xml(tmp_path):
         "source": ["a b : is_in : C | C : x : 1"] * 2 + ["d : e : f"],
         "target": ["one", "two", "three"],
     }
-    assert splits.notes == ["dart: 1 empty targets of dart-v1.1.1-full-train.json left out"]
+    assert splits.notes == ["dart: 2 empty targets of dart-v1.1.1-full-train.json left out"]
     assert splits.evaluation["test"][:] == {
         "source": [" a  : b : c & d", "a : b : c | c : d : e: f"],
         "references": [["one", ""], ["two"]],  # as the file has them; the metric leaves blank ones out
@@ -106,7 +107,7 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             "e2e",
             "testset_w_refs.csv",
             "mr,ref\nname[a],b\nname[c], \n",
-            "testset_w_refs.csv, row 2: no reference for 'name : c'",
+            "testset_w_refs.csv, entry 2: no reference for 'name : c'",
         ),
         ("dart", "dart-v1.1.1-full-train.json", "[{]", "full-train.json cannot be read"),
         (
@@ -116,7 +117,21 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             "entry 1: .* is no triple",
         ),
         ("dart", "dart-v1.1.1-full-train.json", '[{"annotations": []}]', "entry 1: it needs tripleset"),
-        ("dialogsum", "dialogsum.train.jsonl", '{"dialogue": "a"}', "row 1: no text 'summary' or"),
+        ("dart", "dart-v1.1.1-full-train.json", '{"tripleset": []}', "full-train.json: it is no list of entries"),
+        (
+            "dart",
+            "dart-v1.1.1-full-train.json",
+            '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": null}]}]',
+            "full-train.json, entry 1: None is no text",
+        ),
+        (
+            "dialogsum",
+            "dialogsum.train.jsonl",
+            '{"dialogue": "a", "summary1": "b", "summary2": null}',
+            "train.jsonl, entry 1: None is no text",
+        ),
+        ("gsm8k", "train.jsonl", '{"question": "a", "answer": "many"}', "entry 1: the answer has no number: 'many'"),
+        ("dialogsum", "dialogsum.train.jsonl", '{"dialogue": "a"}', "entry 1: no text 'summary' or"),
         ("dialogsum", "dialogsum.train.jsonl", '{"summary": "a"}', "line 1: no text 'dialogue'"),
         ("dialogsum", "dialogsum.train.jsonl", "\n{", "line 2: no JSON"),
         ("gsm8k", "train.jsonl", '{"question": "a", "answer": 3}', "line 1: no text 'answer'"),
@@ -161,9 +176,20 @@ def test_several_splits_are_scored_together_and_alone():
     assert (scores["rouge_l"], scores["rouge_l_dev"], scores["rouge_l_test"]) == (0.5, 1.0, 0.0)
 
 
-def test_gsm8k_is_decoded_to_its_final_answer():
+def test_a_text_that_is_not_utf_8_is_an_error_that_names_the_file(tmp_path):
+    folder = tmp_path / "GSM8K"
+    folder.mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        (folder / name).write_bytes(b'{"question": "caf\xe9", "answer": "#### 1"}')
+    with pytest.raises(ValueError, match=r"train\.jsonl cannot be read: 'utf-8' codec"):
+        make("gsm8k").load(tmp_path)
+
+
+def test_gsm8k_keeps_the_whole_solution_and_scores_its_final_answer():
     task = make("gsm8k")
-    assert [task.decode(text) for text in (" 3*4=12\n#### 12\n", "it is $1,200.50.", "?")] == ["12", "1200.5", ""]
+    texts = [task.decode(text) for text in (" 3*4=12\n#### 12\n", "it is $1,200.50.", "?")]
+    assert texts == ["3*4=12\n#### 12", "it is $1,200.50.", "?"]
+    assert task.score_texts(texts, [["#### 12"], ["1200.5"], ["#### 1"]]) == {"accuracy": pytest.approx(2 / 3)}
 
 
 # token ids

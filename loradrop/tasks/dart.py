@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from loradrop.tasks.generation import Entry
@@ -24,22 +25,25 @@ class Dart(OfficialTask):
     def read(self, path: Path, training: bool) -> list[Entry]:
         try:
             entries = list(xml_entries(path) if path.suffix == ".xml" else json_entries(path))
-        except (json.JSONDecodeError, ElementTree.ParseError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, ElementTree.ParseError) as error:
             raise ValueError(f"{path} cannot be read: {error}.") from None
         read = []
         for number, (triples, texts) in enumerate(entries, start=1):
-            broken = next((one for one in triples if len(one) != 3 or not all(isinstance(x, str) for x in one)), None)
-            if broken is not None or not triples:
-                raise ValueError(f"{path}, entry {number}: {broken or 'nothing'} is no triple.")
+            broken = [one for one in triples if not is_triple(one)]
+            if broken or not triples:
+                raise ValueError(f"{path}, entry {number}: {broken[0] if broken else 'nothing'} is no triple.")
             read.append((linearise(triples), texts))
         return read
 
 
 def json_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
     """(triples, texts) of each entry of the training or dev file."""
-    for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+    entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: it is no list of entries.")
+    for number, entry in enumerate(entries, start=1):
         try:
-            yield entry["tripleset"], [annotation["text"] for annotation in entry["annotations"]]
+            yield list(entry["tripleset"]), [annotation["text"] for annotation in entry["annotations"]]
         except (KeyError, TypeError):
             raise ValueError(f"{path}, entry {number}: it needs tripleset, and annotations with text.") from None
 
@@ -49,6 +53,10 @@ def xml_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
     for entry in ElementTree.parse(path).getroot().iterfind("entries/entry"):
         triples = [(triple.text or "").split(" | ") for triple in entry.iterfind("modifiedtripleset/mtriple")]
         yield triples, [text.text or "" for text in entry.iterfind("lex")]
+
+
+def is_triple(one: Any) -> bool:
+    return isinstance(one, list) and len(one) == 3 and all(isinstance(part, str) for part in one)
 
 
 def linearise(triples: Iterable[list[str]]) -> str:

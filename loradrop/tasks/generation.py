@@ -142,9 +142,9 @@ def evaluation_rows(entries: Sequence[Entry], path: Path | str) -> Dataset:
     """Rows of (source, all its references). ValueError: none, or one without a reference that is not empty."""
     if not entries:
         raise ValueError(f"{path} has no rows.")
-    for row, (source, texts) in enumerate(entries, start=1):
+    for number, (source, texts) in enumerate(entries, start=1):
         if not any(text.strip() for text in texts):
-            raise ValueError(f"{path}, row {row}: no reference for {source[:60]!r}.")
+            raise ValueError(f"{path}, entry {number}: no reference for {source[:60]!r}.")
     features = Features({SOURCE: Value("string"), REFERENCES: List(Value("string"))})
     sources, references = zip(*entries, strict=True)
     return Dataset.from_dict({SOURCE: sources, REFERENCES: references}, features=features)

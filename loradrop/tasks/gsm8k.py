@@ -22,17 +22,20 @@ QUESTION, ANSWER = "question", "answer"
 
 @dataclass(frozen=True, kw_only=True)
 class Gsm8k(OfficialTask):
-    """Word problems; what is scored of a generated text is its final answer."""
+    """Word problems; loradrop.text_metrics.FinalAnswer finds the number in what is generated."""
 
     config: str  # name of the configuration on the Hub
     hub_id: str
     revision: str | None = None  # commit of the Hub's repository; None is its newest
 
-    def decode(self, text: str) -> str:
-        """The final number (loradrop.text_metrics.final_answer), or nothing."""
+    def entries(self, path: Path, training: bool) -> list[Entry]:
         from loradrop.text_metrics import final_answer  # late: evaluate's import takes seconds
 
-        return final_answer(text) or ""
+        entries = super().entries(path, training)
+        for number, (_, (answer,)) in enumerate(entries, start=1):
+            if final_answer(answer) is None:  # before a model is trained, not when it is scored
+                raise ValueError(f"{path}, entry {number}: the answer has no number: {answer[-60:]!r}.")
+        return entries
 
     def read(self, path: Path, training: bool) -> list[Entry]:
         if path.suffix != ".parquet":

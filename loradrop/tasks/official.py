@@ -72,9 +72,21 @@ class OfficialTask(TextTask):
                 f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local data, "
                 f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
             ) from error.__cause__
-        train, notes = self._train_rows(self.read(paths[TRAIN], training=True), paths[TRAIN])
-        evaluation = {s: evaluation_rows(self.read(paths[s], training=False), paths[s]) for s in self.evaluation}
+        train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])
+        evaluation = {s: evaluation_rows(self.entries(paths[s], training=False), paths[s]) for s in self.evaluation}
         return Splits(train, evaluation, notes)
+
+    def entries(self, path: Path, training: bool) -> list[Entry]:
+        """What `read` gives. ValueError, naming the file, where that is not text."""
+        try:
+            entries = self.read(path, training)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} cannot be read: {error}.") from None
+        for number, (source, texts) in enumerate(entries, start=1):
+            strange = [text for text in (source, *texts) if not isinstance(text, str)]
+            if strange:
+                raise ValueError(f"{path}, entry {number}: {strange[0]!r} is no text.")
+        return entries
 
     def find(self, folder: Path, split: str) -> Path | None:
         """The file of a split in a local folder."""
@@ -88,7 +100,7 @@ class OfficialTask(TextTask):
         def check(path: Path) -> None:
             if file.sha256 is not None:
                 check_sha256(path, file.sha256)
-            if file.rows is not None and (rows := len(self.read(path, training=True))) != file.rows:
+            if file.rows is not None and (rows := len(self.entries(path, training=True))) != file.rows:
                 raise ValueError(f"it has {rows} rows instead of {file.rows}")
 
         return fetch_file(f"{self.url}/{file.name}", cache_folder(self.name, self.url) / file.name, check)
@@ -97,7 +109,7 @@ class OfficialTask(TextTask):
         return f"the official files ({', '.join(self.files[split].name for split in (TRAIN, *self.evaluation))})"
 
     def _train_rows(self, entries: list[Entry], path: Path) -> tuple[Dataset, list[str]]:
-        pairs = [(source, text) for source, texts in entries for text in texts]
+        pairs = [(source, text) for source, texts in entries for text in texts or [""]]
         kept = [(source, text) for source, text in pairs if text.strip()]
         lost = len(pairs) - len(kept)
         return training_rows(kept, path), [f"{self.name}: {lost} empty targets of {path.name} left out"] if lost else []
