@@ -14,7 +14,8 @@ what the paper's tables are probably in. That is a deduction: the paper names no
 cut words with jieba, a tool for Chinese (cased, with punctuation); on English the words of rouge_score (lower case, no
 punctuation) serve.
 
-Left out: NIST has no upper bound, METEOR needs WordNet, CIDEr's tokenizer needs Java, and LoRA-drop prints none of them.
+Left out: nltk's NIST, the one without a download, matches a text with one reference where the official script takes all of
+a row, and fails on short texts; METEOR needs WordNet, CIDEr's tokenizer needs Java. LoRA-drop prints none of them.
 
 FinalAnswer (GSM8K)
     accuracy         share of rows whose final number is that of a reference; `final_answer` has the rules.

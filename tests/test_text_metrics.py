@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
+from experiments.score import export
 from loradrop.text_metrics import FinalAnswer, TextOverlap, final_answer
 
 PREDICTIONS = [
@@ -42,18 +44,13 @@ def scores(predictions=PREDICTIONS, references=REFERENCES):
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_bleu_is_that_of_the_command_line(most, tmp_path):
-    references = [texts[:most] for texts in REFERENCES]
-    files = []
-    for i in range(most):  # the first again where a row has fewer references
-        files.append(tmp_path / f"references{i}")
-        files[-1].write_text(
-            "".join(f"{texts[i] if i < len(texts) else texts[0]}\n" for texts in references), encoding="utf-8"
-        )
-    (tmp_path / "predictions").write_text("".join(f"{text}\n" for text in PREDICTIONS), encoding="utf-8")
-    command = [sys.executable, "-m", "sacrebleu", *files, "-i", tmp_path / "predictions", "-m", "bleu", "-b", "-w", "10"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    references = [[*texts[:most], " "] for texts in REFERENCES]  # blank: does not count
+    texts = [f"over-\nlined {PREDICTIONS[0]}\r\n", f"two\n\nlines\u2028{PREDICTIONS[1]}", *PREDICTIONS[2:]]
+    half = {"dev": (texts[:2], references[:2]), "test": (texts[2:], references[2:])}
+    command = [*shlex.split(export(half, tmp_path / "a folder")), "-b", "-w", "10"]
+    printed = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=True).stdout
     assert 10 < float(printed) < 90
-    assert 100 * scores(references=references)["bleu"] == pytest.approx(float(printed), abs=1e-9)
+    assert 100 * scores(texts, references)["bleu"] == pytest.approx(float(printed), abs=1e-9)
 
 
 def test_rouge_l_is_the_best_of_a_rows_references():
