@@ -21,7 +21,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from experiments import jobs, results, show
+from experiments import jobs, render, show
 from experiments.command import guarded
 from experiments.config import UserError, check
 from experiments.environment import environment
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
     with replacing(path) as file:
         file.write_text(
-            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{results.markdown(table)}"
+            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{render.frame(table, 'markdown')}"
         )
     show.console.print(f"saved as {path}", soft_wrap=True)
     return 0

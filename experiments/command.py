@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, UserError
+from experiments.jobs import outputs_of
 
 EXPERIMENTS = Path(CONF) / "experiment"
 
@@ -22,6 +23,7 @@ class Options:
     overrides: list[str]  # of experiments.run
     format: str
     outputs: str
+    given: argparse.Namespace  # all arguments
 
     @property
     def command(self) -> str:
@@ -30,25 +32,31 @@ class Options:
 
 
 def parse(
-    text: str, arguments: list[str] | None, formats: Iterable[str], default: str, others: Iterable[str] = ()
+    text: str,
+    arguments: list[str] | None,
+    formats: Iterable[str],
+    default: str,
+    others: Iterable[str] = (),
+    more: Callable[[argparse.ArgumentParser], None] = lambda _: None,
 ) -> Options:
     """Parse `<experiment> [overrides] [--format F]`; an experiment that is not there ends with a message.
 
-    `others`: names that are no experiment's, of what needs no runs.
+    `others`: names that are no experiment's, of what needs no runs. `more` adds a tool's own arguments.
     """
     known = sorted([*(path.stem for path in EXPERIMENTS.glob("*.yaml")), *others])
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment)")
     parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
     parser.add_argument("--format", choices=sorted(formats), default=default)
+    more(parser)
     given = parser.parse_intermixed_args(arguments)  # overrides behind --format too
     if given.experiment not in known:
         parser.error(f"there is no experiment '{given.experiment}' in conf/experiment; there are: {', '.join(known)}")
     wrong = [override for override in given.overrides if "=" not in override]
     if wrong:
         parser.error(f"'{wrong[0]}' is no override; write key=value")
-    outputs = next((o.split("=", 1)[1] for o in given.overrides if o.startswith("paths.outputs=")), "outputs")
-    return Options(given.experiment, [f"experiment={given.experiment}", *given.overrides], given.format, outputs)
+    overrides = [f"experiment={given.experiment}", *given.overrides]
+    return Options(given.experiment, overrides, given.format, outputs_of(overrides), given)
 
 
 def guarded(main: Callable[[], int]) -> int:

@@ -83,7 +83,7 @@ def cells() -> Iterator[Cell]:
             for backbone, rows in content["models"].items():
                 for name, row in rows.items():
                     method = row.get("method", name)
-                    if method and "trainable_params" in row:
+                    if method and row.get("counted", True) and "trainable_params" in row:
                         yield Cell(
                             table=table.removeprefix("table"),
                             backbone=backbone,

@@ -132,12 +132,6 @@ def _settings(frame: pd.DataFrame) -> pd.Series:
     return texts
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table of text cells."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).values.tolist()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def _spread(values: pd.Series) -> str:
     """Mean and, from two values on, sample standard deviation."""
     if values.isna().all():

@@ -48,9 +48,7 @@ class RunProbe:
     def sample(self, ratio: float) -> Sequence[int]:
         return self.setup.data.sample(ratio, self.seed)
 
-    def fit(
-        self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None
-    ) -> None:
+    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
         setup = self.setup
         data = setup.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
@@ -110,7 +108,7 @@ def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunMo
             setup.method.load_state(setup.model, state)
     if setup.recipe.epochs == 0:
         if setup.method.report().get("importance") is None:
-            raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {setup.method.name} measures nothing before training")
+            raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {setup.method.name} measures nothing")
         return None, {}
     with setup.timed("fit"):
         return _fit(setup, folder, logger, identity, checkpoint)

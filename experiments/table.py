@@ -1,68 +1,91 @@
-"""The table of an experiment, from its result files.
+"""The table of an experiment, from its result files; tables of the paper beside the paper's numbers.
 
-python -m experiments.table demo                          print it, and save it as outputs/tables/demo.md
-python -m experiments.table demo seed=0 --format csv      a part of it, as CSV
+python -m experiments.table table1                        print it, and save it as outputs/tables/table1.md
+python -m experiments.table table1 --epoch last --over median --format latex
+python -m experiments.table demo seed=0 --format csv      a part of an experiment, as CSV
 python -m experiments.table parameters                    trainable parameters of the paper's tables, without any run
+
+The paper's own aggregate is the default: the best epoch of each seed, and of these the mean.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from experiments import results, show
+from experiments import render, results, show
 from experiments.command import Options, guarded, parse
+from experiments.comparison import OVER, compare, published
 from experiments.config import UserError
 from experiments.files import replacing
 
-FORMATS: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
-    "markdown": ("md", lambda frame: results.markdown(frame)),
-    "csv": ("csv", lambda frame: frame.to_csv(index=False)),
-}
 PARAMETERS = "parameters"  # a table without runs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(__doc__, arguments, FORMATS, "markdown", (PARAMETERS,))
+    options = parse(__doc__, arguments, render.SUFFIXES, "markdown", (PARAMETERS,), _add_aggregate)
     if options.experiment == PARAMETERS:
         if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
             raise UserError(f"{PARAMETERS} is not made of runs: paths.outputs is its only override")
         from experiments import parameters  # torch and transformers
 
-        _save(parameters.shown(), parameters.CAPTION, options)
+        _save(render.frame(parameters.shown(), options.format), parameters.CAPTION, options)
         return 0
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
-    missing = frame[frame.status != results.FINISHED]
+    missing = len(frame) - len(finished)
     if finished.empty:
         show.failed(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1
-    table = results.over_seeds(finished)
-    show.overview(table)
-    if len(missing):
-        show.failed(f"{len(missing)} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
-    _save(table, _caption(finished, options), options)
+    text = _compared(frame, options) if options.experiment in published() else _plain(finished, options)
+    if missing:
+        show.failed(f"{missing} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
+    _save(text, _caption(finished, options), options)
     return 0
 
 
-def _save(table: pd.DataFrame, caption: str, options: Options) -> None:
-    suffix, render = FORMATS[options.format]
-    head = "" if options.format == "csv" else f"{caption}\n\n"
-    path = Path(options.outputs) / "tables" / f"{options.experiment}.{suffix}"
+def _add_aggregate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epoch", choices=results.AGGREGATES, default="best", help="which epoch of each run counts")
+    parser.add_argument("--over", choices=OVER, default="mean", help="of the seeds, in tables of the paper")
+
+
+def _compared(frame: pd.DataFrame, options: Options) -> str:
+    """Printed, and as text of the chosen format."""
+    epoch, over = options.given.epoch, options.given.over
+    table = compare(options.experiment, frame, epoch, over)
+    show.console.print(f"{options.experiment}: {table.caption}; ours: {over} over seeds ± std, {epoch} epoch of each")
+    for part in render.for_terminal(table, show.console.width):
+        show.console.print(part, soft_wrap=isinstance(part, str))
+    return render.comparison(table, options.format)
+
+
+def _plain(finished: pd.DataFrame, options: Options) -> str:
+    table = results.over_seeds(finished)
+    show.overview(table)
+    return render.frame(table, options.format)
+
+
+def _save(text: str, caption: str, options: Options) -> None:
+    head = {"csv": "", "latex": f"% {caption}\n"}.get(options.format, f"{caption}\n\n")
+    path = Path(options.outputs) / "tables" / f"{options.experiment}.{render.SUFFIXES[options.format]}"
     with replacing(path) as file:
-        file.write_text(head + render(table))
+        file.write_text(head + text)
     show.console.print(f"saved as {path}", soft_wrap=True)
 
 
-def _caption(frame: pd.DataFrame, options: Options) -> str:
-    rows = sorted({f"{rows} rows of {split}" for r in frame.result for split, rows in r["evaluated_on"].items()})
+def _caption(finished: pd.DataFrame, options: Options) -> str:
+    rows = sorted({f"{rows} rows of {split}" for r in finished.result for split, rows in r["evaluated_on"].items()})
+    aggregate = "Mean ± standard deviation over seeds, in percent, at the best and the last epoch"
+    if options.experiment in published():
+        caption = published()[options.experiment]["caption"]
+        ours = f"{options.given.over} over seeds ± std at the {options.given.epoch} epoch of each, in percent"
+        aggregate = f"{options.experiment}: {caption}. Ours: {ours}"
     return (
-        f"Mean ± standard deviation over seeds, in percent, at the best and the last epoch, on {' and '.join(rows)}. "
-        "Heads are trained but not counted; kept: layers with an own LoRA. "
-        f"Made by `{options.command}` from {len(frame)} result files in {options.outputs}/runs."
+        f"{aggregate}, on {' and '.join(rows)}. Heads are trained but not counted; kept: layers with an own LoRA. "
+        f"Made by `{options.command}` from {len(finished)} result files in {options.outputs}/runs."
     )
 
 
