@@ -130,7 +130,8 @@ class TaskData:
         else:
             vocabulary = repr(tokenizer)
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
-        parts = (self.fingerprint, encoder, *self.task.encoding, str(max_length), vocabulary)
+        special = json.dumps(tokenizer.special_tokens_map)  # which stand beside the vocabulary, at the ends of texts
+        parts = (self.fingerprint, encoder, *self.task.encoding, str(max_length), vocabulary, special)
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
     def of_rows(self, rows: Sequence[int]) -> TaskData:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from loradrop.backbones import ASSETS
+from loradrop.data import TaskData
 from loradrop.tasks.generation import IGNORED
 
 CONF = Path(__file__).parents[1] / "conf/task"
@@ -272,3 +273,12 @@ def test_how_many_sources_were_cut_is_noted():
 
 def test_what_token_ids_depend_on():
     assert make("e2e").encoding != make("e2e", template="{source}").encoding != make("e2e", max_new_tokens=7).encoding
+
+
+def test_cached_token_ids_end_with_the_tokenizer_s_own_end_of_text(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_llama")
+    task = make("mini_table2text", train_size=3, validation_size=3)
+    for end in (tokenizer.eos_token, tokenizer.pad_token):
+        tokenizer.eos_token = end
+        data = TaskData(task, task.load(None), tokenizer, 100, 2, seed=0, cache=tmp_path)
+        assert {ids[-1] for ids in data.train["input_ids"]} == {tokenizer.convert_tokens_to_ids(end)}

@@ -4,7 +4,8 @@
     <entry><modifiedtripleset><mtriple>the bridge | BUILT | 1901</mtriple>...</modifiedtripleset><lex>...</lex>...</entry>
 
 Sources are written as by the LoRA paper's scripts (format_converting_dart.py), with the relation in lower case:
-`the bridge : built : 1901 | ...`. An entry is an example of the evaluation; a few entries have equal triples.
+`the bridge : built : 1901 | ...`. An entry is an example of the evaluation, as the authors count them: 938 of test (891 of
+them word for word) and 47 of dev repeat the triples of another.
 """
 
 from __future__ import annotations
