@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch import nn
 
 from experiments import results
-from experiments.config import build
+from experiments.config import Run, build
 from experiments.setup import load_model
-from loradrop.methods.base import load_values
+from loradrop.methods.base import Method, load_values
+
+WEIGHTS = "adapter.safetensors"
 
 
 def restore(
@@ -24,20 +26,33 @@ def restore(
     FileNotFoundError: no such finished run, or one without weights (save_weights=false). ValueError: the pretrained weights
     are not those that the run was made with.
     """
-    result = results.read(outputs, id)
-    weights = results.run_folder(outputs, id) / "adapter.safetensors"
-    if result is None or result["status"] != results.FINISHED or not weights.exists():
-        raise FileNotFoundError(f"{weights.parent} holds no finished run with its weights")
-    config = OmegaConf.create(result["config"])
+    config, result = finished(id, outputs, models)
     backbone, task, method = (build(group, config[group]) for group in ("backbone", "task", "method"))
-    models = Path(models) if models else Path(os.environ["LORADROP_MODELS"]) if "LORADROP_MODELS" in os.environ else None
+    models = config.paths.models and Path(config.paths.models)
     if backbone.fingerprint(models) != result["weights_fingerprint"]:
         raise ValueError(f"the pretrained weights of {backbone.hub_id} are others than those of the run {id}")
     model, tokenizer = load_model(backbone, task, method, models, config.seed)
+    load_trained(model, method, result, results.run_folder(outputs, id))
+    return model.eval(), tokenizer, result
+
+
+def finished(id: str, outputs: str | Path, models: str | Path | None = None) -> tuple[DictConfig, dict[str, Any]]:
+    """A finished run's config, with this machine's paths, and its result. FileNotFoundError as for `restore`."""
+    result = results.read(outputs, id)
+    weights = results.run_folder(outputs, id) / WEIGHTS
+    if result is None or result["status"] != results.FINISHED or not weights.exists():
+        raise FileNotFoundError(f"{weights.parent} holds no finished run with its weights")
+    folders = {"models": models or os.environ.get("LORADROP_MODELS"), "data": os.environ.get("LORADROP_DATA")}
+    paths = {"outputs": str(outputs), "cache": str(Path(outputs) / "cache")} | {k: v and str(v) for k, v in folders.items()}
+    return OmegaConf.merge(OmegaConf.structured(Run), result["config"], {"paths": paths}), result
+
+
+def load_trained(model: nn.Module, method: Method, result: dict[str, Any], folder: Path) -> None:
+    """Put a run's plan and trained values into a model in which its method was installed. ValueError: they do not fit."""
     method.load_state(model, {key: result[key] for key in ("importance", "plan") if result[key]})
-    state = load_file(weights)
+    state = load_file(folder / WEIGHTS)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trainable != set(state):
-        raise ValueError(f"{weights} does not hold the parameters of this method: {sorted(trainable ^ set(state))[:4]}")
+        lost = sorted(trainable ^ set(state))[:4]
+        raise ValueError(f"{folder / WEIGHTS} does not hold the parameters of this method: {lost}")
     load_values(model, state)
-    return model.eval(), tokenizer, result

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 console = Console(highlight=False)
+Item = TypeVar("Item")
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -69,6 +72,11 @@ def facts(lines: list[tuple[str, str]]) -> None:
     for name, text in lines:
         grid.add_row(name, text)
     console.print(grid, soft_wrap=True)
+
+
+def progress(items: Collection[Item], text: str) -> Iterable[Item]:
+    """The items, with a bar on the standard error that goes away when they are done."""
+    return track(items, text, total=len(items), console=Console(stderr=True), transient=True)
 
 
 def _share(parameters: dict[str, Any]) -> str:
