@@ -34,7 +34,7 @@ class Options:
 def parse(
     text: str,
     arguments: list[str] | None,
-    formats: Iterable[str],
+    formats: Iterable[str] | None,
     default: str,
     others: Iterable[str] = (),
     more: Callable[[argparse.ArgumentParser], None] = lambda _: None,
@@ -43,20 +43,23 @@ def parse(
 
     `others`: names that are no experiment's, of what needs no runs. `more` adds a tool's own arguments.
     """
+    text = text.strip()
     known = sorted([*(path.stem for path in EXPERIMENTS.glob("*.yaml")), *others])
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment)")
+    parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment); experiment=<name> does as well")
     parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
-    parser.add_argument("--format", choices=sorted(formats), default=default)
+    if formats is not None:
+        parser.add_argument("--format", choices=sorted(formats), default=default)
     more(parser)
     given = parser.parse_intermixed_args(arguments)  # overrides behind --format too
+    given.experiment = given.experiment.removeprefix("experiment=")
     if given.experiment not in known:
         parser.error(f"there is no experiment '{given.experiment}' in conf/experiment; there are: {', '.join(known)}")
     wrong = [override for override in given.overrides if "=" not in override]
     if wrong:
         parser.error(f"'{wrong[0]}' is no override; write key=value")
     overrides = [f"experiment={given.experiment}", *given.overrides]
-    return Options(given.experiment, overrides, given.format, outputs_of(overrides), given)
+    return Options(given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given)
 
 
 def guarded(main: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders that one process at a time works in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
 
 
 def check_writable(folder: Path) -> None:
@@ -34,6 +38,34 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """True where the folder is this process's own for as long as the block lasts, False where another one works in it.
+
+    The operating system gives the folder back when a process ends, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_claimed(folder: Path) -> bool:
+    """Does a process work in the folder?"""
+    if not (folder / LOCK).exists():
+        return False
+    with claimed(folder) as free:
+        return not free
 
 
 def _umask() -> int:

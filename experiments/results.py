@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from experiments.config import NOT_IN_HASH, NOT_IN_TRAINER_HASH, UserError
-from experiments.files import replacing
+from experiments.files import is_claimed, replacing
 from experiments.jobs import outputs_of, planned
 
-FINISHED, FAILED, DAMAGED, MISSING = "finished", "failed", "damaged", "missing"
+FINISHED, RUNNING, FAILED, DAMAGED, MISSING = "finished", "running", "failed", "damaged", "missing"
 SCHEMA = Path(__file__).with_name("result.schema.json")
 AGGREGATES = ("best", "last")  # epoch
 COLUMNS = (
@@ -54,10 +54,10 @@ def write(outputs: str | Path, result: dict[str, Any]) -> None:
 def load(overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False) -> pd.DataFrame:
     """One row for each planned run of an experiment ("demo") or of overrides; or for each `finished` one alone.
 
-    Columns: id, backbone, task, method, seed, status ("finished", "failed", "damaged" or "missing"), primary (the metric's
-    name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters (counts),
-    seconds (wall time of all stages), config (as planned), result (the whole file). Scores of runs that only measured are
-    missing. FileNotFoundError, with the command that makes them, where no finished run is there to be had.
+    Columns: id, backbone, task, method, seed, status ("finished", "running", "failed", "damaged" or "missing"), primary (the
+    metric's name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters
+    (counts), seconds (wall time of all stages), config (as planned), result (the whole file). Scores of runs that only
+    measured are missing. FileNotFoundError, with the command that makes them, where no finished run is there to be had.
     """
     overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
     folder = outputs or outputs_of(overrides)
@@ -68,6 +68,8 @@ def load(overrides: str | Iterable[str], outputs: str | Path | None = None, fini
             row = _row(read(folder, config["id"]))
         except UserError as error:
             row = {"status": DAMAGED, "result": {"error": str(error)}}
+        if row["status"] in (MISSING, FAILED) and is_claimed(run_folder(folder, config["id"])):
+            row = {"status": RUNNING, "result": None}
         rows.append({"id": config["id"], **names, "seed": config["seed"], "config": config, **row})
     frame = pd.DataFrame(rows, columns=COLUMNS)
     if not finished:
@@ -86,6 +88,17 @@ def _row(result: dict[str, Any] | None) -> dict[str, Any]:
             row |= {"primary": metrics["primary"], "best_epoch": metrics["best"]["epoch"]}
             row |= {which: metrics[which][metrics["primary"]] for which in AGGREGATES}
     return row
+
+
+def times(outputs: str | Path) -> pd.DataFrame:
+    """How long the finished runs of a folder took: backbone, task, method, seconds."""
+    rows = []
+    for path in sorted(Path(outputs, "runs").glob("*/result.json")):
+        result = json.loads(path.read_text())
+        if result["status"] == FINISHED:
+            names = [result["config"][group]["name"] for group in ("backbone", "task", "method")]
+            rows.append((*names, sum(result["seconds"].values())))
+    return pd.DataFrame(rows, columns=["backbone", "task", "method", "seconds"])
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import results, show
 from experiments.config import CONF, UserError, build, check, run_id
-from experiments.files import check_writable, replacing
+from experiments.files import check_writable, claimed, replacing
 from experiments.tracking import RunInfo, finishing, log_result
 
 
@@ -60,16 +60,24 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"{id}: {' '.join(str(error).split())}") from error
+    with claimed(folder) as ours:
+        if not ours:
+            raise UserError(f"{id} is being run by another process")
+        return _record(setup, folder, logger, id)
+
+
+def _record(setup: Any, folder: Path, logger: Any, id: str) -> dict[str, Any]:
+    """Train, and write the result or the error."""
     from experiments.environment import record
 
-    facts = record(config, id)
+    facts = record(setup.config, id)
     try:
         return _train(setup, folder, logger, facts)
     except Exception as error:
         message = f"{id} failed: {type(error).__name__}: {error}"
         try:
             failure = {"status": results.FAILED, "error": traceback.format_exc()}
-            results.write(config.paths.outputs, facts | failure)
+            results.write(setup.config.paths.outputs, facts | failure)
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error
         raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error

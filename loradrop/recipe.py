@@ -14,7 +14,7 @@ class Recipe:
 
     learning_rate: float
     batch_size: int  # global: over all devices
-    epochs: int
+    epochs: int  # 0: what comes before training alone, LoRA-drop's measurement
     warmup_ratio: float  # of all steps
     weight_decay: float
     max_length: int  # tokens, special tokens included
@@ -22,9 +22,11 @@ class Recipe:
     lora_alpha: float  # the alpha of LoRA that goes with this learning rate
 
     def __post_init__(self) -> None:
-        for key in ("learning_rate", "batch_size", "epochs", "max_length", "lora_alpha"):
+        for key in ("learning_rate", "batch_size", "max_length", "lora_alpha"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"recipe.{key} must be positive, got {getattr(self, key)}")
+        if self.epochs < 0:
+            raise ValueError(f"recipe.epochs must not be negative, got {self.epochs}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"recipe.warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
         if self.weight_decay < 0:
@@ -39,7 +41,7 @@ class Decoding:
 
     num_beams: int
     length_penalty: float  # exponent of the length that a beam's score is divided by; above 1 longer texts win
-    no_repeat_ngram_size: int  # no n-gram of this size comes twice; 0 for no limit
+    no_repeat_ngram_size: int  # no n-gram of this size comes twice in a generated text; 0 for no limit
     batch_size: int  # prompts at once
     every_epoch: bool  # score every epoch, or only the last one
 

@@ -34,9 +34,7 @@ class Probe(Protocol):
     def sample(self, ratio: float) -> Sequence[int]:
         """Rows of a stratified sample, reproducible from the run's seed."""
 
-    def fit(
-        self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None
-    ) -> None:
+    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
         """Train what is trainable on these rows, by the run's own recipe but with batches of at most batch_size.
 
         `steps` of the optimiser, where given, instead of epochs.

@@ -1,0 +1,94 @@
+"""How far experiments are: planned, finished, running, failed and missing runs, and the time that is left.
+
+python -m experiments.status table7                    one experiment, with the errors of its failed runs
+python -m experiments.status table7 task=rte           a part of it
+python -m experiments.status all                       every experiment
+
+A run that two experiments need is one run: `shared` counts the unfinished ones that others need too. The time left is the
+mean time of finished runs of the same backbone, task and method (or else of the same backbone and task), one after another.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pandas as pd
+
+from experiments import results, show
+from experiments.command import EXPERIMENTS, guarded, parse
+from experiments.jobs import planned
+
+ALL = "all"
+STATES = (results.FINISHED, results.RUNNING, results.FAILED, results.DAMAGED, results.MISSING)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(__doc__, arguments, None, "", (ALL,))
+    names = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+    paths = [override for override in options.overrides[1:] if override.startswith("paths.")]
+    ids = {}
+    for name in show.progress(names, "planning"):
+        chosen = name == options.experiment
+        ids[name] = {config["id"] for config in planned(options.overrides if chosen else [f"experiment={name}", *paths])}
+    shown = names if options.experiment == ALL else [options.experiment]
+    frames = {}
+    for name in shown:
+        overrides = [f"experiment={name}", *options.overrides[1:]] if options.experiment == ALL else options.overrides
+        frames[name] = results.load(overrides)
+    times = results.times(options.outputs)
+    table = pd.DataFrame([_line(name, frames[name], ids, times) for name in shown])
+    show.listing(table, "", text=("experiment",), wrapped=("time left",))
+    if options.experiment != ALL:
+        _details(frames[options.experiment], ids, options.experiment)
+    return 0
+
+
+def _line(name: str, frame: pd.DataFrame, ids: dict[str, set[str]], times: pd.DataFrame) -> dict[str, Any]:
+    left = frame[frame.status != results.FINISHED]
+    others = set().union(*(ids[other] for other in ids if other != name))
+    counts = {state: int((frame.status == state).sum()) for state in STATES}
+    return {
+        "experiment": name,
+        "runs": len(frame),
+        **{state: count or "" for state, count in counts.items() if state != results.DAMAGED or count},
+        "shared": len(set(left.id) & others) or "",
+        "time left": _left(left, times),
+    }
+
+
+def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
+    """Estimated for the runs that are not finished; "?" where none like them is."""
+    total, unknown = 0.0, 0
+    for run in runs.itertuples():
+        alike = times[(times.backbone == run.backbone) & (times.task == run.task)]
+        same = alike[alike.method == run.method]
+        seconds = (same if len(same) else alike).seconds.mean()
+        total, unknown = (total, unknown + 1) if pd.isna(seconds) else (total + seconds, unknown)
+    if runs.empty:
+        return "-"
+    known = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.0f} min"
+    return known if not unknown else "?" if unknown == len(runs) else f"{known} and {unknown} of unknown length"
+
+
+def _details(frame: pd.DataFrame, ids: dict[str, set[str]], name: str) -> None:
+    for run in frame[frame.status == results.RUNNING].itertuples():
+        show.console.print(f"running: {run.id}", soft_wrap=True)
+    for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
+        show.failed(f"{run.status}: {run.id}: {first_line(run.result['error'])}")
+    left = set(frame[frame.status != results.FINISHED].id)
+    shared = {other: len(left & there) for other, there in ids.items() if other != name and left & there}
+    if shared:
+        counted = ", ".join(f"{other} ({count})" for other, count in sorted(shared.items(), key=lambda item: -item[1]))
+        show.console.print(f"unfinished runs that others need too: {counted}", soft_wrap=True)
+
+
+def first_line(error: str) -> str:
+    """Of what an error says, without its traceback: the type and the first line of the message."""
+    lines = error.strip().splitlines()
+    raised = max((i for i, line in enumerate(lines) if line.startswith("  ")), default=-1) + 1
+    return lines[min(raised, len(lines) - 1)]
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
