@@ -4,8 +4,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/python -m experiments
 
+# SCALE=mini carries an experiment out on built-in models and tasks, by the overrides in the head of its YAML; ARGS are further ones
+SCALE ?= full
+EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
+TABLES := $(filter table%,$(EXPERIMENTS))
+FIGURES := $(filter figure%,$(EXPERIMENTS))
+DRAWN := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' experiments/figures.yaml)
+STUDIES := prilora prilora_ablations $(filter-out figure%,$(DRAWN))
+mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experiment/$@.yaml))
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-nlg test lint format clean
+.PHONY: help install demo demo-nlg tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +35,15 @@ demo-nlg: $(STAMP) ## the same on a built-in decoder that puts records into sent
 	$(RUN).run experiment=demo_nlg
 	$(RUN).table demo_nlg
 	$(RUN).figure demo_nlg
+
+tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper: SCALE=mini on built-in models; -j2 two at a time, -k past failures
+
+studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
+
+$(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
+	$(RUN).run experiment=$@ $(mini) $(ARGS)
+	$(if $(filter figure%,$@),,$(RUN).table $@ $(mini) $(ARGS))
+	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2

@@ -41,31 +41,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """True where the folder is this process's own for as long as the block lasts, False where another one works in it.
+def claimed(folder: Path) -> Iterator[None]:
+    """The folder is this process's own for as long as the block lasts; waits for another one that works in it.
 
     The operating system gives the folder back when a process ends, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        lock.release()
+    with FileLock(folder / LOCK):
+        yield
 
 
 def is_claimed(folder: Path) -> bool:
     """Does a process work in the folder?"""
     if not (folder / LOCK).exists():
         return False
-    with claimed(folder) as free:
-        return not free
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _umask() -> int:

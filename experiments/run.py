@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import results, show
 from experiments.config import CONF, UserError, build, check, run_id
-from experiments.files import check_writable, claimed, replacing
+from experiments.files import check_writable, claimed, is_claimed, replacing
 from experiments.tracking import RunInfo, finishing, log_result
 
 
@@ -60,9 +60,12 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise UserError(f"{id}: {' '.join(str(error).split())}") from error
-    with claimed(folder) as ours:
-        if not ours:
-            raise UserError(f"{id} is being run by another process")
+    if is_claimed(folder):
+        show.console.print(f"{id} is being run by another process: waiting for it")
+    with claimed(folder):
+        result = results.read(config.paths.outputs, id)  # what the other one left
+        if result is not None and result["status"] == results.FINISHED:
+            return result
         return _record(setup, folder, logger, id)
 
 

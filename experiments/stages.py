@@ -16,7 +16,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from experiments.config import digest
-from experiments.files import LOCK, replacing
+from experiments.files import claimed, replacing
 from experiments.results import PREDICTIONS
 from experiments.setup import Setup
 from loradrop.backbones import parameter_counts
@@ -84,8 +83,7 @@ class RunProbe:
         key |= {"data": self.setup.data.fingerprint, "weights": self.setup.weights, "version": STAGE1_VERSION}
         names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seed}"
         folder = self.folder / f"{names}-{digest(key)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):  # runs side by side wait for the first one's measurement
+        with claimed(folder):  # runs side by side wait for the first one's measurement
             self.cached = (folder / "importance.json").exists()
             if not self.cached:
                 result = compute()

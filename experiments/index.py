@@ -1,0 +1,126 @@
+"""The list of experiments in experiments/README.md, from the heads of conf/experiment/*.yaml and from our results.
+
+python -m experiments.index          write it, and the numbers of runs and GPU hours in the heads
+
+A head says in its lines what the experiment is, then Command, Runs, Expected and, where it also runs on built-in models,
+Mini: the overrides that do so.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments import results
+from experiments.command import EXPERIMENTS, guarded
+from experiments.comparison import AVERAGE, PAPER, compare, published
+from experiments.jobs import planned
+
+README = Path(__file__).with_name("README.md")
+EVIDENCE = Path(__file__).with_name("evidence")
+BEGIN, END = "<!-- experiments.index writes from here -->\n", "<!-- to here -->\n"
+FIELDS = ("Command", "Runs", "Expected", "Mini")
+COSTS = yaml.safe_load((PAPER / "costs.yaml").read_text())
+
+
+@dataclass(frozen=True)
+class Item:
+    """The head of an experiment's YAML."""
+
+    name: str
+    title: str
+    fields: dict[str, str]
+
+    @property
+    def mini(self) -> list[str]:
+        """The overrides that carry it out on built-in models; none: it has no such form."""
+        return self.fields.get("Mini", "").split()
+
+
+def items() -> list[Item]:
+    """Of all experiments: tables first, then figures, then the others."""
+    found = [_item(path) for path in EXPERIMENTS.glob("*.yaml")]
+    kinds = ("table", "figure")
+    return sorted(found, key=lambda i: (not i.name.startswith(kinds[0]), not i.name.startswith(kinds[1]), _natural(i.name)))
+
+
+def _item(path: Path) -> Item:
+    lines = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+    title, fields = [], {}
+    for line in lines[1:]:
+        key, colon, text = line.partition(": ")
+        if colon and key in FIELDS:
+            fields[key] = text
+        elif not fields:
+            title.append(line)
+    return Item(path.stem, " ".join(title), fields)
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def hours(config: dict[str, Any]) -> float | None:
+    """GPU hours of a run, estimated as costs.yaml says; None for a model or task that is not there."""
+    size, task = COSTS["parameters"].get(config["backbone"]["name"]), COSTS["tasks"].get(config["task"]["name"])
+    if size is None or task is None:
+        return None
+    method, epochs = config["method"], config["recipe"]["epochs"]
+    passes = (6 if method["name"] == "full" else 4) * task["train"] + 2 * task["validation"]
+    stage1 = 4 * task["train"] * method.get("sample_ratio", 0) * (method.get("sample_epochs") or 0)
+    return float(size) * task["tokens"] * (passes * epochs + stage1) / float(COSTS["rate"]) / 3600
+
+
+def runs(item: Item) -> str:
+    """The text of its line Runs."""
+    configs = planned([f"experiment={item.name}"])
+    each = [hours(config) for config in configs]
+    if None in each:  # what the head says of it by hand
+        return ", ".join([str(len(configs)), *item.fields["Runs"].split(", ")[1:]])
+    total = sum(each)
+    return f"{len(configs)}, about {total:.0f} GPU hours" if total >= 1 else f"{len(configs)}, less than a GPU hour"
+
+
+def ours(item: Item) -> str:
+    """What our result files of its mini form say, in a few words; "" where there are none."""
+    if not item.mini or item.name not in published():
+        return ""
+    frame = results.load([f"experiment={item.name}", *item.mini], EVIDENCE)
+    if (frame.status != results.FINISHED).any():
+        return ""
+    table = compare(item.name, frame)
+    column = AVERAGE if AVERAGE in table.columns else table.columns[0]
+    cells = table.cells[(table.cells.column == column) & (table.cells.n > 0)]
+    scores = ", ".join(f"{cell.row} {cell.ours:.1f}" for cell in cells.itertuples())
+    what = f"{column} of {', '.join(dict.fromkeys(frame.task))}" if column == AVERAGE else column
+    return f"{frame.backbone.iloc[0]}, {what}: {scores}"
+
+
+def table() -> str:
+    """One row for each experiment, in Markdown."""
+    rows = []
+    for item in items():
+        counted, _, cost = runs(item).partition(", ")
+        what = (item.name, item.title, f"`{item.fields['Command']}`", counted, cost or "-")
+        rows.append((*what, item.fields.get("Expected", "-"), ours(item) or "-"))
+    names = ("experiment", "what", "command", "runs", "cost", "expected", "ours, on built-in models")
+    lines = [names, ("---",) * len(names), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def main() -> int:
+    for item in items():
+        path = EXPERIMENTS / f"{item.name}.yaml"
+        path.write_text(re.sub(r"^# Runs: .*$", f"# Runs: {runs(item)}", path.read_text(), count=1, flags=re.M))
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
