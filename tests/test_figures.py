@@ -1,0 +1,96 @@
+"""The numbers behind each figure, against a calculation of their own; every experiment's figure can be drawn."""
+
+from __future__ import annotations
+
+import json
+
+import made_up
+import numpy as np
+import pytest
+import yaml
+from scipy.stats import spearmanr
+
+from experiments import analysis, drawing, figure, figure_data, results
+from experiments.command import EXPERIMENTS
+
+SPECS = yaml.safe_load(figure.SPECS.read_text())
+MEASURED = ("distribution", "removal")  # of trained models: tests/test_run.py
+
+
+def load(outputs, *overrides):
+    return results.load([*overrides, f"paths.outputs={outputs}"])
+
+
+def given(name):
+    return {key: value for key, value in SPECS[name].items() if key != "kind"}
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if SPECS[name]["kind"] not in MEASURED])
+def test_every_figure_can_be_drawn(name, tmp_path):
+    made_up.write(tmp_path, f"experiment={name}")
+    assert figure.main([name, f"paths.outputs={tmp_path}"]) == 0
+    assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 4
+
+
+def test_every_spec_is_of_an_experiment_and_a_kind():
+    for name, spec in SPECS.items():
+        assert (EXPERIMENTS / f"{name}.yaml").exists()
+        assert hasattr(figure_data, spec["kind"]) and hasattr(drawing, spec["kind"])
+
+
+def test_the_largest_layer_has_magnitude_one(tmp_path):
+    made_up.write(tmp_path, "experiment=figure9")
+    data = figure_data.magnitudes(load(tmp_path, "experiment=figure9"), str(tmp_path), "task")
+    for (_, kind, task), part in data.groupby(["backbone", "module_type", "task"]):
+        (run,) = (r for r in load(tmp_path, "experiment=figure9").result if r["config"]["task"]["name"] == task)
+        values = run["importance"]["values"][kind]
+        expected = [values[str(layer)] / max(values.values()) for layer in part.layer]
+        assert part.magnitude.tolist() == pytest.approx(expected) and part.magnitude.max() == 1
+
+
+def test_agreement_is_spearmans_correlation_over_pairs_of_seeds(tmp_path):
+    narrowed = ("experiment=cross_task_stability", "task=rte,cola", "seed=0,1")
+    done = made_up.write(tmp_path, *narrowed)
+    y = {(r["config"]["task"]["name"], r["config"]["seed"]): list(r["importance"]["values"]["value"].values()) for r in done}
+    data = figure_data.agreement(load(tmp_path, *narrowed), str(tmp_path))
+    data = data[data.module_type == "value"].set_index(["task", "other"])
+    between = [spearmanr(y["rte", a], y["cola", b]).statistic for a in (0, 1) for b in (0, 1)]
+    assert data.loc[("rte", "cola"), "correlation"] == pytest.approx(np.mean(between))
+    assert data.loc[("rte", "rte"), "correlation"] == pytest.approx(spearmanr(y["rte", 0], y["rte", 1]).statistic)
+    assert data.loc[("rte", "rte"), "pairs"] == 1 and data.loc[("rte", "cola"), "pairs"] == 4
+
+
+def test_convergence_is_towards_the_whole_training_set(tmp_path):
+    narrowed = ("experiment=sampling_stability", "task=rte", "seed=0")
+    done = made_up.write(tmp_path, *narrowed)
+    y = {r["config"]["method"]["sample_ratio"]: list(r["importance"]["values"]["query"].values()) for r in done}
+    data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
+    data = data[data.module_type == "query"].set_index("method.sample_ratio").correlation
+    assert data[1.0] == pytest.approx(1) and data[0.1] == pytest.approx(spearmanr(y[0.1], y[1.0]).statistic)
+
+
+def test_curves_are_means_over_seeds(tmp_path):
+    narrowed = ("experiment=rank_study", "task=rte")
+    done = made_up.write(tmp_path, *narrowed, metrics=lambda c: [0.5 + c["method"]["rank"] / 1000 + c["seed"] / 100])
+    data = figure_data.curves(load(tmp_path, *narrowed), str(tmp_path), "method.rank")
+    assert len(data) == 12 and len(done) == 36
+    row = data[(data.method == "lora") & (data["method.rank"] == 16)].iloc[0]
+    assert (row.score, row["std"], row.seeds) == (pytest.approx(52.6), pytest.approx(1.0), 3)
+
+
+def test_what_was_analysed_once_is_read_again(tmp_path):
+    folder = results.run_folder(tmp_path, "run")
+    folder.mkdir(parents=True)
+    (folder / "removal.json").write_text(json.dumps({"version": analysis.VERSION, "layers": [1]}))
+    assert analysis.removal("run", tmp_path)["layers"] == [1]
+    (folder / "removal.json").write_text(json.dumps({"version": -1}))
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        analysis.removal("run", tmp_path)
+
+
+def test_experiments_without_an_entry_show_importances(tmp_path):
+    made_up.write(tmp_path, "experiment=demo")
+    assert figure.main(["demo", f"paths.outputs={tmp_path}", "--format", "svg"]) == 0
+    assert "<svg" in (tmp_path / "figures" / "demo.svg").read_text()[:2000]
+    assert figure.main(["figure9", f"paths.outputs={tmp_path}"]) == 1

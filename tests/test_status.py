@@ -1,0 +1,118 @@
+"""What is planned, finished, running, failed and missing; plans that are remembered."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+
+import made_up
+import pytest
+from conftest import run_module
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments import jobs, results
+from experiments.config import CONF, run_id
+from experiments.files import claimed, is_claimed
+from experiments.status import first_line
+
+NARROWED = ("task=rte,mrpc", "seed=0")
+
+
+@pytest.fixture
+def half(tmp_path):
+    """Of ten runs of Table 7 six are finished, one is failed, one running, two are missing."""
+    overrides = ("experiment=table7", *NARROWED)
+    configs = jobs.planned(overrides)
+    made_up.write(tmp_path, *overrides, leave=lambda config: config in configs[6:])
+    try:
+        raise ValueError("the head of it\nand more")
+    except ValueError:
+        import traceback
+
+        made_up.fail(tmp_path, configs[6], traceback.format_exc())
+    return tmp_path, configs
+
+
+def test_the_status_counts_and_names_what_is_left(half):
+    outputs, configs = half
+    folder = results.run_folder(outputs, configs[7]["id"])
+    with claimed(folder):
+        shown = run_module("experiments.status", "experiment=table7", *NARROWED, outputs=outputs)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"table7\W+10\W+6\W+1\W+1\W+2\W", shown.stdout), shown.stdout
+    assert f"failed: {configs[6]['id']}: ValueError: the head of it\n" in shown.stdout and "and more" not in shown.stdout
+    assert f"running: {configs[7]['id']}" in shown.stdout
+    unfinished = {config["id"] for config in configs[6:]}
+    shared = unfinished & {config["id"] for config in jobs.planned(["experiment=table1"])}
+    assert not shared or f"table1 ({len(shared)})" in shown.stdout
+
+
+def test_time_left_is_that_of_runs_like_the_missing_ones(half):
+    outputs, _ = half
+    shown = run_module("experiments.status", "table7", *NARROWED, outputs=outputs)
+    assert "4 min" in shown.stdout  # four runs of a minute
+    nothing = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "empty")
+    assert nothing.returncode == 0 and "?" in nothing.stdout
+
+
+def test_all_experiments_have_a_line(tmp_path):
+    shown = run_module("experiments.status", "all", outputs=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for path in jobs.Path(CONF, "experiment").glob("*.yaml"):
+        assert path.stem in shown.stdout
+
+
+def test_the_first_line_of_an_error():
+    text = "Traceback (most recent call last):\n  File x\n    raise\nValueError: what\nit says\n"
+    assert first_line(text) == "ValueError: what" and first_line("alone") == "alone"
+
+
+def test_a_folder_is_one_process_at_a_time(tmp_path):
+    order = []
+
+    def other():
+        with claimed(tmp_path):
+            order.append("other")
+
+    with claimed(tmp_path):
+        assert is_claimed(tmp_path)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"] and not is_claimed(tmp_path)
+
+
+def test_a_plan_is_what_hydra_composes_one_by_one():
+    configs = jobs.plan(["experiment=learning_rate_sensitivity", "task=rte"])
+    assert len(configs) == 144
+    with initialize_config_dir(CONF, version_base="1.3"):
+        for config in random.Random(0).sample(configs, 5):
+            overrides = [f"{group}={config[group].name}" for group in ("task", "method")]
+            overrides += [f"seed={config.seed}", f"recipe.learning_rate={config.recipe.learning_rate}"]
+            alone = compose("run", ["experiment=learning_rate_sensitivity", *overrides])
+            assert alone == config and run_id(alone) == run_id(config)
+
+
+def test_plans_are_remembered_until_a_yaml_changes(tmp_path, monkeypatch):
+    overrides = ["experiment=demo", f"paths.outputs={tmp_path}"]
+    first = jobs.planned(overrides)
+    monkeypatch.setattr(jobs, "plan", None)  # composing again would fail
+    assert jobs.planned(overrides) == first
+    monkeypatch.setattr(jobs, "_content", lambda: "changed")
+    with pytest.raises(TypeError):
+        jobs.planned(overrides)
+
+
+def test_a_key_that_is_null_changes_no_id(tmp_path):
+    (config,) = jobs.plan(["method=lora_drop", "seed=0"])
+    before = run_id(config)
+    OmegaConf.set_struct(config, False)
+    del config.method["budget"]
+    config.method.new_key = None
+    assert run_id(config) == before
+    config.method.k = 2
+    assert run_id(config) != before
