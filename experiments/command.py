@@ -6,15 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import CONF, UserError
+from experiments.config import UserError
+from experiments.items import item, names
 from experiments.jobs import outputs_of
-
-EXPERIMENTS = Path(CONF) / "experiment"
 
 
 @dataclass
@@ -44,10 +42,11 @@ def parse(
     `others`: names that are no experiment's, of what needs no runs. `more` adds a tool's own arguments.
     """
     text = text.strip()
-    known = sorted([*(path.stem for path in EXPERIMENTS.glob("*.yaml")), *others])
+    known = [*names(), *others]
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment); experiment=<name> does as well")
     parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
+    parser.add_argument("--mini", action="store_true", help="its form on built-in models, as make ... SCALE=mini runs it")
     if formats is not None:
         parser.add_argument("--format", choices=sorted(formats), default=default)
     more(parser)
@@ -58,7 +57,8 @@ def parse(
     wrong = [override for override in given.overrides if "=" not in override]
     if wrong:
         parser.error(f"'{wrong[0]}' is no override; write key=value")
-    overrides = [f"experiment={given.experiment}", *given.overrides]
+    mini = item(given.experiment).mini if given.mini and given.experiment not in others else []
+    overrides = [f"experiment={given.experiment}", *mini, *given.overrides]
     return Options(given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given)
 
 

@@ -1,68 +1,27 @@
 """The list of experiments in experiments/README.md, from the heads of conf/experiment/*.yaml and from our results.
 
 python -m experiments.index          write it, and the numbers of runs and GPU hours in the heads
-
-A head says in its lines what the experiment is, then Command, Runs, Expected and, where it also runs on built-in models,
-Mini: the overrides that do so.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from experiments import results
-from experiments.command import EXPERIMENTS, guarded
+from experiments.command import guarded
 from experiments.comparison import AVERAGE, PAPER, compare, published
+from experiments.items import EXPERIMENTS, Item, item, names
 from experiments.jobs import planned
 
 README = Path(__file__).with_name("README.md")
 EVIDENCE = Path(__file__).with_name("evidence")
 BEGIN, END = "<!-- experiments.index writes from here -->\n", "<!-- to here -->\n"
-FIELDS = ("Command", "Runs", "Expected", "Mini")
 COSTS = yaml.safe_load((PAPER / "costs.yaml").read_text())
-
-
-@dataclass(frozen=True)
-class Item:
-    """The head of an experiment's YAML."""
-
-    name: str
-    title: str
-    fields: dict[str, str]
-
-    @property
-    def mini(self) -> list[str]:
-        """The overrides that carry it out on built-in models; none: it has no such form."""
-        return self.fields.get("Mini", "").split()
-
-
-def items() -> list[Item]:
-    """Of all experiments: tables first, then figures, then the others."""
-    found = [_item(path) for path in EXPERIMENTS.glob("*.yaml")]
-    kinds = ("table", "figure")
-    return sorted(found, key=lambda i: (not i.name.startswith(kinds[0]), not i.name.startswith(kinds[1]), _natural(i.name)))
-
-
-def _item(path: Path) -> Item:
-    lines = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
-    title, fields = [], {}
-    for line in lines[1:]:
-        key, colon, text = line.partition(": ")
-        if colon and key in FIELDS:
-            fields[key] = text
-        elif not fields:
-            title.append(line)
-    return Item(path.stem, " ".join(title), fields)
-
-
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def hours(config: dict[str, Any]) -> float | None:
@@ -104,19 +63,19 @@ def ours(item: Item) -> str:
 def table() -> str:
     """One row for each experiment, in Markdown."""
     rows = []
-    for item in items():
-        counted, _, cost = runs(item).partition(", ")
-        what = (item.name, item.title, f"`{item.fields['Command']}`", counted, cost or "-")
-        rows.append((*what, item.fields.get("Expected", "-"), ours(item) or "-"))
-    names = ("experiment", "what", "command", "runs", "cost", "expected", "ours, on built-in models")
-    lines = [names, ("---",) * len(names), *rows]
+    for each in map(item, names()):
+        counted, _, cost = runs(each).partition(", ")
+        what = (each.name, each.title, f"`{each.fields['Command']}`", counted, cost or "-")
+        rows.append((*what, each.fields.get("Expected", "-"), ours(each) or "-"))
+    head = ("experiment", "what", "command", "runs", "cost", "expected", "ours, on built-in models")
+    lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def main() -> int:
-    for item in items():
-        path = EXPERIMENTS / f"{item.name}.yaml"
-        path.write_text(re.sub(r"^# Runs: .*$", f"# Runs: {runs(item)}", path.read_text(), count=1, flags=re.M))
+    for each in map(item, names()):
+        path = EXPERIMENTS / f"{each.name}.yaml"
+        path.write_text(re.sub(r"^# Runs: .*$", f"# Runs: {runs(each)}", path.read_text(), count=1, flags=re.M))
     before, _, rest = README.read_text().partition(BEGIN)
     README.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}")
     return 0

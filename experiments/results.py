@@ -15,6 +15,7 @@ import pandas as pd
 
 from experiments.config import NOT_IN_HASH, NOT_IN_TRAINER_HASH, UserError
 from experiments.files import is_claimed, replacing
+from experiments.items import item
 from experiments.jobs import outputs_of, planned
 
 FINISHED, RUNNING, FAILED, DAMAGED, MISSING = "finished", "running", "failed", "damaged", "missing"
@@ -51,15 +52,21 @@ def write(outputs: str | Path, result: dict[str, Any]) -> None:
         path.write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
-def load(overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False) -> pd.DataFrame:
+def load(
+    overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False, mini: bool = False
+) -> pd.DataFrame:
     """One row for each planned run of an experiment ("demo") or of overrides; or for each `finished` one alone.
+
+    `mini`: of the experiment's form on built-in models.
 
     Columns: id, backbone, task, method, seed, status ("finished", "running", "failed", "damaged" or "missing"), primary (the
     metric's name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters
     (counts), seconds (wall time of all stages), config (as planned), result (the whole file). Scores of runs that only
     measured are missing. FileNotFoundError, with the command that makes them, where no finished run is there to be had.
     """
-    overrides = [f"experiment={overrides}"] if isinstance(overrides, str) else list(overrides)
+    if isinstance(overrides, str):
+        overrides = [f"experiment={overrides}", *(item(overrides).mini if mini else [])]
+    overrides = list(overrides)
     folder = outputs or outputs_of(overrides)
     rows = []
     for config in planned(overrides):

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from experiments import results, show
-from experiments.command import EXPERIMENTS, guarded, parse
+from experiments.command import guarded, parse
+from experiments.items import item, names
 from experiments.jobs import planned
 
 ALL = "all"
@@ -25,17 +26,15 @@ STATES = (results.FINISHED, results.RUNNING, results.FAILED, results.DAMAGED, re
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, None, "", (ALL,))
-    names = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
-    paths = [override for override in options.overrides[1:] if override.startswith("paths.")]
-    ids = {}
-    for name in show.progress(names, "planning"):
-        chosen = name == options.experiment
-        ids[name] = {config["id"] for config in planned(options.overrides if chosen else [f"experiment={name}", *paths])}
-    shown = names if options.experiment == ALL else [options.experiment]
-    frames = {}
-    for name in shown:
-        overrides = [f"experiment={name}", *options.overrides[1:]] if options.experiment == ALL else options.overrides
-        frames[name] = results.load(overrides)
+    paths = options.overrides[1:] if options.experiment == ALL else [o for o in options.overrides if o.startswith("paths.")]
+    ids, overrides = {}, {}
+    for name in show.progress(names(), "planning"):
+        overrides[name] = [f"experiment={name}", *(item(name).mini if options.given.mini else []), *paths]
+        if name == options.experiment:
+            overrides[name] = options.overrides
+        ids[name] = {config["id"] for config in planned(overrides[name])}
+    shown = names() if options.experiment == ALL else [options.experiment]
+    frames = {name: results.load(overrides[name]) for name in shown}
     times = results.times(options.outputs)
     table = pd.DataFrame([_line(name, frames[name], ids, times) for name in shown])
     show.listing(table, "", text=("experiment",), wrapped=("time left",))

@@ -11,7 +11,7 @@ import yaml
 from scipy.stats import spearmanr
 
 from experiments import analysis, drawing, figure, figure_data, results
-from experiments.command import EXPERIMENTS
+from experiments.items import EXPERIMENTS
 
 SPECS = yaml.safe_load(figure.SPECS.read_text())
 MEASURED = ("distribution", "removal")  # of trained models: tests/test_run.py
