@@ -27,6 +27,9 @@ SMALL = (
 )
 
 
+BIN = ("log10_from", "log10_to")
+
+
 def run(outputs: Path, *overrides: str) -> subprocess.CompletedProcess:
     flags = [override for override in overrides if override.startswith("-")]
     return run_module("experiments.run", *flags, *SMALL, *(o for o in overrides if o not in flags), outputs=outputs)
@@ -217,20 +220,57 @@ def test_table_and_figure_of_an_experiment(sweep):
     assert float(rows[0]["importance"]) == results(outputs)["lora_drop-s0"]["importance"]["normalized"]["query"]["0"]
 
 
-def test_the_notebook_shows_what_the_result_files_say(sweep, tmp_path, monkeypatch):
-    notebook = json.loads((ROOT / "notebooks" / "importance.ipynb").read_text())
-    assert not any(cell.get("outputs") for cell in notebook["cells"])
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    monkeypatch.chdir(ROOT / "notebooks")
-    narrowed = ["experiment=demo", *SMALL, "method=lora,lora_drop", "seed=0,1"]
-    load = experiments.results.load
-    monkeypatch.setattr(experiments.results, "load", lambda name, finished: load(narrowed, sweep[0], finished))
-    names: dict = {}
-    for cell in cells:
-        exec(cell, names)
-    assert len(names["runs"]) == 4 and len(names["importances"]) == 2 * 2 * 12
-    with pytest.raises(FileNotFoundError, match=r"start with: python -m experiments\.run experiment=demo"):
-        load(narrowed, tmp_path, finished=True)
+def test_a_trained_model_is_measured_once_for_its_figures(sweep):
+    outputs, _ = sweep
+    overrides = ["backbone=tiny_roberta", "trainer=cpu", *SMALL, "seed=0"]  # a run that the sweep has made
+    for name in ("figure2", "layer_removal"):
+        drawn = run_module("experiments.figure", name, *overrides, outputs=outputs)
+        assert drawn.returncode == 0, drawn.stderr
+        assert (outputs / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    run = results(outputs)["lora-s0"]
+    folder = outputs / "runs" / run["id"]
+    found = json.loads((folder / "distribution.json").read_text())
+    assert found["rows"] == 320
+    assert {sum(counts) for layers in found["counts"].values() for counts in layers.values()} == {found["tokens"]}
+    bins = list(csv.DictReader((outputs / "figures" / "figure2.csv").open()))
+    low, high = (sum(float(b["tokens"]) * 10 ** float(b[edge]) for b in bins if b["layer"] == "3") for edge in BIN)
+    assert low <= found["tokens"] * found["mean"]["query"]["3"] <= high
+    removal = json.loads((folder / "removal.json").read_text())
+    assert removal["whole"]["score"] == run["metrics"]["best"]["accuracy"]
+    least, most = (removal["orders"][f"{word} important first"][0] for word in ("least", "most"))
+    assert least[0] == most[0] == removal["whole"] and least[-1] == most[-1] and len(least) == 13
+    assert (
+        least[1] == removal["alone"][str(removal["layers"][0])] and most[1] == removal["alone"][str(removal["layers"][-1])]
+    )
+    before = (folder / "removal.json").stat().st_mtime_ns
+    assert run_module("experiments.figure", "layer_removal", *overrides, outputs=outputs).returncode == 0
+    assert (folder / "removal.json").stat().st_mtime_ns == before
+
+
+def test_a_run_without_epochs_only_measures(tmp_path):
+    done = run(tmp_path, "method=lora_drop", "recipe.epochs=0", "method.sample_steps=3")
+    assert done.returncode == 0, done.stderr
+    (measured,) = every_result(tmp_path)
+    assert measured["metrics"] is None and measured["plan"] and "only measured" in done.stdout
+    trained = run(tmp_path, "method=lora_drop", "recipe.epochs=1", "method.sample_steps=3")
+    assert trained.returncode == 0, trained.stderr
+    fine_tuned = max(every_result(tmp_path), key=lambda result: result["metrics"] is not None)
+    assert fine_tuned["stage1_cached"] and fine_tuned["importance"] == measured["importance"]
+    nothing = run(tmp_path, "method=lora", "recipe.epochs=0")
+    assert nothing.returncode == 1 and "method lora measures nothing" in nothing.stderr
+
+
+def test_two_processes_do_not_make_the_same_run_twice(tmp_path):
+    command = [sys.executable, "-m", "experiments.run", *SMALL, "method=lora", f"paths.outputs={tmp_path}"]
+    both = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    printed = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("waiting for it" in text or "finished already" in text for text in printed) == 1, printed
 
 
 def test_a_table_without_runs_says_how_to_make_them(tmp_path):

@@ -1,0 +1,40 @@
+"""The notebooks run, on the result files that the project ships."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib
+import pytest
+from conftest import ROOT
+
+import experiments.results
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EVIDENCE = ROOT / "experiments" / "evidence"
+
+
+def code(path):
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_cell_runs(path, monkeypatch):
+    matplotlib.use("Agg")
+    monkeypatch.chdir(ROOT / "notebooks")
+    names: dict = {}
+    for cell in code(path):
+        exec(cell.replace('True, "outputs"', f'True, "{EVIDENCE}"'), names)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs_and_without_logic(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+    if path.stem != "your_own_model":
+        assert not any(word in cell for cell in code(path) for word in ("def ", "for ", "lambda"))
+
+
+def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"start with: python -m experiments\.run experiment=table7 backbone=tiny"):
+        experiments.results.load("table7", tmp_path, finished=True, mini=True)
