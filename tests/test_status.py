@@ -12,9 +12,11 @@ from conftest import run_module
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import jobs, results
+from experiments import index, jobs, results
+from experiments.comparison import published
 from experiments.config import CONF, run_id
 from experiments.files import claimed, is_claimed
+from experiments.items import EXPERIMENTS, FIELDS, item, names
 from experiments.status import first_line
 
 NARROWED = ("task=rte,mrpc", "seed=0")
@@ -116,3 +118,32 @@ def test_a_key_that_is_null_changes_no_id(tmp_path):
     assert run_id(config) == before
     config.method.k = 2
     assert run_id(config) != before
+
+
+@pytest.mark.parametrize("name", names())
+def test_heads_say_what_they_must(name):
+    found = item(name)
+    lines = (EXPERIMENTS / f"{name}.yaml").read_text().splitlines()
+    for field in FIELDS:
+        assert sum(line.startswith(f"# {field}: ") for line in lines) <= 1
+    assert found.title and f"experiment={name}" in found.fields["Command"] and found.fields["Expected"]
+    configs = jobs.planned([f"experiment={name}"])
+    assert found.fields["Runs"].split(",")[0] == str(len(configs))
+    mini = jobs.planned([f"experiment={name}", *found.mini])
+    assert all(config["backbone"]["name"].startswith(("tiny_", "minilm")) for config in mini)
+    assert len({config["id"] for config in mini}) == len(mini)
+    published_or_studied = name in published() or name.startswith("figure")
+    assert found.mini or not published_or_studied
+
+
+def test_the_list_of_experiments_is_up_to_date(tmp_path, monkeypatch):
+    before = index.README.read_text()
+    monkeypatch.setattr(index, "EXPERIMENTS", tmp_path)
+    for path in EXPERIMENTS.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(index, "README", tmp_path / "README.md")
+    index.README.write_text(before)
+    index.main()
+    assert index.README.read_text() == before
+    for path in EXPERIMENTS.glob("*.yaml"):
+        assert (tmp_path / path.name).read_text() == path.read_text()
