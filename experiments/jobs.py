@@ -6,7 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from experiments.files import replacing
 from loradrop import recipe
 
 OUTPUTS = "paths.outputs="
+PLANS = Path(CONF).parent / "outputs" / "cache" / "plans"  # of this tree: whatever folder results are in
 
 
 def outputs_of(overrides: Iterable[str]) -> str:
@@ -31,10 +32,10 @@ def outputs_of(overrides: Iterable[str]) -> str:
 
 
 def planned(overrides: Iterable[str]) -> list[dict[str, Any]]:
-    """The resolved configs of `plan`, each with its `id` and without `paths`; known ones lie in <outputs>/cache/plans."""
+    """The resolved configs of `plan`, each with its `id` and without `paths`; known ones lie in outputs/cache/plans."""
     overrides = list(overrides)
     key = {"overrides": [o for o in overrides if not o.startswith("paths.")], "conf": _content()}
-    path = Path(outputs_of(overrides)) / "cache" / "plans" / f"{digest(key)}.json"
+    path = PLANS / f"{digest(key)}.json"
     with suppress(OSError, json.JSONDecodeError):
         return json.loads(path.read_text())
     configs = []
@@ -45,6 +46,12 @@ def planned(overrides: Iterable[str]) -> list[dict[str, Any]]:
     with suppress(OSError), replacing(path) as file:  # to remember is a convenience: a folder may be read-only
         file.write_text(json.dumps(configs))
     return configs
+
+
+def as_config(plain: Mapping[str, Any], **paths: str | None) -> DictConfig:
+    """A planned config, or that of a result file, as a run takes it, with this machine's paths."""
+    fields = {key: value for key, value in plain.items() if key != "id"}
+    return OmegaConf.merge(OmegaConf.structured(schema.Run), fields, {"paths": paths})
 
 
 def plan(overrides: Iterable[str]) -> list[DictConfig]:

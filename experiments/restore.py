@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import nn
 
 from experiments import results
-from experiments.config import Run, build
+from experiments.config import build
+from experiments.jobs import as_config
 from experiments.setup import load_model
 from loradrop.methods.base import Method, load_values
 
@@ -44,7 +45,7 @@ def finished(id: str, outputs: str | Path, models: str | Path | None = None) -> 
         raise FileNotFoundError(f"{weights.parent} holds no finished run with its weights")
     folders = {"models": models or os.environ.get("LORADROP_MODELS"), "data": os.environ.get("LORADROP_DATA")}
     paths = {"outputs": str(outputs), "cache": str(Path(outputs) / "cache")} | {k: v and str(v) for k, v in folders.items()}
-    return OmegaConf.merge(OmegaConf.structured(Run), result["config"], {"paths": paths}), result
+    return as_config(result["config"], **paths), result
 
 
 def load_trained(model: nn.Module, method: Method, result: dict[str, Any], folder: Path) -> None:

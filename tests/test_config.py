@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, build, check, run_id
-from experiments.jobs import plan
+from experiments.jobs import as_config, plan, planned
 
 GROUPS = ("backbone", "task", "method", "recipe", "trainer", "logger")
 FILES = sorted(Path(CONF).rglob("*.yaml"))
@@ -45,10 +45,11 @@ def test_every_yaml_opens_with_a_comment_that_says_what_it_is(path):
 
 @pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_run_of_every_experiment_is_valid_and_distinct(path):
-    configs = plan([f"experiment={path.stem}"])
+    configs = planned([f"experiment={path.stem}"])
     for config in configs:
-        check(config)
-    assert len({run_id(config) for config in configs}) == len(configs) > 0
+        check(as_config(config))
+        assert run_id(as_config(config)) == config["id"]
+    assert len({config["id"] for config in configs}) == len(configs) > 0
 
 
 def test_recipes_are_found_by_backbone_and_task():
@@ -109,7 +110,7 @@ def test_a_missing_key_and_a_wrong_type_are_named():
         ("method.rank=0", "rank must be at least 1"),
         ("method.average=median", "average must be one of tokens, examples, target_tokens"),
         ("method.weights=old", "weights must be one of fresh, keep"),
-        ("recipe.epochs=0", r"recipe\.epochs must be positive"),
+        ("recipe.epochs=-1", r"recipe\.epochs must not be negative"),
         ("trainer.precision=float8", r"trainer\.precision must be one of"),
         ("task.metric=loradrop.metrics.Nothing", "no such metric|there is no metric"),
     ],

@@ -12,11 +12,13 @@ import torch
 from conftest import ROOT, build, train_b
 
 from experiments.config import check
-from experiments.jobs import plan
+from experiments.items import names
+from experiments.jobs import as_config, planned
 from experiments.table import PARAMETERS
 
 TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 PAGES = [ROOT / name for name in TRACKED]
+SHOWN = ("experiments.table", "experiments.figure", "experiments.status")
 TOP = ("conf", "loradrop", "experiments", "notebooks", "outputs", "tests")
 
 
@@ -41,24 +43,25 @@ def test_there_are_pages_with_commands():
 def test_every_command_resolves(page, monkeypatch):
     for key in ("LORADROP_MODELS", "LORADROP_DATA"):
         monkeypatch.delenv(key, raising=False)
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {*re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE), *names()}
     for command in commands(page):
         words = shlex.split(command)
         if words[0] == "make":
-            assert set(words[1:]) <= set(targets), command
+            assert {word for word in words[1:] if not word.startswith("-") and "=" not in word} <= targets, command
             continue
         assert words[1] == "-m", command
-        module, arguments = words[2], [word for word in words[3:] if not word.startswith("-")]
+        module, first = words[2], [word for word in words[3:4] if not word.startswith("-")]
+        arguments = first + [word for word in words[4:] if "=" in word]
         if module == "pytest":
             continue
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists(), command
         if module == "experiments.table" and arguments[0] == PARAMETERS:
             continue
-        if module in ("experiments.table", "experiments.figure"):
+        if module in SHOWN:
             arguments[0] = f"experiment={arguments[0]}"
-        if module in ("experiments.run", "experiments.table", "experiments.figure"):
-            for config in plan(arguments):
-                check(config)
+        if module in ("experiments.run", *SHOWN):
+            for config in planned(arguments):
+                check(as_config(config))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))

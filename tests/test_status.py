@@ -100,8 +100,9 @@ def test_a_plan_is_what_hydra_composes_one_by_one():
 
 
 def test_plans_are_remembered_until_a_yaml_changes(tmp_path, monkeypatch):
-    overrides = ["experiment=demo", f"paths.outputs={tmp_path}"]
-    first = jobs.planned(overrides)
+    monkeypatch.setattr(jobs, "PLANS", tmp_path)
+    overrides = ["experiment=demo"]
+    first = jobs.planned([*overrides, "paths.outputs=elsewhere"])  # which changes no plan
     monkeypatch.setattr(jobs, "plan", None)  # composing again would fail
     assert jobs.planned(overrides) == first
     monkeypatch.setattr(jobs, "_content", lambda: "changed")
