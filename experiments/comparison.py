@@ -49,8 +49,8 @@ class Comparison:
     """A table of ours beside the paper's.
 
     cells: one row for each cell, with the columns row, column, ours, std, n (seeds found), planned (seeds), paper,
-    paper_std, difference (ours - paper), place and paper_place (1: best, 2: second best of its column), note; scores in
-    percent. The column "average" is the mean over the columns that are there: n and planned count them, and the paper's is
+    paper_std, runs (ids of the result files behind it), difference (ours - paper), place and paper_place (1: best, 2: second
+    best of its column), note; scores in percent. The column "average" is the mean over the columns that are there: n and planned count them, and the paper's is
     over the same.
     """
 
@@ -82,8 +82,9 @@ def compare(name: str, frame: pd.DataFrame, epoch: str = "best", over: str = "me
             found = planned[planned.index.isin(finished.index)]
             scores = pd.Series([column.score(run, epoch) for run in found.itertuples()], dtype=float)
             paper = _printed(row, column) if same else (None, None)
-            cells.append((key, column.label, scores.agg(over), scores.std(), len(scores), len(planned), *paper))
-    cells = pd.DataFrame(cells, columns=["row", "column", "ours", "std", "n", "planned", "paper", "paper_std"])
+            counts = (len(scores), len(planned))
+            cells.append((key, column.label, scores.agg(over), scores.std(), *counts, *paper, " ".join(found.id)))
+    cells = pd.DataFrame(cells, columns=["row", "column", "ours", "std", "n", "planned", "paper", "paper_std", "runs"])
     numbers = ["ours", "std", "paper", "paper_std"]
     cells[numbers] = cells[numbers].astype(float)
     averaged = any("avg_stated" in row for row in rows.values())
@@ -148,7 +149,7 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
         there = row[row.n > 0]
         over = there if len(there) else row
         paper = over.paper.mean() if over.paper.notna().all() else None
-        rows.append((key, AVERAGE, there.ours.mean(), None, len(there), len(row), paper, None))
+        rows.append((key, AVERAGE, there.ours.mean(), None, len(there), len(row), paper, None, ""))
     frame = pd.DataFrame(rows, columns=cells.columns)
     return frame.astype(cells.dtypes.to_dict())
 

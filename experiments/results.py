@@ -108,8 +108,10 @@ def times(outputs: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["backbone", "task", "method", "seconds"])
 
 
-def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+def over_seeds(frame: pd.DataFrame, ids: bool = False) -> pd.DataFrame:
     """One row for each backbone, task, method and setting of finished runs, in their order; scores in percent as text.
+
+    `ids`: with a column `runs`, the ids of the result files behind each row.
 
     Where runs of one method differ in more than the seed, the keys in which they differ are columns.
     """
@@ -126,6 +128,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
                 "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
                 "kept": _kept(runs),
+                **({"runs": " ".join(runs.id)} if ids else {}),
             }
         )
     table = pd.DataFrame(rows)

@@ -63,9 +63,8 @@ def _compared(frame: pd.DataFrame, options: Options) -> str:
 
 
 def _plain(finished: pd.DataFrame, options: Options) -> str:
-    table = results.over_seeds(finished)
-    show.overview(table)
-    return render.frame(table, options.format)
+    show.overview(results.over_seeds(finished))
+    return render.frame(results.over_seeds(finished, ids=options.format == "csv"), options.format)
 
 
 def _save(text: str, caption: str, options: Options) -> None:

@@ -85,6 +85,8 @@ def test_markdown_latex_and_text_show_the_same(table1):
         assert render.MISSING in text and "7 of 8" in text and "91.9 from the same source" in text
     assert "lora\\_drop" in render.comparison(table, "latex")
     rows = list(csv.DictReader(render.comparison(table, "csv").splitlines()))
+    (named,) = (row["runs"].split() for row in rows if (row["row"], row["column"]) == ("lora", "cola"))
+    assert sorted(named) == sorted(table1[1]["lora", "cola", seed]["id"] for seed in (0, 1))
     assert len(rows) == 6 * 9 and {row["row"] for row in rows} == set(table.rows)
 
 
