@@ -49,9 +49,9 @@ class Comparison:
     """A table of ours beside the paper's.
 
     cells: one row for each cell, with the columns row, column, ours, std, n (seeds found), planned (seeds), paper,
-    paper_std, runs (ids of the result files behind it), difference (ours - paper), place and paper_place (1: best, 2: second
-    best of its column), note; scores in percent. The column "average" is the mean over the columns that are there: n and planned count them, and the paper's is
-    over the same.
+    paper_std, runs (ids of the result files behind it), difference (ours - paper), place and paper_place (1: best, 2:
+    second best of its column), note; scores in percent. The column "average" is the mean over the columns that are there:
+    n and planned count them, and the paper's is over the same.
     """
 
     caption: str
