@@ -106,21 +106,22 @@ def overview(frame: pd.DataFrame) -> None:
     """A table of results.over_seeds; what is the same in every row stands in the title."""
     names = ["backbone", "task", "metric"]
     same = [name for name in names if frame[name].nunique() == 1]
-    title = ", ".join(
-        [
-            "mean ± standard deviation over seeds, in percent, at the best and the last epoch",
-            *(str(frame[name].iloc[0]) for name in same),
-        ]
-    )
     narrow = console.width < 100  # the saved table has all columns
-    listing(frame.drop(columns=[*same, *(["kept"] if narrow else [])]), title, text=(*names, "method"))
+    epochs = "the best epoch" if narrow else "the best and the last epoch"
+    constants = [str(frame[name].iloc[0]) for name in same]
+    title = ", ".join([f"mean ± standard deviation over seeds, in percent, at {epochs}", *constants])
+    left_out = ["kept", "last", "of LoRA's", "metric"] if narrow else []
+    frame = frame[[name for name in frame if name not in {*same, *left_out}]]
+    listing(frame, title, text=(*names, "method", "setting"), wrapped=(*names, "method", "setting"))
 
 
 def listing(frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> None:
     """A table of text cells; columns of `text` stand to the left, those of numbers to the right."""
     table = Table(title=title)
     for column in frame.columns:
-        table.add_column(column, justify="left" if column in text else "right", no_wrap=column not in wrapped)
+        # a long name is folded, a number never cut
+        options = {"overflow": "fold"} if column in wrapped else {"no_wrap": True, "min_width": len(column)}
+        table.add_column(column, justify="left" if column in text else "right", **options)
     for row in frame.itertuples(index=False):
         table.add_row(*map(str, row))
     console.print(table)
