@@ -11,18 +11,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import LoRALinear, Site, lora_sites
+from loradrop.lora import Site, lora_sites
+from loradrop.meters import AVERAGES, TARGET_TOKENS, Meter, evaluating, hooked, sum_over_processes, to_device
+from loradrop.peft_model import activated, adapted_sites
 
-TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_tokens")
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
 IGNORED = -100  # a label that no loss is taken of
 ByLayer = dict[str, dict[int, float]]  # module type -> layer -> value
 
@@ -40,6 +46,39 @@ class Importance:
     def normalized(self) -> ByLayer:
         """y_i = g_i / sum_j g_j within each module type."""
         return {kind: normalize(layers) for kind, layers in self.values.items()}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each LoRA: module_type, layer, squared_norm (g_i), importance (y_i), parameters.
+
+        ValueError as for `normalized`. ImportError without pandas.
+        """
+        import pandas
+
+        normalized = self.normalized
+        rows = [
+            (kind, layer, g, normalized[kind][layer], self.parameters[kind][layer])
+            for kind, layers in self.values.items()
+            for layer, g in layers.items()
+        ]
+        return pandas.DataFrame(rows, columns=["module_type", "layer", "squared_norm", "importance", "parameters"])
+
+    def plot(self) -> Figure:
+        """Bars of y_i over the layers, side by side for each module type, as in the paper's Figure 9 but summing to 1.
+
+        The figure belongs to no window: `figure.savefig(path)`, or show it in a notebook. ImportError without matplotlib.
+        """
+        from matplotlib.figure import Figure
+
+        normalized = self.normalized
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(normalized)
+        for i, (kind, layers) in enumerate(normalized.items()):
+            places = [layer + (i - (len(normalized) - 1) / 2) * width for layer in layers]
+            axes.bar(places, list(layers.values()), width, label=kind)
+        axes.set(xlabel="layer", ylabel="importance", xticks=sorted({i for layers in normalized.values() for i in layers}))
+        axes.legend()
+        return figure
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: everything but the squared norms of single tokens."""
@@ -78,39 +117,60 @@ def normalize(layers: Mapping[int, float]) -> dict[int, float]:
 
 def measure(
     model: nn.Module,
-    batches: Iterable[Mapping[str, Any]],
+    batches: Iterable[Any],
     average: str = "tokens",
     squared_norms: bool = False,
+    adapter: str | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Importance:
-    """Importances of all LoRA modules of `model`, in one pass over `batches`.
+    """Importances of all LoRA modules of `model`, in one pass over `batches`: g_i of Section 3, without unit.
 
-    Each batch holds the keyword arguments of the model; `attention_mask` (batch, tokens) of ones and zeros, where given,
-    excludes padding. What a module is applied to besides the batch's tokens (DeBERTa's relative positions) does not count.
+    `model`: one that add_lora has adapted, or a PEFT model with LoRA, whose `adapter` is measured (None: the active one).
+    Each batch holds what the model takes, on any device: its keyword arguments as a dictionary, or its positional arguments
+    as a tensor, list or tuple. `attention_mask` (batch, tokens) of ones and zeros, where given, excludes padding. What a
+    module is applied to besides the batch's tokens (DeBERTa's relative positions) does not count.
     `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
     generation alone, whose `labels` (batch, tokens) are not -100.
-    `squared_norms` also keeps || dW x ||^2 of every token (for histograms). Gradients are off; the training flags of all
-    modules are put back afterwards. ValueError: no LoRA, no batch, an unknown average, a mask that fits no input.
+    `squared_norms` also keeps || dW x ||^2 of every token (for histograms; under torch.distributed, of this process's own).
+    `autocast`: the type in which the model computes (torch.bfloat16), if it was trained so; moments are taken in the LoRA's
+    own precision. Under torch.distributed every process has to call it, with batches of its own: the moments are added up
+    over all, so that all get the same importances. Gradients are off; training flags are put back afterwards.
+    ValueError: no LoRA, no batch, an unknown average, a mask that fits no input, what PEFT's layers cannot do
+    (peft_model.adapted_sites). TypeError: not a module, or one batch instead of several.
     """
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got '{average}'")
-    sites = lora_sites(model)
-    if not sites:
-        raise ValueError("the model holds no LoRA: call add_lora first")
-    meters = {site: _Meter(module, average, squared_norms) for site, module in sites.items()}
+    if isinstance(batches, Mapping | Tensor):
+        raise TypeError("batches must be an iterable of batches, got a single one: put it into a list")
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # a forward pass of the wrapper waits for processes that may have fewer batches
+    sites = adapted_sites(model, adapter)
+    meters = {site: Meter(lora, average, squared_norms) for site, lora in sites.items()}
     device = next(model.parameters()).device
-    with torch.no_grad(), evaluating(model), _hooked(meters):
+    mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
+    with torch.no_grad(), evaluating(model), activated(model, sites.values()), hooked(meters.values()), mixed:
         for batch in batches:
-            inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-            mask = _counted(inputs, average)
-            for meter in meters.values():
-                meter.mask = mask
-            model(**inputs)
+            _run(model, to_device(batch, device), average, meters.values())
+    sum_over_processes(meters.values())
     if any(meter.tokens == 0 for meter in meters.values()):
         raise ValueError(
             "nothing was measured: the batches are empty, their attention_mask fits no input of a LoRA module, or the model "
             "does not use all of its LoRA modules"
         )
     return _collect(meters)
+
+
+def _run(model: nn.Module, batch: Any, average: str, meters: Iterable[Meter]) -> None:
+    """A forward pass that the meters see, with the batch's mask."""
+    if not isinstance(batch, dict | list | Tensor):
+        raise TypeError(f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}")
+    mask = _counted(batch if isinstance(batch, dict) else {}, average)
+    for meter in meters:
+        meter.mask = mask
+    if isinstance(batch, dict):
+        model(**batch)
+    else:
+        model(*([batch] if isinstance(batch, Tensor) else batch))
 
 
 def _counted(inputs: Mapping[str, Any], average: str) -> Tensor | None:
@@ -128,55 +188,14 @@ def _counted(inputs: Mapping[str, Any], average: str) -> Tensor | None:
     return (labels != IGNORED).long() if mask is None else mask * (labels != IGNORED)
 
 
-def _collect(meters: Mapping[Site, _Meter]) -> Importance:
+def _collect(meters: Mapping[Site, Meter]) -> Importance:
     importance = Importance({}, {}, int(max(meter.tokens for meter in meters.values())))
     for site, meter in meters.items():
         importance.values.setdefault(site.module_type, {})[site.layer] = meter.mean_squared_norm()
-        importance.parameters.setdefault(site.module_type, {})[site.layer] = meter.module.size
+        importance.parameters.setdefault(site.module_type, {})[site.layer] = meter.lora.size
         if meter.norms is not None:
             importance.squared_norms.setdefault(site.module_type, {})[site.layer] = torch.cat(meter.norms)
     return importance
-
-
-class _Meter:
-    """Accumulates the r x r moment of z = A x of one LoRA."""
-
-    def __init__(self, module: LoRALinear, average: str, keep_norms: bool) -> None:
-        device = module.lora_A.device
-        self.module, self.average = module, average
-        self.moment = torch.zeros(module.rank, module.rank, dtype=torch.float64, device=device)
-        # sums stay on the device: reading them here would make a GPU wait at every module
-        self.weight = torch.zeros((), dtype=torch.float64, device=device)
-        self.tokens = torch.zeros((), dtype=torch.int64, device=device)
-        self.mask: Tensor | None = None  # (batch, tokens) of the batch under way
-        self.norms: list[Tensor] | None = [] if keep_norms else None
-
-    def __call__(self, module: LoRALinear, args: tuple[Tensor, ...]) -> None:
-        """Forward pre-hook; args[0] is x (batch, tokens, d_in), or with the first two flattened into one."""
-        x = args[0]
-        if self.mask is not None and not holds_tokens(x, self.mask):
-            return
-        weights = (torch.ones(x.shape[:-1], device=x.device) if self.mask is None else self.mask != 0).float()
-        counted = weights.flatten() > 0  # (N,)
-        if self.average == EXAMPLES:
-            weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
-        weights = weights.flatten()  # (N,)
-        with torch.autocast(x.device.type, enabled=False):
-            z = module.down(x.flatten(0, -2))  # (N, r)
-            self.moment += (z.T @ (z * weights[:, None])).double()
-            if self.norms is not None:
-                self.norms.append(((module.scaling * module.up(z[counted])) ** 2).sum(-1).cpu())
-        self.weight += weights.sum()
-        self.tokens += counted.sum()
-
-    def mean_squared_norm(self) -> float:
-        rows = self.module.up(torch.eye(self.module.rank, device=self.moment.device)).detach().double()  # (r, d_out), B^T
-        return float(self.module.scaling**2 * torch.sum((rows @ rows.T) * self.moment) / self.weight)
-
-
-def holds_tokens(x: Tensor, mask: Tensor) -> bool:
-    """Is x (..., d_in) what a mask (batch, tokens) is about, as (batch, tokens, d_in) or with the first two made one?"""
-    return x.shape[:-1] in (mask.shape, (mask.numel(),))
 
 
 def uniform(model: nn.Module) -> Importance:
@@ -186,25 +205,3 @@ def uniform(model: nn.Module) -> Importance:
         importance.values.setdefault(site.module_type, {})[site.layer] = 1.0
         importance.parameters.setdefault(site.module_type, {})[site.layer] = module.size
     return importance
-
-
-@contextmanager
-def _hooked(meters: Mapping[Site, _Meter]) -> Iterator[None]:
-    handles = [meter.module.register_forward_pre_hook(meter) for meter in meters.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; every module's own training flag is put back afterwards."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag

@@ -153,7 +153,7 @@ def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
 def lora_sites(model: nn.Module) -> dict[Site, LoRALinear]:
     """All LoRALinear modules by site, in the model's order."""
     adapted = lora_modules(model)
-    return dict(zip(_sites(list(adapted)), adapted.values(), strict=True))
+    return dict(zip(sites_of(list(adapted)), adapted.values(), strict=True))
 
 
 def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[Site]:
@@ -166,14 +166,14 @@ def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[S
             raise ValueError(f"no default targets for {type(model).__name__}; name them (targets). {_listing(linear)}")
     targets = [targets] if isinstance(targets, str) else list(targets)
     if targets == [ALL_LINEAR]:
-        return _sites([name for name in linear if _in_stack(name)])
+        return sites_of([name for name in linear if _in_stack(name)])
     if not targets:
         raise ValueError(f"targets: none are named. {_listing(linear)}")
     for target in targets:
         if not any(_ends(name, target) for name in linear):
             raise ValueError(f"targets: no linear module's name ends in '{target}'. {_listing(linear)}")
     names = [name for name in linear if any(_ends(name, target) for target in targets)]
-    return _sites([name for name in names if _in_stack(name)] or names)
+    return sites_of([name for name in names if _in_stack(name)] or names)
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -209,7 +209,7 @@ def _in_stack(name: str) -> bool:
     return any(part.isdigit() for part in name.split("."))
 
 
-def _sites(names: list[str]) -> list[Site]:
+def sites_of(names: list[str]) -> list[Site]:
     """Sites with the shortest module types that tell the kinds of modules apart (query; encoder.q and decoder.q)."""
     kinds = dict.fromkeys(_split(name)[0] for name in names)
     for length in range(1, max((kind.count(".") + 2 for kind in kinds), default=1)):

@@ -6,50 +6,120 @@ have one shared LoRA each (Appendix A.1).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import LoRALinear, lora_sites, remove_lora
-from loradrop.selection import Plan
+from loradrop.lora import find_sites, remove_lora
+from loradrop.peft_model import LoRA, PeftLoRA, adapted_sites, remove_adapter
+from loradrop.selection import Key, Plan
 
 INITIAL = ("first", "mean")
 
 
-def share(model: nn.Module, plan: Plan, initial: str = "first") -> None:
+def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | None = None) -> None:
     """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place.
 
-    `initial` value of a shared LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of their A's and of their
-    B's. ValueError: a plan for other module types or layers than the model's, or LoRAs of different shapes to share.
+    `model`: one that add_lora has adapted, or a PEFT model, whose `adapter` is meant (None: the active one); its config's
+    target modules follow a plan without sharing, so that PEFT saves and loads what is left. `initial` value of a shared
+    LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of their A's and of their B's. Make optimisers and
+    wrap the model (DistributedDataParallel) afterwards. A plan that has been carried out already changes nothing.
+    ValueError: a plan for other module types or layers than the model's, LoRAs of different shapes, types or devices to
+    share, a wrapped or merged model, what PEFT's layers cannot do (peft_model.adapted_sites). TypeError: not a module.
     """
     if initial not in INITIAL:
         raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got '{initial}'")
-    sites = {(site.module_type, site.layer): (site.name, module) for site, module in lora_sites(model).items()}
-    planned = {(kind, layer) for part in (plan.kept, plan.others) for kind, layers in part.items() for layer in layers}
-    if planned != set(sites):
-        raise ValueError(f"the plan does not fit the model: {_difference(planned, set(sites))}")
-    for kind, layers in plan.others.items():
-        if plan.share:
-            _tie(kind, [sites[kind, layer][1] for layer in layers], initial)
-        else:
-            remove_lora(model, [sites[kind, layer][0] for layer in layers])
-
-
-def _tie(kind: str, modules: list[LoRALinear], initial: str) -> None:
-    if not modules:
+    if isinstance(model, DistributedDataParallel):
+        raise ValueError("the model is wrapped in DistributedDataParallel, which knows its parameters by now: share first")
+    sites = {(site.module_type, site.layer): (site.name, lora) for site, lora in adapted_sites(model, adapter).items()}
+    for name, lora in sites.values():
+        if isinstance(lora, PeftLoRA) and lora.adapter in lora.layer.merged_adapters:
+            raise ValueError(f"{name}: adapter '{lora.adapter}' is merged into the weights; unmerge it first")
+    kept, others = ({(kind, i) for kind, layers in part.items() for i in layers} for part in (plan.kept, plan.others))
+    if not plan.share and set(sites) == kept:
         return
-    first = modules[0]
+    if kept | others != set(sites):
+        raise ValueError(f"the plan does not fit the model: {_difference(kept | others, set(sites))}")
+    groups = {kind: [sites[kind, layer] for layer in layers] for kind, layers in plan.others.items() if layers}
+    if plan.share:
+        for kind, group in groups.items():
+            _tie(kind, [lora for _, lora in group], initial)
+    else:
+        _remove(model, [one for group in groups.values() for one in group])
+
+
+def plan_of(model: nn.Module, adapter: str | None = None) -> Plan:
+    """The plan that a model's LoRA follows, read from its parameters: which layers share A and B, which have none.
+
+    A layer that is alone in using its A and B keeps its own, whatever it was planned as. Where nothing is shared and layers
+    have no LoRA at a linear module whose type has one elsewhere, the plan is one without sharing. Errors as for `share`,
+    and ValueError for sharing that is no plan's: between module types, or several groups in one.
+    """
+    sites = adapted_sites(model, adapter)
+    users: dict[int, list[Key]] = {}
+    for site, lora in sites.items():
+        users.setdefault(id(lora.lora_A), []).append((site.module_type, site.layer))
+    shared = [keys for keys in users.values() if len(keys) > 1]
+    kinds = dict.fromkeys(site.module_type for site in sites)
+    if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len({keys[0][0] for keys in shared}) < len(shared):
+        raise ValueError("the model shares its LoRA in another way than a plan does")
+    present = {(site.module_type, site.layer): lora.size for site, lora in sites.items()}
+    without = {} if shared else _without_lora(model, sites)
+    sizes = present | without
+    others = {key for keys in shared for key in keys} or set(without)
+    split = [
+        {kind: tuple(sorted(i for k, i in sizes if k == kind and ((k, i) in others) == other)) for kind in kinds}
+        for other in (False, True)
+    ]
+    own = sum(size for key, size in present.items() if key not in others)
+    return Plan(*split, not without, sum(sizes.values()), own + sum(present[keys[0]] for keys in shared))
+
+
+def _without_lora(model: nn.Module, sites: Mapping) -> dict[Key, int]:
+    """Linear modules of the types that hold LoRA elsewhere: what plain LoRA would have there."""
+    ranks = {site.module_type: lora.rank for site, lora in sites.items()}
+    ends = {_end(site.name): site.module_type for site in sites}
+    found = {}
+    for site in find_sites(model, "all-linear"):
+        kind = ends.get(_end(site.name))
+        if kind is not None:
+            module = model.get_submodule(site.name)
+            found[kind, site.layer] = ranks[kind] * (module.in_features + module.out_features)
+    return {key: size for key, size in found.items() if key not in {(s.module_type, s.layer) for s in sites}}
+
+
+def _end(name: str) -> str:
+    """A module's name without the number of its layer."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
+
+
+def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:
+    peft = [(name, lora.adapter) for name, lora in found if isinstance(lora, PeftLoRA)]
+    if peft:
+        remove_adapter(model, [name for name, _ in peft], peft[0][1])
+    else:
+        remove_lora(model, [name for name, _ in found])
+
+
+def _tie(kind: str, loras: Sequence[LoRA], initial: str) -> None:
+    first = loras[0]
     for matrix in ("lora_A", "lora_B"):
-        tensors = [getattr(module, matrix) for module in modules]
+        tensors = [getattr(lora, matrix) for lora in loras]
         if len({tensor.shape for tensor in tensors}) > 1:
             raise ValueError(f"{kind}: LoRAs of different shapes cannot be shared: {[tuple(t.shape) for t in tensors]}")
+        places = {f"{tensor.dtype} on {tensor.device}" for tensor in tensors}
+        if len(places) > 1:
+            raise ValueError(f"{kind}: LoRAs of different types or devices cannot be shared: {', '.join(sorted(places))}")
         if initial == "mean":
             with torch.no_grad():
                 tensors[0].copy_(torch.stack(list(tensors)).mean(0))
-        for module in modules[1:]:
-            setattr(module, matrix, getattr(first, matrix))
+        for lora in loras[1:]:
+            setattr(lora, matrix, getattr(first, matrix))
 
 
-def _difference(planned: set[tuple[str, int]], present: set[tuple[str, int]]) -> str:
+def _difference(planned: set[Key], present: set[Key]) -> str:
     parts = []
     for text, keys in (("only in the plan", planned - present), ("only in the model", present - planned)):
         if keys:

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance import holds_tokens
 from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules
+from loradrop.meters import holds_tokens
 from loradrop.methods.base import one_of
 from loradrop.methods.lora import LoRA
 
