@@ -87,6 +87,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; every module's own training flag is put back afterwards."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
+    for module in flags:
+        # in eval mode on a CPU bitsandbytes repacks 4-bit weights for inference, and cannot train on them any more
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.training = True
     try:
         yield
     finally:

@@ -121,9 +121,11 @@ def test_a_4_bit_base(batch):
     base.is_loaded_in_4bit = True  # as from_pretrained with a quantization_config
     model = with_values(get_peft_model(base, LoraConfig(r=4, target_modules=["query", "value"]))).eval()
     assert type(layers_of(model).popitem()[1]).__name__ == "Linear4bit"
-    assert measured(measure(model, [batch])) == pytest.approx(by_key(explicit(model, batch)), rel=1e-4)
+    importance = measure(model.train(), [batch])
+    model(**batch).loss.backward()  # still possible
+    assert measured(importance) == pytest.approx(by_key(explicit(model.eval(), batch)), rel=1e-2)
     share(model, plan_for(model, (0,)))
-    model.train()(**batch).loss.backward()
+    assert plan_of(model).kept["query"] == (0,)
 
 
 def test_an_adapter_is_measured_and_shared_by_name(batch):
