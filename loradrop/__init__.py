@@ -11,7 +11,23 @@ loradrop.share(model, plan)                             # the others share one; 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loradrop.importance import Importance as Importance
+    from loradrop.importance import measure as measure
+    from loradrop.interchange import from_pretrained as from_pretrained
+    from loradrop.interchange import save_pretrained as save_pretrained
+    from loradrop.lora import LoRALinear as LoRALinear
+    from loradrop.lora import add_lora as add_lora
+    from loradrop.lora import remove_lora as remove_lora
+    from loradrop.loralib import load_loralib as load_loralib
+    from loradrop.merging import merge as merge
+    from loradrop.sampling import stratified_sample as stratified_sample
+    from loradrop.selection import Plan as Plan
+    from loradrop.selection import select as select
+    from loradrop.sharing import plan_of as plan_of
+    from loradrop.sharing import share as share
 
 _HOME = {
     "LoRALinear": "lora",
@@ -22,7 +38,12 @@ _HOME = {
     "Plan": "selection",
     "select": "selection",
     "share": "sharing",
+    "plan_of": "sharing",
     "stratified_sample": "sampling",
+    "save_pretrained": "interchange",
+    "from_pretrained": "interchange",
+    "load_loralib": "loralib",
+    "merge": "merging",
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"

@@ -1,0 +1,38 @@
+"""Merge: W + (alpha / r) B A as the weight of an ordinary model, which computes the same without any LoRA."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from loradrop.lora import lora_modules, set_module
+from loradrop.peft_model import adapter_name, peft_layers
+
+
+def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
+    """Add every LoRA's update to its base weight, in the weight's own type, and put the base modules back, in place.
+
+    Returns the model; of a PeftModel its base model, with `adapter` merged (None: the active one), by PEFT itself.
+    Shared LoRAs are merged into each of their layers. ValueError: no LoRA, or base weights in 4 or 8 bits, to which only
+    PEFT's merging, with its rounding, adds.
+    """
+    layers = peft_layers(model)
+    if layers:
+        adapter = adapter_name(layers.values(), adapter)
+        if not hasattr(model, "merge_and_unload"):
+            raise ValueError("a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload")
+        return model.merge_and_unload(adapter_names=[adapter])
+    modules = lora_modules(model)
+    if not modules:
+        raise ValueError("the model holds no LoRA to merge")
+    for name, module in modules.items():
+        if not module.weight.is_floating_point():
+            raise ValueError(f"{name}: weights in {module.weight.dtype} cannot take an update; load the base unquantised")
+    for name, module in modules.items():
+        weight = module.weight  # (d_out, d_in)
+        with torch.no_grad():
+            identity = torch.eye(module.in_features, device=weight.device)
+            update = module.scaling * module.up(module.down(identity)).T  # (d_out, d_in)
+            weight.copy_((weight.to(update.dtype) + update).to(weight.dtype))
+        set_module(model, name, module.base)
+    return model

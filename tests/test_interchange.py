@@ -1,0 +1,212 @@
+"""Adapters written, read by PEFT and by ourselves, and merged: the outputs are compared bit for bit where nothing rounds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import FAMILIES, build, train_b
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+import loradrop
+from loradrop.lora import lora_modules
+from loradrop.methods.vera import VeRA
+
+VARIANTS = {
+    "lora": {"threshold": 1},
+    "lora_drop": {"threshold": 0.5},
+    "no_share": {"threshold": 0.5, "share": False},
+    "inverse": {"k": 1, "which": "smallest"},
+    "random": {"k": 1, "which": "random"},
+    "top_k": {"k": 2, "which": "top"},
+    "jointly": {"threshold": 0.6, "jointly": True},
+    "budget": {"budget": 0.7},
+}
+
+
+def adapted(batch, family="roberta", **selection):
+    """A model with our LoRA, values in every B, and the plan of these settings carried out."""
+    model = build(family)
+    loradrop.add_lora(model, rank=4, alpha=10)
+    train_b(model)
+    if selection:
+        loradrop.share(model, loradrop.select(loradrop.measure(model, [batch]), **selection))
+    return model
+
+
+def lora_numbers(model):
+    found = {id(p): p.numel() for module in lora_modules(model).values() for p in (module.lora_A, module.lora_B)}
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, tmp_path):
+    model = adapted(batch, family, **VARIANTS[variant])
+    expected = model(**batch).logits
+    saved = loradrop.save_pretrained(model, tmp_path / "peft")
+    loaded = PeftModel.from_pretrained(build(family), tmp_path / "peft").eval()
+    assert torch.equal(loaded(**batch).logits, expected)
+    held = {n for n, m in loaded.get_base_model().named_modules() if hasattr(m, "lora_A")}
+    assert held == set(lora_modules(model))
+    assert saved.lora_parameters == sum(module.size for module in lora_modules(model).values())
+    small = loradrop.save_pretrained(model, tmp_path / "compact", compact=True)
+    assert small.lora_parameters == lora_numbers(model) == loradrop.plan_of(model).parameters
+    for form in ("peft", "compact"):
+        again = loradrop.from_pretrained(build(family), tmp_path / form)
+        assert torch.equal(again(**batch).logits, expected)
+        assert lora_numbers(again) == lora_numbers(model) and loradrop.plan_of(again) == loradrop.plan_of(model)
+        tied = loradrop.from_pretrained(build(family), tmp_path / form, as_peft=True).eval()
+        assert torch.equal(tied(**batch).logits, expected)
+        assert sum(p.numel() for p in tied.parameters() if p.requires_grad) == lora_numbers(model)
+    torch.testing.assert_close(loradrop.merge(model)(**batch).logits, expected)
+    assert not lora_modules(model)
+
+
+def test_the_compact_form_is_smaller_by_what_is_shared(batch, tmp_path):
+    model = adapted(batch, k=1)
+    large, small = (loradrop.save_pretrained(model, tmp_path / str(c), compact=c) for c in (False, True))
+    assert large.lora_parameters - small.lora_parameters == 2 * 4 * 64  # one layer of query and of value, in float32
+    assert large.bytes > small.bytes
+    assert str(small).endswith(f"compact_model.safetensors: {4 * 4 * 64:,} numbers of LoRA, {small.bytes:,} bytes")
+
+
+def test_training_goes_on_with_the_sharing(batch, tmp_path):
+    model = adapted(batch, k=1)
+    loradrop.save_pretrained(model, tmp_path)
+    copies = [
+        model,
+        loradrop.from_pretrained(build(), tmp_path),
+        loradrop.from_pretrained(build(), tmp_path, as_peft=True),
+    ]
+    logits = []
+    for one in copies:
+        one.eval()
+        optimiser = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=0.5)
+        for _ in range(3):
+            optimiser.zero_grad()
+            one(**batch).loss.backward()
+            optimiser.step()
+        logits.append(one(**batch).logits)
+    torch.testing.assert_close(logits[1], logits[0])
+    torch.testing.assert_close(logits[2], logits[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_that_trains_is_kept(family, batch, tmp_path):
+    model = adapted(batch, family, k=1)
+    name = "score" if family == "llama" else "classifier"
+    head = model.get_submodule(name).requires_grad_(True)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.5)
+    expected = model(**batch).logits
+    saved = loradrop.save_pretrained(model, tmp_path)
+    assert saved.head_parameters == sum(parameter.numel() for parameter in head.parameters())
+    loaded = PeftModel.from_pretrained(build(family), tmp_path, is_trainable=True).eval()
+    assert torch.equal(loaded(**batch).logits, expected)
+    assert all(
+        parameter.requires_grad for parameter in loaded.get_base_model().get_submodule(name).modules_to_save.parameters()
+    )
+    again = loradrop.from_pretrained(build(family), tmp_path)
+    assert torch.equal(again(**batch).logits, expected)
+    trains = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == trains
+
+
+def test_ranks_and_alphas_of_their_own(batch, tmp_path):
+    model = build()
+    loradrop.add_lora(model, rank={0: 2, 1: 4, 2: 4}, alpha=6)
+    lora_modules(model)["roberta.encoder.layer.2.attention.self.value"].alpha = 3.5
+    train_b(model)
+    loradrop.save_pretrained(model, tmp_path)
+    expected = model(**batch).logits
+    torch.testing.assert_close(PeftModel.from_pretrained(build(), tmp_path).eval()(**batch).logits, expected)
+    assert torch.equal(loradrop.from_pretrained(build(), tmp_path)(**batch).logits, expected)
+
+
+@pytest.mark.parametrize("adapter", ["default", "mine"])
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "alpha_pattern": {"layer.1.attention.self.query": 3}}])
+def test_a_peft_model_is_saved_with_its_plan(adapter, settings, batch, tmp_path):
+    options = {"r": 4, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]} | settings
+    model = get_peft_model(build(), LoraConfig(**options), adapter_name=adapter).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    plan = loradrop.select(loradrop.measure(model, [batch]), k=1)
+    loradrop.share(model, plan)
+    expected = model(**batch).logits
+    compact = loradrop.save_pretrained(model, tmp_path / "compact", compact=True)
+    assert compact.lora_parameters == plan.parameters and compact.head_parameters
+    for folder in (loradrop.save_pretrained(model, tmp_path / "peft").folder, compact.folder):
+        tied = loradrop.from_pretrained(build(), folder, as_peft=True).eval()
+        assert torch.equal(tied(**batch).logits, expected) and loradrop.plan_of(tied) == plan
+        torch.testing.assert_close(loradrop.from_pretrained(build(), folder)(**batch).logits, expected)
+    assert torch.equal(PeftModel.from_pretrained(build(), tmp_path / "peft").eval()(**batch).logits, expected)
+    torch.testing.assert_close(loradrop.merge(model)(**batch).logits, expected)
+
+
+@pytest.mark.parametrize("form", ["bin", "safetensors", "mapping"])
+def test_checkpoints_of_loralib(form, batch, tmp_path):
+    model = adapted(batch)
+    head = {f"classifier.{n}": p + 1 for n, p in model.classifier.state_dict().items()}
+    model.load_state_dict(head, strict=False)
+    state = {name: p.detach() for name, p in model.state_dict().items() if "lora_" in name} | head
+    path = tmp_path / f"roberta.{form}"
+    if form == "bin":
+        torch.save(state, path)
+    elif form == "safetensors":
+        save_file(state, path)
+    loaded = build()
+    loradrop.load_loralib(loaded, state if form == "mapping" else path, alpha=10)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    trains = {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+    assert trains == set(state)
+
+
+def test_low_precision_is_merged_in_its_own_type(batch):
+    model = build().to(torch.bfloat16)
+    loradrop.add_lora(model, rank=4)
+    train_b(model)
+    expected = model(**batch).logits
+    merged = loradrop.merge(model)
+    assert next(merged.parameters()).dtype == torch.bfloat16
+    torch.testing.assert_close(merged(**batch).logits, expected, atol=0.05, rtol=0.05)
+
+
+def test_errors_are_single_messages(batch, tmp_path):
+    model = adapted(batch)
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no adapter: adapter_config\.json and adapter_model\.safetensors, or"
+    ):
+        loradrop.from_pretrained(build(), tmp_path)
+    loradrop.save_pretrained(model, tmp_path)
+    with pytest.raises(ValueError, match=r"the adapter does not fit the model: it has no linear module roberta\.encoder"):
+        loradrop.from_pretrained(build("llama"), tmp_path)
+    with pytest.raises(ValueError, match="holds LoRA modules already"):
+        loradrop.from_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(ValueError, match="plain LoRA is needed, not DoRA"):
+        loradrop.from_pretrained(build(), tmp_path)
+    with pytest.raises(ValueError, match="holds no LoRA"):
+        loradrop.save_pretrained(build(), tmp_path)
+    with pytest.raises(ValueError, match="the model holds no LoRA to merge"):
+        loradrop.merge(build())
+    model.classifier.dense.bias.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"classifier\.dense\.bias trains though not all of its module does"):
+        loradrop.save_pretrained(model, tmp_path)
+    vera = build()
+    VeRA("vera", rank=4, dropout=0.0, targets=None, d_initial=0.1, learning_rate=0.1).install(vera)
+    with pytest.raises(ValueError, match="the update of a ScaledLoRALinear is no plain LoRA's"):
+        loradrop.save_pretrained(vera, tmp_path)
+    with pytest.raises(ValueError, match=r"holds no '<module>\.lora_A'"):
+        loradrop.load_loralib(build(), {}, alpha=1)
+    fused = {"roberta.encoder.layer.0.attention.self.query.lora_A": torch.zeros(8, 32)}
+    fused["roberta.encoder.layer.0.attention.self.query.lora_B"] = torch.zeros(64, 4)
+    with pytest.raises(ValueError, match="a MergedLinear"):
+        loradrop.load_loralib(build(), fused, alpha=1)
+    assert load_file(tmp_path / "adapter_model.safetensors")
