@@ -40,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     if finished.empty:
         show.failed(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1
-    text = _compared(frame, options) if options.experiment in published() else _plain(finished, options)
+    heading, text = _compared(frame, options) if options.experiment in published() else _plain(finished, options)
     if missing:
         show.failed(f"{missing} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
-    _save(text, _caption(finished, options), options)
+    _save(text, f"{heading}, {_source(finished, options)}", options)
     return 0
 
 
@@ -52,19 +52,25 @@ def _add_aggregate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--over", choices=OVER, default="mean", help="of the seeds, in tables of the paper")
 
 
-def _compared(frame: pd.DataFrame, options: Options) -> str:
-    """Printed, and as text of the chosen format."""
+def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
+    """Printed; the heading, and the table as text of the chosen format."""
     epoch, over = options.given.epoch, options.given.over
     table = compare(options.experiment, frame, epoch, over)
-    show.console.print(f"{options.experiment}: {table.caption}; ours: {over} over seeds ± std, {epoch} epoch of each")
+    heading = (
+        f"{options.experiment}: {table.caption}. Ours: {over} over seeds ± std at the {epoch} epoch of each, in percent"
+    )
+    show.console.print(heading)
     for part in render.for_terminal(table, show.console.width):
         show.console.print(part, soft_wrap=isinstance(part, str))
-    return render.comparison(table, options.format)
+    return heading, render.comparison(table, options.format)
 
 
-def _plain(finished: pd.DataFrame, options: Options) -> str:
+def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
     show.overview(results.over_seeds(finished))
-    return render.frame(results.over_seeds(finished, ids=options.format == "csv"), options.format)
+    heading = (
+        "Kept: layers with an own LoRA. Mean ± standard deviation over seeds, in percent, at the best and the last epoch"
+    )
+    return heading, render.frame(results.over_seeds(finished, ids=options.format == "csv"), options.format)
 
 
 def _save(text: str, caption: str, options: Options) -> None:
@@ -75,15 +81,11 @@ def _save(text: str, caption: str, options: Options) -> None:
     show.console.print(f"saved as {path}", soft_wrap=True)
 
 
-def _caption(finished: pd.DataFrame, options: Options) -> str:
+def _source(finished: pd.DataFrame, options: Options) -> str:
+    """What was scored, by which command, and where the result files are."""
     rows = sorted({f"{rows} rows of {split}" for r in finished.result for split, rows in r["evaluated_on"].items()})
-    aggregate = "Mean ± standard deviation over seeds, in percent, at the best and the last epoch"
-    if options.experiment in published():
-        caption = published()[options.experiment]["caption"]
-        ours = f"{options.given.over} over seeds ± std at the {options.given.epoch} epoch of each, in percent"
-        aggregate = f"{options.experiment}: {caption}. Ours: {ours}"
     return (
-        f"{aggregate}, on {' and '.join(rows)}. Heads are trained but not counted; kept: layers with an own LoRA. "
+        f"on {' and '.join(rows)}. Heads are trained but not counted. "
         f"Made by `{options.command}` from {len(finished)} result files in {options.outputs}/runs."
     )
 
