@@ -56,9 +56,8 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
     """Printed; the heading, and the table as text of the chosen format."""
     epoch, over = options.given.epoch, options.given.over
     table = compare(options.experiment, frame, epoch, over)
-    heading = (
-        f"{options.experiment}: {table.caption}. Ours: {over} over seeds ± std at the {epoch} epoch of each, in percent"
-    )
+    ours = f"{over} over seeds ± std at the {epoch} epoch of each, in percent"
+    heading = f"{options.experiment}: {table.caption}. Ours: {ours}"
     show.console.print(heading)
     for part in render.for_terminal(table, show.console.width):
         show.console.print(part, soft_wrap=isinstance(part, str))
@@ -67,9 +66,7 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
 
 def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
     show.overview(results.over_seeds(finished))
-    heading = (
-        "Kept: layers with an own LoRA. Mean ± standard deviation over seeds, in percent, at the best and the last epoch"
-    )
+    heading = "Kept: layers with an own LoRA. Mean ± std over seeds, in percent, at the best and the last epoch"
     return heading, render.frame(results.over_seeds(finished, ids=options.format == "csv"), options.format)
 
 
