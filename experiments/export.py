@@ -1,0 +1,64 @@
+"""A finished run's adapter, with the head of its best epoch, in a form that other programs read.
+
+python -m experiments.export <run id> --to peft <folder>       PeftModel.from_pretrained and loradrop.from_pretrained load it
+python -m experiments.export <run id> --to merged <folder>     an ordinary model and its tokenizer, for from_pretrained
+python -m experiments.export <run id> --to compact <folder>    each shared LoRA once; loradrop.from_pretrained loads it
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments import show
+from experiments.command import guarded
+from experiments.config import UserError
+
+FORMS = PEFT, MERGED, COMPACT = ("peft", "merged", "compact")
+
+
+def export(id: str, form: str, folder: str | Path, outputs: str | Path = "outputs", models: str | Path | None = None) -> str:
+    """Write a run's adapter into a folder and say what was written; `models` as in restore.
+
+    FileNotFoundError as for restore. UserError: a folder that holds something, other weights than the run's, or a method
+    whose model has no such form (prefixes).
+    """
+    from experiments.restore import restore  # it imports torch
+    from loradrop.interchange import save_pretrained
+    from loradrop.lora import lora_modules
+    from loradrop.merging import merge
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already; name a folder that is empty or not there yet")
+    try:
+        model, tokenizer, result = restore(id, outputs, models)
+        method, backbone = (result["config"][group] for group in ("method", "backbone"))
+        if not lora_modules(model):
+            raise ValueError(f"the run {id} has no LoRA to export: its method is {method['name']}")
+        model.config._name_or_path = backbone["hub_id"]  # instead of the place where its files lie on this machine
+        if form == MERGED:
+            merge(model).save_pretrained(folder)
+            text = f"{folder}: an ordinary {type(model).__name__}"
+        else:
+            text = str(save_pretrained(model, folder, compact=form == COMPACT))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    tokenizer.save_pretrained(folder)
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("id", help="of the run: the name of its folder")
+    parser.add_argument("folder", type=Path, help="to write into")
+    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--outputs", default="outputs")
+    given = parser.parse_args(arguments)
+    show.console.print(export(given.id, given.to, given.folder, given.outputs), soft_wrap=True, highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,71 @@
+"""A finished run's model in each form, read back by PEFT, by transformers and by ourselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import PeftModel
+from test_wiring import composed
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import loradrop
+from experiments.command import guarded
+from experiments.config import UserError, run_id
+from experiments.export import export, main
+from experiments.restore import restore
+from experiments.run import run
+from loradrop.backbones import ASSETS
+
+TEXTS = ["the old song is wonderful .", "a boring film"]
+
+
+@pytest.fixture(scope="module", params=["lora_drop", "lora_drop_no_share"])
+def finished(tmp_path_factory, request):
+    outputs = tmp_path_factory.mktemp(request.param)
+    config = composed(
+        outputs, f"method={request.param}", "task.train_size=64", "recipe.epochs=1", "recipe.learning_rate=1e-2"
+    )
+    run(config, run_id(config))
+    return outputs, run_id(config)
+
+
+def base():
+    torch.manual_seed(99)  # another head than the run's
+    return AutoModelForSequenceClassification.from_pretrained(
+        ASSETS / "tiny_roberta", num_labels=2, dtype=torch.float32
+    ).eval()
+
+
+@torch.no_grad()
+def test_every_form_gives_the_runs_outputs(finished, tmp_path, capsys):
+    outputs, id = finished
+    model, tokenizer, _ = restore(id, outputs)
+    batch = tokenizer(TEXTS, return_tensors="pt", padding=True)
+    expected = model(**batch).logits
+    assert not torch.allclose(base()(**batch).logits, expected)
+    for form in ("peft", "merged", "compact"):
+        assert main([id, "--to", form, str(tmp_path / form), "--outputs", str(outputs)]) == 0
+        again = AutoTokenizer.from_pretrained(tmp_path / form)
+        assert torch.equal(again(TEXTS, return_tensors="pt", padding=True)["input_ids"], batch["input_ids"])
+    printed = capsys.readouterr().out
+    assert "numbers of LoRA and" in printed and "an ordinary RobertaForSequenceClassification" in printed
+    assert torch.equal(PeftModel.from_pretrained(base(), tmp_path / "peft").eval()(**batch).logits, expected)
+    assert torch.equal(loradrop.from_pretrained(base(), tmp_path / "compact")(**batch).logits, expected)
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(merged(**batch).logits, expected)
+    assert "loradrop/tiny_roberta" in (tmp_path / "peft" / "adapter_config.json").read_text()
+    with pytest.raises(UserError, match="holds something already; name a folder that is empty"):
+        export(id, "peft", tmp_path / "peft", outputs)
+
+
+def test_mistakes_are_one_message(tmp_path, capsys):
+    assert guarded(lambda: main(["no-such-run", "--to", "peft", str(tmp_path / "a"), "--outputs", str(tmp_path)])) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "holds no finished run with its weights" in message
+
+
+def test_a_method_without_lora_is_refused(tmp_path):
+    config = composed(tmp_path, "method=bitfit", "task.train_size=64", "recipe.epochs=1")
+    run(config, run_id(config))
+    with pytest.raises(UserError, match="has no LoRA to export: its method is bitfit"):
+        export(run_id(config), "peft", tmp_path / "folder", tmp_path)
