@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loradrop.importance import measure as measure
     from loradrop.interchange import from_pretrained as from_pretrained
     from loradrop.interchange import save_pretrained as save_pretrained
+    from loradrop.lightning_callback import LightningLoRADrop as LightningLoRADrop
     from loradrop.lora import LoRALinear as LoRALinear
     from loradrop.lora import add_lora as add_lora
     from loradrop.lora import remove_lora as remove_lora
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from loradrop.selection import select as select
     from loradrop.sharing import plan_of as plan_of
     from loradrop.sharing import share as share
+    from loradrop.trainer_callback import LoRADropCallback as LoRADropCallback
 
 _HOME = {
     "LoRALinear": "lora",
@@ -44,6 +46,8 @@ _HOME = {
     "from_pretrained": "interchange",
     "load_loralib": "loralib",
     "merge": "merging",
+    "LoRADropCallback": "trainer_callback",
+    "LightningLoRADrop": "lightning_callback",
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"

@@ -1,0 +1,61 @@
+"""LoRA-drop in a Lightning Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from loradrop.callbacks import Dropper
+from loradrop.selection import Plan
+
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class LightningLoRADrop(Dropper, pl.Callback):
+    """Measures, selects and shares in a Lightning Trainer's course; see Dropper for the other arguments and when.
+
+    Trainer(callbacks=[LightningLoRADrop(batches, attribute="model", epochs=3, threshold=0.9)]).fit(module)
+
+    `attribute`: of the LightningModule, that holds the model which takes the batches; None: the module itself does. The
+    optimisers must see trainable parameters that are there from the start. A checkpoint holds the plan, and a resumed fit
+    shares again; not with share=False, whose checkpoint lacks weights that the module would have.
+    """
+
+    def __init__(self, batches: Iterable[Any], attribute: str | None = None, **settings: Any) -> None:
+        super().__init__(batches, **settings)
+        self.attribute = attribute
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.plan is not None:
+            self.resume(self._model(pl_module), self.plan)
+        else:
+            self.begin(self._model(pl_module), trainer.world_size)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        if self.is_due(steps=trainer.global_step):
+            self._now(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.is_due(epochs=trainer.current_epoch + 1):
+            self._now(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.at_end:
+            self._now(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.plan is None else {"plan": self.plan.to_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "plan" in state_dict and not self.at_end:
+            self.plan = Plan.from_dict(state_dict["plan"])
+
+    def _now(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.carry_out(self._model(module), trainer.optimizers, MIXED.get(str(trainer.precision)))
+
+    def _model(self, module: pl.LightningModule) -> nn.Module:
+        return module if self.attribute is None else module.get_submodule(self.attribute)

@@ -1,0 +1,59 @@
+"""LoRA-drop in a transformers.Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from loradrop.callbacks import Dropper
+from loradrop.selection import Plan
+
+PLAN = "plan.json"
+
+
+class LoRADropCallback(Dropper, TrainerCallback):
+    """Measures, selects and shares in a Trainer's course; see Dropper for arguments and when.
+
+    Trainer(..., callbacks=[LoRADropCallback(batches, epochs=3, threshold=0.9)])
+
+    The model holds LoRA of add_lora or of PEFT. Batches go through the model as training's do: on its device, in bf16 or
+    fp16 if the arguments say so. Checkpoints hold the plan, and resuming from one (in the same output_dir) shares again.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        plan = _folder(args, state) / PLAN
+        if state.global_step and not self.at_end and plan.exists():
+            self.resume(kwargs["model"], Plan.load(plan))
+        else:
+            self.begin(kwargs["model"], args.world_size)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.is_due(steps=state.global_step):
+            self._now(args, kwargs)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # an epoch's end has rounding errors in it: 2.9999 of 3
+        if self.is_due(epochs=round(state.epoch or 0)):
+            self._now(args, kwargs)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.at_end:
+            self._now(args, kwargs)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.plan is not None and state.is_world_process_zero:
+            self.plan.save(_folder(args, state) / PLAN)
+
+    def _now(self, args: TrainingArguments, given: dict[str, Any]) -> None:
+        mixed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        optimizer = given.get("optimizer")
+        self.carry_out(given["model"], [] if optimizer is None else [optimizer], mixed)
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Of the checkpoint of this step."""
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

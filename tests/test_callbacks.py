@@ -1,0 +1,202 @@
+"""The callbacks of transformers.Trainer and of Lightning against a plain loop of the same data, in the same order."""
+
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import build
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+import loradrop
+from loradrop.lora import lora_modules
+
+SAMPLE, BATCH, RATE = 16, 4, 0.01
+
+
+def rows(count=SAMPLE):
+    generator = torch.Generator().manual_seed(3)
+    return [
+        {"input_ids": torch.randint(3, 60, (9,), generator=generator), "labels": torch.tensor(i % 2)} for i in range(count)
+    ]
+
+
+def ours():
+    """Our LoRA without dropout, and so the same whatever trains it."""
+    model = build().train()
+    torch.manual_seed(5)
+    loradrop.add_lora(model, rank=4, alpha=8)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def theirs():
+    """PEFT's, with the same values."""
+    source = ours()
+    model = build().train()
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"]))
+    for name, module in lora_modules(source).items():
+        layer = model.base_model.model.get_submodule(name)
+        layer.lora_A["default"].weight.data.copy_(module.lora_A.data)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+class Ordered(Trainer):
+    """Takes the rows as they come."""
+
+    def _get_train_sampler(self, *args):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def arguments(folder, **settings):
+    options = {"num_train_epochs": 2, "learning_rate": RATE, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
+    options |= {"per_device_train_batch_size": BATCH, "max_grad_norm": 0.0, "report_to": [], "use_cpu": True}
+    options |= {"save_strategy": "no", "disable_tqdm": True, "adam_epsilon": 1e-6, "logging_strategy": "no"}
+    return TrainingArguments(output_dir=str(folder), **options | settings)
+
+
+def optimiser(model):
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.1, eps=1e-6)
+
+
+def train(model, loader, epochs, adam):
+    model.train()
+    for _ in range(epochs):
+        for batch in loader:
+            adam.zero_grad()
+            model(**batch).loss.backward()
+            adam.step()
+
+
+def plain(epochs_before, epochs_after):
+    """Train, measure, select, share and go on, in a plain loop: (importance, plan, trained values by name)."""
+    model, loader = ours(), DataLoader(rows(), BATCH)
+    adam = optimiser(model)
+    train(model, loader, epochs_before, adam)
+    importance = loradrop.measure(model, loader)
+    plan = loradrop.select(importance, k=1)
+    shared = [p for p in model.parameters() if p.requires_grad]
+    loradrop.share(model, plan)
+    for parameter in shared:  # what is gone has no gradient any more
+        if not any(parameter is other for other in model.parameters()):
+            parameter.grad = None
+    train(model, loader, epochs_after, adam)
+    return importance, plan, values(model)
+
+
+def values(model):
+    """B A of every adapted module by its name in the base model."""
+    if isinstance(model, PeftModel):
+        layers = {n: m for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")}
+        return {n: m.lora_B["default"].weight @ m.lora_A["default"].weight for n, m in layers.items()}
+    return {n: m.lora_B @ m.lora_A for n, m in lora_modules(model).items()}
+
+
+def flat(importance):
+    return {(kind, i): g for kind, layers in importance.values.items() for i, g in layers.items()}
+
+
+def same(left, right):
+    assert set(left) == set(right)
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=1e-4, atol=1e-5)
+
+
+class Module(pl.LightningModule):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch, _):
+        return self.model(**batch).loss
+
+    def configure_optimizers(self):
+        return optimiser(self.model)
+
+
+def lightning(folder, epochs, callback, **settings):
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **options | settings
+    )
+
+
+@pytest.mark.parametrize("when", [{"epochs": 1}, {"steps": SAMPLE // BATCH}])
+def test_in_the_middle_of_a_training(when, tmp_path):
+    importance, plan, expected = plain(1, 1)
+    for make in (ours, theirs):
+        callback = loradrop.LoRADropCallback(DataLoader(rows(), BATCH), k=1, **when)
+        trainer = Ordered(make(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback])
+        trainer.train()
+        assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
+        assert callback.plan == plan == loradrop.plan_of(trainer.model)
+        same(values(trainer.model), expected)
+    callback = loradrop.LightningLoRADrop(DataLoader(rows(), BATCH), attribute="model", k=1, **when)
+    module = Module(ours())
+    lightning(tmp_path, 2, callback).fit(module, DataLoader(rows(), BATCH))
+    assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
+    same(values(module.model), expected)
+
+
+def test_on_a_sample_first_and_then_on_everything(tmp_path):
+    """The paper's procedure: two trainings, LoRAs starting afresh in the second."""
+    model, start = theirs(), values(theirs())
+    callback = loradrop.LoRADropCallback(DataLoader(rows(8), BATCH), threshold=0.5, weights="fresh")
+    Ordered(model, arguments(tmp_path), train_dataset=rows(8), callbacks=[callback]).train()
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == callback.plan.parameters
+    assert all(value.eq(0).all() for value in start.values()) and all(value.eq(0).all() for value in values(model).values())
+    assert all(g > 0 for g in flat(callback.importance).values())
+    Ordered(model, arguments(tmp_path), train_dataset=rows()).train()
+    assert loradrop.plan_of(model).parameters == callback.plan.parameters
+    assert all(value.ne(0).any() for value in values(model).values())
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_an_interrupted_training_goes_on_with_the_plan(share, tmp_path):
+    def trainer(folder, **settings):
+        callback = loradrop.LoRADropCallback(DataLoader(rows(), BATCH), epochs=1, k=1, share=share)
+        options = arguments(folder, save_strategy="epoch", num_train_epochs=3, **settings)
+        return Ordered(theirs(), options, train_dataset=rows(), callbacks=[callback])
+
+    whole = trainer(tmp_path / "whole")
+    whole.train()
+    again = trainer(tmp_path / "whole")
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-8"))
+    assert loradrop.plan_of(again.model) == loradrop.plan_of(whole.model)
+    same(values(again.model), values(whole.model))
+
+
+def test_lightning_goes_on_with_the_plan(tmp_path):
+    def fit(epochs, **settings):
+        callback = loradrop.LightningLoRADrop(DataLoader(rows(), BATCH), "model", epochs=1, k=1)
+        module, trainer = Module(ours()), lightning(tmp_path, epochs, callback)
+        trainer.fit(module, DataLoader(rows(), BATCH), **settings)
+        return module, trainer
+
+    whole, _ = fit(3)
+    fit(2)[1].save_checkpoint(tmp_path / "two.ckpt")
+    again, _ = fit(3, ckpt_path=tmp_path / "two.ckpt")
+    assert loradrop.plan_of(again.model) == loradrop.plan_of(whole.model)
+    same(values(again.model), values(whole.model))
+
+
+def test_mistakes_are_said_before_training(tmp_path):
+    with pytest.raises(ValueError, match="give one of threshold, budget and k"):
+        loradrop.LoRADropCallback([])
+    with pytest.raises(ValueError, match="give steps or epochs, or neither"):
+        loradrop.LoRADropCallback([], steps=1, epochs=1, k=1)
+    with pytest.raises(ValueError, match="weights must be one of keep, fresh, got 'new'"):
+        loradrop.LoRADropCallback([], k=1, weights="new")
+    callback = loradrop.LoRADropCallback([], k=1, epochs=1)
+    with pytest.raises(ValueError, match="cannot be shared in the middle of a training in several processes"):
+        callback.begin(ours(), processes=2)
+    with pytest.raises(ValueError, match="the model holds no LoRA"):
+        Ordered(build(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback]).train()
