@@ -7,10 +7,14 @@ import pytorch_lightning as pl
 import torch
 from conftest import build
 from peft import LoraConfig, PeftModel, get_peft_model
+from test_wiring import composed
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 import loradrop
+from experiments.config import build as build_part
+from experiments.setup import Setup
+from experiments.stages import RunProbe
 from loradrop.lora import lora_modules
 
 SAMPLE, BATCH, RATE = 16, 4, 0.01
@@ -186,6 +190,41 @@ def test_lightning_goes_on_with_the_plan(tmp_path):
     again, _ = fit(3, ckpt_path=tmp_path / "two.ckpt")
     assert loradrop.plan_of(again.model) == loradrop.plan_of(whole.model)
     same(values(again.model), values(whole.model))
+
+
+class Reseeded(Trainer):
+    """Takes our loader's batches, and random numbers of a step from (seed, step) as our own runs do."""
+
+    def get_train_dataloader(self):
+        self.train_dataset.set_epoch = self.train_dataset.sampler.set_epoch
+        return self.train_dataset
+
+    def training_step(self, *args, **kwargs):
+        torch.manual_seed(1_000_003 * self.args.seed + self.state.global_step)
+        return super().training_step(*args, **kwargs)
+
+
+def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
+    """On a built-in model and task, dropout, warm-up, clipping and a head that trains included."""
+    setup = Setup(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2"))
+    task, recipe, rows = setup.data.task, setup.recipe, setup.data.of_rows(setup.data.sample(0.1, 2))
+    torch.manual_seed(2)
+    base, _ = build_part("backbone", setup.config.backbone).load(task, None)
+    config = LoraConfig(r=8, lora_alpha=recipe.lora_alpha, target_modules=["query", "value"], modules_to_save=["classifier"])
+    model = get_peft_model(base, config)
+    for name, module in lora_modules(setup.model).items():
+        model.base_model.model.get_submodule(name).lora_A["default"].weight.data.copy_(module.lora_A.data)
+    setup.method.prepare(setup.model, RunProbe(setup, tmp_path))
+    settings = {"num_train_epochs": 3, "learning_rate": recipe.learning_rate, "lr_scheduler_type": "linear", "seed": 2}
+    settings |= {"warmup_steps": recipe.warmup_ratio, "max_grad_norm": recipe.max_grad_norm, "adam_epsilon": 1e-8}
+    settings["weight_decay"] = recipe.weight_decay
+    callback = loradrop.LoRADropCallback(rows.ordered_train_loader(), threshold=0.9)
+    trainer = Reseeded(model, arguments(tmp_path, **settings), train_dataset=rows.train_loader(), callbacks=[callback])
+    trainer.train()
+    assert trainer.state.global_step == 3 * 2
+    for kind, layers in setup.method.importance.normalized.items():
+        assert callback.importance.normalized[kind] == pytest.approx(layers, abs=1e-5)
+    assert callback.plan == setup.method.plan == loradrop.plan_of(model)
 
 
 def test_mistakes_are_said_before_training(tmp_path):
