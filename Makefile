@@ -6,6 +6,7 @@ RUN := $(BIN)/python -m experiments
 
 # SCALE=mini carries an experiment out on built-in models and tasks, by the overrides in the head of its YAML; ARGS are further ones
 SCALE ?= full
+$(if $(filter-out full mini,$(SCALE)),$(error SCALE is full or mini, not $(SCALE)))
 EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
 TABLES := $(filter table%,$(EXPERIMENTS))
 FIGURES := $(filter figure%,$(EXPERIMENTS))

@@ -58,9 +58,24 @@ def test_recipes_are_found_by_backbone_and_task():
     assert OmegaConf.to_container(composed("backbone=bert_base", "task=rte").recipe)["epochs"] == default["epochs"]
     names = {p.stem for p in (Path(CONF) / "recipe").rglob("*-*.yaml")}
     backbones, tasks, methods = ({p.stem for p in (Path(CONF) / g).glob("*.yaml")} for g in ("backbone", "task", "method"))
-    chosen = ((backbones, tasks), (backbones, methods), (backbones, tasks, methods))
+    experiments = {p.stem for p in (Path(CONF) / "experiment").glob("*.yaml")}
+    chosen = ((backbones, tasks), (backbones, methods), (backbones, tasks, methods), (experiments, methods))
     found = {"-".join(parts) for groups in chosen for parts in itertools.product(*groups)}
     assert names <= found  # none that is never found
+
+
+def test_the_grid_of_learning_rates_is_every_method_s_own():
+    configs = planned(["experiment=learning_rate_sensitivity", "task=rte,cola", "seed=0"])
+    for config in configs:
+        assert config["method"].get("learning_rate", config["recipe"]["learning_rate"]) == config["recipe"]["learning_rate"]
+    assert len({(c["task"]["name"], c["method"]["name"], c["recipe"]["learning_rate"]) for c in configs}) == 2 * 6 * 8
+
+
+@pytest.mark.parametrize("name", ["figure7", "figure8"])
+def test_figure_7_shares_after_four_epochs_on_a_fifth(name):
+    lora, drop = planned([f"experiment={name}"])
+    assert (drop["method"]["sample_ratio"], drop["method"]["sample_epochs"]) == (0.2, 4)
+    assert lora["recipe"] == drop["recipe"] and lora["recipe"]["epochs"] == 4
 
 
 @pytest.mark.parametrize(
