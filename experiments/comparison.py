@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from experiments import results
+from experiments.config import UserError
 
 PAPER = Path(__file__).parent / "paper"
 AVERAGE = "average"
@@ -50,8 +51,8 @@ class Comparison:
 
     cells: one row for each cell, with the columns row, column, ours, std, n (seeds found), planned (seeds), paper,
     paper_std, runs (ids of the result files behind it), difference (ours - paper), place and paper_place (1: best, 2:
-    second best of its column), note; scores in percent. The column "average" is the mean over the columns that are there:
-    n and planned count them, and the paper's is over the same.
+    second best of its column), note; scores in percent. The column "average" is the mean over the tasks that are there, of
+    each the mean of its columns: n and planned count tasks. The paper's is over the same tasks, and as printed over all.
     """
 
     caption: str
@@ -60,6 +61,8 @@ class Comparison:
     cells: pd.DataFrame
     parameters: dict[str, tuple[str, str]]  # by row: ours (trainable, without head), as printed ("" where there is none)
     test: str  # LoRA-drop against LoRA
+    digits: int  # as printed
+    left_out: tuple[str, ...]  # methods of finished runs that belong to no row
 
     def cell(self, row: str, column: str) -> Any:
         (found,) = self.cells[(self.cells.row == row) & (self.cells.column == column)].itertuples()
@@ -67,7 +70,10 @@ class Comparison:
 
 
 def compare(name: str, frame: pd.DataFrame, epoch: str = "best", over: str = "mean") -> Comparison:
-    """`frame`: results.load of the experiment, also on another backbone or other tasks; then the paper has no numbers."""
+    """`frame`: results.load of the experiment, also on another backbone or other tasks; then the paper has no numbers.
+
+    UserError: runs of one row, task and seed in several settings, which a cell would mix up.
+    """
     table = published()[name]
     ((backbone, rows),) = table["models"].items()
     same = set(frame.backbone) == {backbone}
@@ -79,6 +85,9 @@ def compare(name: str, frame: pd.DataFrame, epoch: str = "best", over: str = "me
         runs = groups[key]
         for column in columns:
             planned = runs[runs.task == column.task]
+            if planned.seed.duplicated().any():
+                text = f"{name}: the row {key} has runs of {column.task} that differ in more than the seed; name one setting"
+                raise UserError(f"{text}, or compare them with experiments.figure or results.load")
             found = planned[planned.index.isin(finished.index)]
             scores = pd.Series([column.score(run, epoch) for run in found.itertuples()], dtype=float)
             paper = _printed(row, column) if same else (None, None)
@@ -89,9 +98,10 @@ def compare(name: str, frame: pd.DataFrame, epoch: str = "best", over: str = "me
     cells[numbers] = cells[numbers].astype(float)
     averaged = any("avg_stated" in row for row in rows.values())
     if averaged:
-        cells = pd.concat([cells, _averages(cells)], ignore_index=True)
+        cells = pd.concat([cells, _averages(cells, columns, rows, same)], ignore_index=True)
+    digits = _digits(rows)
     cells["difference"] = cells.ours - cells.paper
-    cells["place"], cells["paper_place"] = _places(cells, "ours"), _places(cells, "paper")
+    cells["place"], cells["paper_place"] = _places(cells, "ours", digits), _places(cells, "paper", digits)
     cells["note"] = [_note(table, cell) if same else "" for cell in cells.itertuples()]
     parameters = {
         key: (_counts(finished[finished.index.isin(groups[key].index)]), (same and row.get("trainable_params")) or "")
@@ -99,7 +109,9 @@ def compare(name: str, frame: pd.DataFrame, epoch: str = "best", over: str = "me
     }
     where = table["caption"] if same else f"{table['caption']}; here on {', '.join(sorted(set(frame.backbone)))}"
     labels = (*(column.label for column in columns), *([AVERAGE] if averaged else []))
-    return Comparison(where, tuple(rows), labels, cells, parameters, paired_test(finished, epoch))
+    in_rows = {index for runs in groups.values() for index in runs.index}
+    left_out = tuple(dict.fromkeys(finished[~finished.index.isin(in_rows)].method))
+    return Comparison(where, tuple(rows), labels, cells, parameters, paired_test(finished, epoch), digits, left_out)
 
 
 def _columns(table: Mapping[str, Any], rows: Mapping[str, Any], frame: pd.DataFrame, same: bool) -> list[Column]:
@@ -125,8 +137,15 @@ def _of_row(frame: pd.DataFrame, key: str, rows: Mapping[str, Any]) -> pd.DataFr
     """The runs of a row: of its method and, where several rows have that method, with what tells it from them."""
     method = rows[key].get("method", key)
     overrides = [set(row.get("overrides", ())) for name, row in rows.items() if row.get("method", name) == method]
-    own = set(rows[key].get("overrides", ())) - set.intersection(*overrides)
-    return frame[[run.method == method and all(_holds(run.config, text) for text in own) for run in frame.itertuples()]]
+    common = set.intersection(*overrides)
+    own = set(rows[key].get("overrides", ())) - common
+    closer = [other - common for other in overrides if other - common > own]  # rows that say more of a run
+
+    def belongs(run: Any) -> bool:
+        holds = [all(_holds(run.config, text) for text in texts) for texts in (own, *closer)]
+        return holds[0] and not any(holds[1:])
+
+    return frame[[run.method == method and belongs(run) for run in frame.itertuples()]]
 
 
 def _holds(config: Any, override: str) -> bool:
@@ -143,22 +162,37 @@ def _printed(row: Mapping[str, Any], column: Column) -> tuple[float | None, floa
     return (value["mean"], value["std"]) if "mean" in value else (value.get(column.printed), None)
 
 
-def _averages(cells: pd.DataFrame) -> pd.DataFrame:
-    rows = []
+def _averages(cells: pd.DataFrame, columns: list[Column], rows: Mapping[str, Any], same: bool) -> pd.DataFrame:
+    tasks = {column.label: column.task for column in columns}
+
+    def mean(scores: pd.Series) -> float:
+        return scores.groupby(row.column.map(tasks)).mean().mean()  # several columns of a task count as one
+
+    averages = []
     for key, row in cells.groupby("row", sort=False):
         there = row[row.n > 0]
         over = there if len(there) else row
-        paper = over.paper.mean() if over.paper.notna().all() else None
-        rows.append((key, AVERAGE, there.ours.mean(), None, len(there), len(row), paper, None, ""))
-    frame = pd.DataFrame(rows, columns=cells.columns)
+        paper = mean(over.paper) if over.paper.notna().all() else None
+        if same and len(over) == len(row):
+            paper = rows[key]["avg_stated"]
+        counts = (there.column.map(tasks).nunique(), len(set(tasks.values())) if row.planned.any() else 0)
+        averages.append((key, AVERAGE, mean(there.ours), None, *counts, paper, None, ""))
+    frame = pd.DataFrame(averages, columns=cells.columns)
     return frame.astype(cells.dtypes.to_dict())
 
 
-def _places(cells: pd.DataFrame, which: str) -> pd.Series:
-    """1 for the best and 2 for the second best of a column, to one digit. Averages of ours must be over all columns."""
+def _digits(rows: Mapping[str, Any]) -> int:
+    """Behind the point, in the paper's scores."""
+    scores = [score for row in rows.values() for value in (row["tasks"] or {}).values() for score in value.values()]
+    return max(len(str(score).partition(".")[2]) for score in scores if score is not None)
+
+
+def _places(cells: pd.DataFrame, which: str, digits: int) -> pd.Series:
+    """1 for the best and 2 for the second best of a column, as shown. Averages of ours must be over all tasks."""
     whole = (cells.column != AVERAGE) | (cells.n == cells.planned) | (which == "paper")
-    ranks = cells[which].where(whole).round(1).groupby(cells.column).rank(method="dense", ascending=False)
-    several = cells[which].groupby(cells.column).transform("count") > 1
+    shown = cells[which].where(whole).map(lambda score: float(f"{score:.{digits}f}"))  # round() rounds halves differently
+    ranks = shown.groupby(cells.column).rank(method="dense", ascending=False)
+    several = shown.groupby(cells.column).transform("count") > 1
     return ranks.where((ranks <= 2) & several).astype("Int64")
 
 
@@ -199,4 +233,5 @@ def paired_test(finished: pd.DataFrame, epoch: str, method: str = "lora_drop", a
         return f"{text}; too few for a test."
     from scipy.stats import wilcoxon  # half a second
 
-    return f"{text}; Wilcoxon signed-rank p = {wilcoxon(gaps).pvalue:.3f}."
+    p = wilcoxon(gaps).pvalue
+    return f"{text}; Wilcoxon signed-rank p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}."

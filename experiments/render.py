@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from experiments.comparison import AVERAGE, Comparison
@@ -16,8 +18,15 @@ from experiments.comparison import AVERAGE, Comparison
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 MISSING = "missing"
 LEGEND = "Each cell: ours, the paper's, the difference. Best {best}, second best {second}, ours and the paper's apart."
-TEX = {"\\": "\\textbackslash{}", "%": "\\%", "_": "\\_", "&": "\\&", "#": "\\#", "±": "$\\pm$"}
-WIDTH = 18  # of a column with a score, in a terminal
+TEX = {letter: f"\\{letter}" for letter in "%_&#${}"} | {
+    "\\": "\\textbackslash{}",
+    "^": "\\textasciicircum{}",
+    "~": "\\textasciitilde{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "±": "$\\pm$",
+}
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,15 @@ def tex(text: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in text)
 
 
+def in_markdown(text: str) -> str:
+    """Escaped for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 STYLES = {
     "text": Style("**{}**", "_{}_", "[{}]", "\n".join),
-    "terminal": Style("[bold]{}[/]", "[underline]{}[/]", "\\[{}]", "\n".join),
-    "markdown": Style("**{}**", "<u>{}</u>", "<sup>{}</sup>", "<br>".join),
+    "terminal": Style("[bold]{}[/]", "[underline]{}[/]", "\\[{}]", "\n".join, escape),
+    "markdown": Style("**{}**", "<u>{}</u>", "<sup>{}</sup>", "<br>".join, in_markdown),
     "latex": Style(
         "\\textbf{{{}}}",
         "\\underline{{{}}}",
@@ -59,9 +73,7 @@ def frame(table: pd.DataFrame, format: str) -> str:
     if format == "csv":
         return table.to_csv(index=False)
     lines = [list(table.columns), *table.astype(str).values.tolist()]
-    if format == "latex":
-        return _latex([[tex(cell) for cell in line] for line in lines])
-    return _markdown(lines) if format == "markdown" else _text([_rich(lines)])
+    return _written([[STYLES[format].plain(cell) for cell in line] for line in lines], format)
 
 
 def comparison(table: Comparison, format: str) -> str:
@@ -70,17 +82,31 @@ def comparison(table: Comparison, format: str) -> str:
         return table.cells.to_csv(index=False)
     style = STYLES[format]
     lines, notes = _grid(table, style)
-    write = {"markdown": _markdown, "latex": _latex, "text": lambda lines: _text([_rich(lines)])}[format]
-    return write(lines) + "".join(f"\n{line}\n" for line in _below(table, style, notes))
+    return _written(lines, format) + "".join(f"\n{line}\n" for line in _below(table, style, notes))
 
 
 def for_terminal(table: Comparison, width: int) -> list[Table | str]:
     """rich's tables, each with as many columns as fit, and the lines below them."""
     style = STYLES["terminal"]
     lines, notes = _grid(table, style)
-    fit = max(1, (width - 44) // WIDTH)
-    starts = range(2, len(lines[0]), fit)
-    return [*(_rich([line[:2] + line[i : i + fit] for line in lines]) for i in starts), *_below(table, style, notes)]
+    tables, rest = [], list(range(2, len(lines[0])))
+    while rest:
+        many = len(rest)
+        while many > 1 and _width(_part(lines, rest[:many])) > width:
+            many -= 1
+        tables.append(_part(lines, rest[:many]))
+        rest = rest[many:]
+    return [*tables, *_below(table, style, notes)]
+
+
+def _part(lines: list[list[str]], columns: list[int]) -> Table:
+    return _rich([line[:2] + [line[i] for i in columns] for line in lines])
+
+
+def _width(table: Table) -> int:
+    """With nothing cut."""
+    console = Console(file=io.StringIO(), width=10_000)
+    return Measurement.get(console, console.options, table).maximum
 
 
 def _grid(table: Comparison, style: Style) -> tuple[list[list[str]], dict[str, int]]:
@@ -89,34 +115,42 @@ def _grid(table: Comparison, style: Style) -> tuple[list[list[str]], dict[str, i
     lines = [[style.plain(text) for text in ("method", "parameters", *table.columns)]]
     for row in table.rows:
         counts = [style.plain(count) for count in table.parameters[row] if count]
-        cells = [style.lines(_cell(table.cell(row, column), style, notes)) for column in table.columns]
+        cells = [style.lines(_cell(table.cell(row, column), style, notes, table.digits)) for column in table.columns]
         lines.append([style.plain(row), style.lines(counts), *cells])
     return lines, notes
 
 
-def _cell(cell: Any, style: Style, notes: dict[str, int]) -> list[str]:
+def _cell(cell: Any, style: Style, notes: dict[str, int], digits: int) -> list[str]:
     """Ours, the paper's and the difference, where they are there."""
     lines = [MISSING if cell.planned else "-"]
     if cell.n:
         count = f" ({cell.n} of {cell.planned})" if cell.n < cell.planned else f" (n={cell.n})"
         whole_average = cell.column == AVERAGE and cell.n == cell.planned
-        lines = [style.marked(_score(cell.ours, cell.std), cell.place) + ("" if whole_average else count)]
+        lines = [style.marked(_score(cell.ours, cell.std, digits), cell.place) + ("" if whole_average else count)]
     if pd.notna(cell.paper):
         note = style.note.format(notes.setdefault(cell.note, len(notes) + 1)) if cell.note else ""
-        lines.append(style.marked(_score(cell.paper, cell.paper_std), cell.paper_place) + note)
+        lines.append(style.marked(_score(cell.paper, cell.paper_std, digits), cell.paper_place) + note)
     if pd.notna(cell.difference):
-        lines.append(f"{cell.difference:+.1f}")
+        lines.append(f"{cell.difference:+.{digits}f}")
     return lines
 
 
 def _below(table: Comparison, style: Style, notes: dict[str, int]) -> list[str]:
     legend = LEGEND.format(best=style.best.format("bold"), second=style.second.format("underlined"))
     numbered = [f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()]
-    return [legend, *numbered, *([style.plain(table.test)] if table.test else [])]
+    left_out = f"Runs of {', '.join(table.left_out)} belong to no row." if table.left_out else ""
+    return [legend, *numbered, *(style.plain(text) for text in (table.test, left_out) if text)]
 
 
-def _score(value: float, std: float) -> str:
-    return f"{value:.1f}" + (f" ± {std:.1f}" if pd.notna(std) else "")
+def _score(value: float, std: float, digits: int) -> str:
+    return f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if pd.notna(std) else "")
+
+
+def _written(lines: list[list[str]], format: str) -> str:
+    """Lines of escaped cells, the head first."""
+    if format == "text":
+        return _text(_rich(lines))
+    return {"markdown": _markdown, "latex": _latex}[format](lines)
 
 
 def _markdown(lines: list[list[str]]) -> str:
@@ -140,9 +174,8 @@ def _rich(lines: list[list[str]]) -> Table:
     return table
 
 
-def _text(tables: list[Table]) -> str:
-    """As a terminal of any width would show them, without colours."""
-    console = Console(file=io.StringIO(), width=400, color_system=None, markup=False)
-    for table in tables:
-        console.print(table)
+def _text(table: Table) -> str:
+    """As a terminal of any width would show it, without colours."""
+    console = Console(file=io.StringIO(), width=10_000, color_system=None, markup=False, emoji=False)
+    console.print(table)
     return console.file.getvalue()

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 console = Console(highlight=False)
 Item = TypeVar("Item")
 BLOCKS = " ▁▂▃▄▅▆▇█"
+NARROW = 100  # characters
 
 
 def started(id: str) -> None:
@@ -21,11 +24,23 @@ def started(id: str) -> None:
 
 
 def skipped(id: str, folder: Path) -> None:
-    console.print(f"{id}: finished already, see {folder}", soft_wrap=True)
+    said(f"{id}: finished already, see {folder}")
+
+
+def said(message: str) -> None:
+    """One line, whatever brackets stand in it."""
+    console.print(message, soft_wrap=True, markup=False)
 
 
 def failed(message: str) -> None:
     console.print(message, style="red", soft_wrap=True, markup=False)
+
+
+def first_line(error: str) -> str:
+    """Of what an error says, without its traceback: the type and the first line of the message."""
+    lines = error.strip().splitlines()
+    traceback = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=-1)
+    return next((line for line in lines[traceback + 1 :] if not line.startswith(" ")), lines[-1])
 
 
 def line(result: dict[str, Any]) -> None:
@@ -39,7 +54,7 @@ def line(result: dict[str, Any]) -> None:
         )
         scores = f"{metrics['primary']} {scores}"
     text = f"{result['id']}: {scores}; {_share(result['parameters'])}; {seconds:.0f} s"
-    console.print(text, soft_wrap=True)
+    said(text)
 
 
 def summary(result: dict[str, Any], folder: Path) -> None:
@@ -60,9 +75,9 @@ def summary(result: dict[str, Any], folder: Path) -> None:
         grid.add_row(kind, picture)
     cached = " (stage 1 was cached)" if result.get("stage1_cached") else ""
     grid.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()) + cached)
-    grid.add_row("result", str(folder / "result.json"))
+    grid.add_row("result", escape(str(folder / "result.json")))
     for note in result["notes"]:
-        grid.add_row("note", note)
+        grid.add_row("note", escape(note))
     console.print(grid, soft_wrap=True)
 
 
@@ -70,7 +85,7 @@ def facts(lines: list[tuple[str, str]]) -> None:
     """Names and what is to be said of them."""
     grid = Table.grid(padding=(0, 2))
     for name, text in lines:
-        grid.add_row(name, text)
+        grid.add_row(name, escape(text))
     console.print(grid, soft_wrap=True)
 
 
@@ -106,7 +121,7 @@ def overview(frame: pd.DataFrame) -> None:
     """A table of results.over_seeds; what is the same in every row stands in the title."""
     names = ["backbone", "task", "metric"]
     same = [name for name in names if frame[name].nunique() == 1]
-    narrow = console.width < 100  # the saved table has all columns
+    narrow = console.width < NARROW  # the saved table has all columns
     epochs = "the best epoch" if narrow else "the best and the last epoch"
     constants = [str(frame[name].iloc[0]) for name in same]
     title = ", ".join([f"mean ± standard deviation over seeds, in percent, at {epochs}", *constants])
@@ -117,11 +132,12 @@ def overview(frame: pd.DataFrame) -> None:
 
 def listing(frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> None:
     """A table of text cells; columns of `text` stand to the left, those of numbers to the right."""
-    table = Table(title=title)
+    tight = {"box": SIMPLE_HEAD, "padding": 0} if console.width < NARROW else {}
+    table = Table(title=escape(title), **tight)
     for column in frame.columns:
         # a long name is folded, a number never cut
         options = {"overflow": "fold"} if column in wrapped else {"no_wrap": True, "min_width": len(column)}
         table.add_column(column, justify="left" if column in text else "right", **options)
     for row in frame.itertuples(index=False):
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)

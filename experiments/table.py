@@ -75,7 +75,7 @@ def _save(text: str, caption: str, options: Options) -> None:
     path = Path(options.outputs) / "tables" / f"{options.experiment}.{render.SUFFIXES[options.format]}"
     with replacing(path) as file:
         file.write_text(head + text)
-    show.console.print(f"saved as {path}", soft_wrap=True)
+    show.said(f"saved as {path}")
 
 
 def _source(finished: pd.DataFrame, options: Options) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import statistics
 
 import made_up
+import pandas as pd
 import pytest
 from conftest import run_module
+from rich.console import Console
 
 from experiments import render, results
 from experiments.comparison import AVERAGE, compare, paired_test, published
+from experiments.config import UserError
 
 TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli", "mnli", "qqp")
 TABLE1 = "experiment=table1"
@@ -57,7 +61,7 @@ def test_averages_say_what_is_missing_and_compare_like_with_like(table1):
     others = [task for task in TASKS if task != "rte"]
     assert vera.ours == pytest.approx(statistics.mean(table.cell("vera", task).ours for task in others))
     assert vera.paper == pytest.approx(statistics.mean(table.cell("vera", task).paper for task in others))
-    assert lora.paper == pytest.approx(86.075)  # printed as 86.1
+    assert lora.paper == 86.1  # as printed; the mean is 86.075
     assert str(vera.place) == "<NA>"  # an average over other columns is not compared
     assert table.cell("vera", "rte").n == 0
 
@@ -133,7 +137,8 @@ def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
     assert {row: table.cell(row, "rte").ours for row in table.rows} == {
         f"T={t}": pytest.approx(50 * float(t)) for t in ("1", "0.95", "0.9", "0.8", "0.7")
     }
-    assert "81.9" in table.cell("T=1", AVERAGE).note
+    average = table.cell("T=1", AVERAGE)
+    assert "81.9" in average.note and average.paper == 82.0
 
 
 def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
@@ -154,6 +159,10 @@ def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
     cell = table.cell("lora", "e2e char_bleu4 (as bleu)")
     assert (cell.ours, cell.paper) == (pytest.approx(60), 53.7) and table.cell("lora", "dart rouge_l").paper == 42.92
     assert AVERAGE not in table.columns and "characters" in table.cell("lora", "e2e bleu").note
+    # two digits, as printed: with one, 35.94 and 35.92 would share a place
+    assert [table.cell(row, "e2e rouge_l").paper_place for row in ("full", "lora")] == [1, 2]
+    assert str(table.cell("lora_drop", "e2e rouge_l").paper_place) == "<NA>"
+    assert all(text in render.comparison(table, "markdown") for text in ("35.94", "35.92", "53.70"))
 
 
 def test_columns_of_several_metrics(tmp_path):
@@ -166,6 +175,55 @@ def test_columns_of_several_metrics(tmp_path):
     table = compare("prilora", frame(tmp_path, *narrowed))
     assert table.cell("lora", "stsb").ours == pytest.approx(85) and table.cell("lora", "stsb").paper == 91.6
     assert table.cell("adalora_1.27M", "stsb").n == 1 and table.cell("lora_rank_2", "stsb").n == 0
+
+
+def test_several_columns_of_a_task_count_as_one(tmp_path):
+    narrowed = ["experiment=prilora", "task=mnli,rte", "seed=0"]
+    for one in made_up.write(tmp_path, *narrowed, metrics=lambda config: [0.6]):
+        for epoch in (*one["metrics"]["epochs"], one["metrics"]["best"], one["metrics"]["last"]):
+            epoch |= {"accuracy_matched": 0.8, "accuracy_mismatched": 0.9}
+        results.write(tmp_path, one)
+    table = compare("prilora", frame(tmp_path, *narrowed))
+    average = table.cell("lora", AVERAGE)
+    assert average.ours == pytest.approx((85 + 60) / 2) and (average.n, average.planned) == (2, 8)
+    assert average.paper == pytest.approx(((90.65 + 90.69) / 2 + 85.2) / 2)
+    nothing = table.cell("pfeiffer_1.18M", AVERAGE)  # a row that is not run: the paper's own average, and no run is missing
+    assert (nothing.n, nothing.planned, nothing.paper) == (0, 0, 88.24)
+    assert table.cell("houlsby_1.22M", "rte").n == 1 and table.left_out == ()
+
+
+def test_a_run_belongs_to_the_row_that_says_most_of_it(tmp_path):
+    narrowed = ["experiment=prilora", "method=lora", "task=rte", "seed=0", "method.rank=2,8"]
+    made_up.write(tmp_path, *narrowed)
+    table = compare("prilora", frame(tmp_path, *narrowed))
+    named = [table.cell(row, "rte").runs for row in ("lora", "lora_rank_2")]
+    assert all(len(ids.split()) == 1 for ids in named) and named[0] != named[1]
+
+
+def test_settings_are_not_averaged_over(tmp_path):
+    narrowed = ["experiment=table1", "task=rte", "method=lora", "method.rank=4,8"]
+    with pytest.raises(UserError, match=r"the row lora has runs of rte that differ in more than the seed"):
+        compare("table1", frame(tmp_path, *narrowed))
+    other = ["experiment=table6", "task=rte", "seed=0", "method.threshold=0.85"]
+    made_up.write(tmp_path, *other)
+    table = compare("table6", frame(tmp_path, *other))
+    assert table.left_out == ("lora_drop",) and "belong to no row" in render.comparison(table, "text")
+
+
+def test_what_a_format_reads_as_its_own_is_escaped():
+    table = pd.DataFrame({"a|b": ["[bold]x[/]", "50 % of $_{i}"], "n": ["1", "2"]})
+    assert "a\\|b" in render.frame(table, "markdown") and "[bold]x[/]" in render.frame(table, "text")
+    latex = render.frame(table, "latex")
+    assert "50 \\% of \\$\\_\\{i\\}" in latex and "a\\textbar{}b" in latex
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_nothing_is_cut_in_a_terminal(table1, width):
+    console = Console(file=io.StringIO(), width=width)
+    for part in render.for_terminal(compare("table1", frame(table1[0])), width):
+        console.print(part, soft_wrap=isinstance(part, str))
+    shown = console.file.getvalue()
+    assert "…" not in shown and all(task in shown for task in (*TASKS, AVERAGE, "sparse_adapter"))
 
 
 @pytest.mark.parametrize("name", sorted(published()))
