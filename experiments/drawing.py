@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,7 @@ import pandas as pd
 
 LOOKS = [(dash, marker) for dash, marker in zip(["-", "--", ":", "-."] * 3, "os^Dvx*P<>h+", strict=True)]
 COLUMNS = 4  # of small panels
+MOST_TICKS = 16  # layers that are numbered
 DARK, LIGHT = "0.15", "0.65"
 
 
@@ -28,7 +30,7 @@ def importances(data: pd.DataFrame) -> Any:
             for bar, own in zip(bars, kept, strict=True):
                 if not own:
                     bar.set(facecolor="white", hatch="////")
-            axis.set(title=f"{kind}, {task} on {backbone}", xlabel="layer", xticks=mean.index)
+            axis.set(title=f"{kind}, {task} on {backbone}", xlabel="layer", xticks=_ticks(mean.index))
         line[0].set_ylabel("importance $y_i$")
     handles = [
         plt.Rectangle((0, 0), 1, 1, fc=color, ec="black", hatch=hatch) for color, hatch in (("0.35", ""), ("white", "////"))
@@ -44,7 +46,8 @@ def distribution(data: pd.DataFrame, module: int) -> Any:
     for axis in axes.flat[len(layers) :]:
         axis.set_axis_off()
     for axis, layer in zip(axes.flat, layers, strict=False):
-        for method, (dash, _), colour in zip(methods, LOOKS, (DARK, LIGHT), strict=False):
+        for i, (method, (dash, _)) in enumerate(zip(methods, LOOKS, strict=False)):
+            colour = _grey(i, len(methods))
             part = data[(data.layer == layer) & (data.method == method)]
             share = part.tokens / max(1, part.tokens.sum())
             edges = [*part.log10_from, part.log10_to.iloc[-1]]
@@ -73,7 +76,7 @@ def magnitudes(data: pd.DataFrame, lines: str) -> Any:
         for i, name in enumerate(names):
             part = data[(data.module_type == kind) & (data[lines] == name)]
             _line(axis, part.layer, part.magnitude, name, i, len(names))
-        axis.set(title=f"{kind} on {data.backbone.iloc[0]}", xlabel="layer", xticks=sorted(set(data.layer)))
+        axis.set(title=f"{kind} on {data.backbone.iloc[0]}", xlabel="layer", xticks=_ticks(data.layer))
     axes[0][0].set_ylabel("$g_i$ over the largest layer's")
     return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
 
@@ -137,15 +140,24 @@ def removal(data: pd.DataFrame) -> Any:
             _line(curve, groups.mean().index, groups.mean(), order, i, 3, groups.std())
         curve.set(title=f"{task} on {data.backbone.iloc[0]}", xlabel="layers without LoRA", ylabel="score, percent")
         alone = data[(data.task == task) & (data.order == "alone")]
-        whole = part[part.removed == 0].groupby("seed").loss.first()
-        added = alone.loss - alone.seed.map(whole)
-        rho = alone.importance.corr(added, method="spearman")
-        scatter.plot(alone.importance, added, "o", color=DARK, markersize=4)
+        rho = alone.importance.corr(alone.added, method="spearman")
+        scatter.plot(alone.importance, alone.added, "o", color=DARK, markersize=4)
         scatter.axhline(0, color=LIGHT, linewidth=0.7)
         scatter.set(
             xlabel="importance $y$ of the layer", ylabel="loss added without it", title=f"Spearman's $\\rho$ = {rho:.2f}"
         )
     return _with_legend(figure, axes[0][0])
+
+
+def _ticks(layers: Iterable[int]) -> list[int]:
+    """Every layer, or so many that their numbers do not run into each other."""
+    every = sorted(set(layers))
+    return every[:: -(-len(every) // MOST_TICKS)]
+
+
+def _grey(i: int, of: int) -> str:
+    """From black on, as far apart as they can be seen on white."""
+    return str(round(0.7 * i / max(1, of - 1), 2))
 
 
 def _panels(rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **options: Any) -> tuple[Any, np.ndarray]:
@@ -156,10 +168,18 @@ def _panels(rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **o
 
 def _line(axis: Any, x: Any, y: Any, label: Any, i: int, of: int, spread: pd.Series | None = None) -> None:
     dash, marker = LOOKS[i % len(LOOKS)]
-    grey = str(round(0.7 * i / max(1, of - 1), 2))
     error = None if spread is None else spread.fillna(0)
     axis.errorbar(
-        x, y, error, label=str(label), linestyle=dash, marker=marker, color=grey, markersize=4, linewidth=1.3, capsize=2
+        x,
+        y,
+        error,
+        label=str(label),
+        linestyle=dash,
+        marker=marker,
+        color=_grey(i, of),
+        markersize=4,
+        linewidth=1.3,
+        capsize=2,
     )
 
 

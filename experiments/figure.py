@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         figure.savefig(file, format=options.format, dpi=160, bbox_inches="tight")
     if missing:
         show.failed(f"{missing} of {len(frame)} runs are missing and not in the figure; to make them: {options.command}")
-    show.console.print(f"saved as {path}, its data as {path.with_suffix('.csv')}", soft_wrap=True)
+    show.said(f"saved as {path}, its data as {path.with_suffix('.csv')}")
     return 0
 
 

@@ -53,7 +53,12 @@ def value(run: Any, key: str) -> Any:
 
 
 def distribution(frame: pd.DataFrame, outputs: str, module: int) -> pd.DataFrame:
-    """Columns: backbone, task, method, seed, module_type, layer, log10_from, log10_to, tokens (in that bin), mean (g_i)."""
+    """Columns: backbone, task, method, seed, module_type, layer, log10_from, log10_to, tokens (in that bin), mean (g_i).
+
+    UserError: several runs of one method, whose outlines would lie over each other.
+    """
+    if frame[frame.status == results.FINISHED].method.duplicated().any():
+        raise UserError("one run of each method is shown; name one task, seed and setting, e.g. task=rte seed=0")
     rows = []
     for run in frame[frame.status == results.FINISHED].itertuples():
         found = analysis.distribution(run.id, outputs)
@@ -92,13 +97,15 @@ def agreement(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
 
 
 def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
-    """Spearman's rank correlation of y with that of the largest value of `key`, at the same seed. Columns: backbone, task,
-    seed, module_type, `key`, correlation."""
+    """Spearman's rank correlation of y with that of the largest planned value of `key`, at the same seed; where that one
+    is not finished, none. Columns: backbone, task, seed, module_type, `key`, correlation."""
     data = measured(frame, [key])
+    largest = max(value(run, key) for run in frame.itertuples())
     rows = []
     for where, part in data.groupby(["backbone", "task", "seed", "module_type"], sort=False):
         wide = part.pivot_table(index="layer", columns=key, values="importance")
-        rows += [(*where, x, wide[x].corr(wide[wide.columns.max()], method="spearman")) for x in wide.columns]
+        if largest in wide:
+            rows += [(*where, x, wide[x].corr(wide[largest], method="spearman")) for x in wide]
     return pd.DataFrame(rows, columns=["backbone", "task", "seed", "module_type", key, "correlation"])
 
 
@@ -114,17 +121,22 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
 
 
 def removal(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
-    """Columns: backbone, task, method, seed, order, permutation, removed (layers), loss, score (percent, the primary
-    metric); order "alone" has one layer at a time, its number as permutation and its y as `importance`."""
+    """Columns: backbone, task, method, seed, order, permutation, removed (layers), loss, added (to that with all layers),
+    score (percent, the primary metric); order "alone" has one layer at a time, its number as permutation and its y as
+    `importance`."""
     rows = []
     for run in show.progress(list(frame[frame.status == results.FINISHED].itertuples()), "removing layers"):
         found = analysis.removal(run.id, outputs)
         where = (run.backbone, run.task, run.method, run.seed)
         for layer, scores in found["alone"].items():
             y = found["importance"][layer]
-            rows.append((*where, "alone", int(layer), 1, scores["loss"], 100 * scores["score"], y))
+            rows.append((*where, "alone", int(layer), 1, *_shown(scores, found["whole"]), y))
         for order, lists in found["orders"].items():
             for i, steps in enumerate(lists):
-                rows += [(*where, order, i, n, s["loss"], 100 * s["score"], None) for n, s in enumerate(steps)]
-    names = ["backbone", "task", "method", "seed", "order", "permutation", "removed", "loss", "score", "importance"]
+                rows += [(*where, order, i, n, *_shown(s, found["whole"]), None) for n, s in enumerate(steps)]
+    names = ["backbone", "task", "method", "seed", "order", "permutation", "removed", "loss", "added", "score", "importance"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _shown(scores: dict[str, float], whole: dict[str, float]) -> tuple[float, float, float]:
+    return scores["loss"], scores["loss"] - whole["loss"], 100 * scores["score"]

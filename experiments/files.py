@@ -52,7 +52,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Does a process work in the folder?"""
+    """Does a process work in the folder? Not that we know, where it is another user's."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -60,6 +60,8 @@ def is_claimed(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # the lock cannot be opened: to look at results needs no right to write
+        return False
 
 
 def _umask() -> int:

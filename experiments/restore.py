@@ -42,7 +42,8 @@ def finished(id: str, outputs: str | Path, models: str | Path | None = None) -> 
     result = results.read(outputs, id)
     weights = results.run_folder(outputs, id) / WEIGHTS
     if result is None or result["status"] != results.FINISHED or not weights.exists():
-        raise FileNotFoundError(f"{weights.parent} holds no finished run with its weights")
+        again = "" if result is None else "; delete it and run again, with save_weights=true"
+        raise FileNotFoundError(f"{weights.parent} holds no finished run with its weights{again}")
     folders = {"models": models or os.environ.get("LORADROP_MODELS"), "data": os.environ.get("LORADROP_DATA")}
     paths = {"outputs": str(outputs), "cache": str(Path(outputs) / "cache")} | {k: v and str(v) for k, v in folders.items()}
     return as_config(result["config"], **paths), result

@@ -36,11 +36,16 @@ def read(outputs: str | Path, id: str) -> dict[str, Any] | None:
     """The result of a run, None where there is none. UserError: a file that is not one."""
     path = run_folder(outputs, id) / "result.json"
     try:
-        return json.loads(path.read_text())
+        result = json.loads(path.read_text())
+        needed = ("id", "config", *(("metrics", "parameters", "seconds") if result["status"] == FINISHED else ("error",)))
+        missing = [key for key in needed if key not in result]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        return result
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, or of something else
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it and run again") from error
 
 
 def write(outputs: str | Path, result: dict[str, Any]) -> None:
@@ -101,8 +106,11 @@ def times(outputs: str | Path) -> pd.DataFrame:
     """How long the finished runs of a folder took: backbone, task, method, seconds."""
     rows = []
     for path in sorted(Path(outputs, "runs").glob("*/result.json")):
-        result = json.loads(path.read_text())
-        if result["status"] == FINISHED:
+        try:
+            result = read(outputs, path.parent.name)
+        except UserError:
+            continue
+        if result and result["status"] == FINISHED:
             names = [result["config"][group]["name"] for group in ("backbone", "task", "method")]
             rows.append((*names, sum(result["seconds"].values())))
     return pd.DataFrame(rows, columns=["backbone", "task", "method", "seconds"])

@@ -58,10 +58,12 @@ def run(config: DictConfig, id: str) -> dict[str, Any]:
         make_logger = build("logger", config.logger, _partial_=True) if config.logger._target_ else None
         logger = make_logger and make_logger(RunInfo(id, folder, config))
         folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise UserError(f"{id}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a mistake in the config, a damaged file, a full GPU: no run of a sweep stops the others
+        expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
+        name = "" if expected else f"{type(error).__name__}: "
+        raise UserError(f"{id}: {name}{' '.join(str(error).split())}") from error
     if is_claimed(folder):
-        show.console.print(f"{id} is being run by another process: waiting for it")
+        show.said(f"{id} is being run by another process: waiting for it")
     with claimed(folder):
         result = results.read(config.paths.outputs, id)  # what the other one left
         if result is not None and result["status"] == results.FINISHED:

@@ -58,35 +58,29 @@ def _line(name: str, frame: pd.DataFrame, ids: dict[str, set[str]], times: pd.Da
 
 def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
     """Estimated for the runs that are not finished; "?" where none like them is."""
-    total, unknown = 0.0, 0
-    for run in runs.itertuples():
-        alike = times[(times.backbone == run.backbone) & (times.task == run.task)]
-        same = alike[alike.method == run.method]
-        seconds = (same if len(same) else alike).seconds.mean()
-        total, unknown = (total, unknown + 1) if pd.isna(seconds) else (total + seconds, unknown)
     if runs.empty:
         return "-"
+    alike = times.groupby(["backbone", "task"]).seconds.mean()
+    same = times.groupby(["backbone", "task", "method"]).seconds.mean()
+    seconds = pd.Series(
+        [same.get((run.backbone, run.task, run.method), alike.get((run.backbone, run.task))) for run in runs.itertuples()],
+        dtype=float,
+    )
+    total, unknown = seconds.sum(), int(seconds.isna().sum())
     known = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.0f} min"
     return known if not unknown else "?" if unknown == len(runs) else f"{known} and {unknown} of unknown length"
 
 
 def _details(frame: pd.DataFrame, ids: dict[str, set[str]], name: str) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
-        show.console.print(f"running: {run.id}", soft_wrap=True)
+        show.said(f"running: {run.id}")
     for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
-        show.failed(f"{run.status}: {run.id}: {first_line(run.result['error'])}")
+        show.failed(f"{run.status}: {run.id}: {show.first_line(run.result['error'])}")
     left = set(frame[frame.status != results.FINISHED].id)
     shared = {other: len(left & there) for other, there in ids.items() if other != name and left & there}
     if shared:
         counted = ", ".join(f"{other} ({count})" for other, count in sorted(shared.items(), key=lambda item: -item[1]))
-        show.console.print(f"unfinished runs that others need too: {counted}", soft_wrap=True)
-
-
-def first_line(error: str) -> str:
-    """Of what an error says, without its traceback: the type and the first line of the message."""
-    lines = error.strip().splitlines()
-    raised = max((i for i, line in enumerate(lines) if line.startswith("  ")), default=-1) + 1
-    return lines[min(raised, len(lines) - 1)]
+        show.said(f"unfinished runs that others need too: {counted}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Summary(Callback):
             show.overview(results.over_seeds(finished))
         unfinished = frame[frame.status != results.FINISHED]
         for run in unfinished.itertuples():
-            error = "see above" if run.result is None else run.result["error"].strip().splitlines()[-1]
+            error = "see above" if run.result is None else show.first_line(run.result["error"])
             show.failed(f"{run.status}: {run.id}: {error}")
         if len(unfinished):
             show.failed(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")

@@ -6,11 +6,13 @@ import json
 
 import made_up
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from scipy.stats import spearmanr
 
 from experiments import analysis, drawing, figure, figure_data, results
+from experiments.config import UserError
 from experiments.items import EXPERIMENTS
 
 SPECS = yaml.safe_load(figure.SPECS.read_text())
@@ -68,6 +70,33 @@ def test_convergence_is_towards_the_whole_training_set(tmp_path):
     data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
     data = data[data.module_type == "query"].set_index("method.sample_ratio").correlation
     assert data[1.0] == pytest.approx(1) and data[0.1] == pytest.approx(spearmanr(y[0.1], y[1.0]).statistic)
+
+
+def test_without_the_largest_sample_there_is_nothing_to_converge_to(tmp_path):
+    narrowed = ("experiment=sampling_stability", "task=rte", "seed=0,1")
+    made_up.write(tmp_path, *narrowed, leave=lambda c: (c["method"]["sample_ratio"], c["seed"]) == (1.0, 1))
+    data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
+    assert set(data.seed) == {0} and set(data["method.sample_ratio"]) == {0.05, 0.1, 0.2, 0.5, 1.0}
+
+
+def test_outlines_of_several_runs_are_not_mixed(tmp_path, monkeypatch):
+    narrowed = ("experiment=figure7", "seed=0,1")
+    made_up.write(tmp_path, *narrowed)
+    with pytest.raises(UserError, match="one run of each method"):
+        figure_data.distribution(load(tmp_path, *narrowed), str(tmp_path), 0)
+    found = {"log10_edges": [0, 1, 2], "counts": {"query": {"0": [1, 3]}}, "mean": {"query": {"0": 5.0}}}
+    monkeypatch.setattr(analysis, "distribution", lambda *_: found)
+    three = ("experiment=figure7", "method=lora,lora_drop,lora_drop_random")
+    made_up.write(tmp_path, *three)
+    drawn = drawing.distribution(figure_data.distribution(load(tmp_path, *three), str(tmp_path), 0), 0)
+    assert len(drawn.axes[0].patches) == 3
+
+
+@pytest.mark.parametrize(("layers", "ticks"), [(1, 1), (12, 12), (24, 12), (32, 16)])
+def test_the_numbers_of_many_layers_do_not_run_into_each_other(layers, ticks):
+    columns = {"backbone": "b", "task": "t", "seed": 0, "module_type": "query", "layer": range(layers)}
+    data = pd.DataFrame(columns | {"importance": 1 / layers, "kept": 1.0})
+    assert len(drawing.importances(data).axes[0].get_xticks()) == ticks
 
 
 def test_curves_are_means_over_seeds(tmp_path):

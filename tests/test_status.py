@@ -12,12 +12,12 @@ from conftest import run_module
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import index, jobs, results
+from experiments import files, index, jobs, results
 from experiments.comparison import published
 from experiments.config import CONF, run_id
 from experiments.files import claimed, is_claimed
 from experiments.items import EXPERIMENTS, FIELDS, item, names
-from experiments.status import first_line
+from experiments.show import first_line
 
 NARROWED = ("task=rte,mrpc", "seed=0")
 
@@ -69,6 +69,34 @@ def test_all_experiments_have_a_line(tmp_path):
 def test_the_first_line_of_an_error():
     text = "Traceback (most recent call last):\n  File x\n    raise\nValueError: what\nit says\n"
     assert first_line(text) == "ValueError: what" and first_line("alone") == "alone"
+    chained = f"{text}  and this\nand that\n\nDuring handling, another:\n\n{text.replace('what', 'why')}  see:\nend\n"
+    assert first_line(chained) == "ValueError: why"
+
+
+def test_a_file_that_is_no_result_is_named_and_hinders_nothing(half):
+    outputs, configs = half
+    contents = (b"", b"\xff\xfe", b"null", b"[]", b"{}", b'{"status": "finished"}')
+    for config, content in zip(configs, contents, strict=False):
+        (results.run_folder(outputs, config["id"]) / "result.json").write_bytes(content)
+    frame = results.load(["experiment=table7", *NARROWED], outputs)
+    assert frame.status.tolist()[:6] == [results.DAMAGED] * 6
+    shown = run_module("experiments.status", "table7", *NARROWED, outputs=outputs, COLUMNS="80")
+    assert shown.returncode == 0 and shown.stdout.count("is damaged") == 6 and results.times(outputs).empty
+
+
+def test_results_can_be_looked_at_without_the_right_to_write(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError("not yours")
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(files, "FileLock", refused)
+    assert not is_claimed(tmp_path)
+
+
+def test_the_status_fits_a_narrow_terminal(tmp_path):
+    shown = run_module("experiments.status", "all", outputs=tmp_path, COLUMNS="80").stdout
+    assert "…" not in shown and "left" in shown and "learning_rate_sensitivity" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_a_folder_is_one_process_at_a_time(tmp_path):
