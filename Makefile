@@ -49,13 +49,14 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2
 
-lint: $(STAMP) ## style
+lint: $(STAMP) ## style, and the types of what `import loradrop` offers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP) ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches; results in outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info

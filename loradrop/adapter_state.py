@@ -96,7 +96,7 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
         base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
     )
     config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, module in modules.items():
         state |= {f"{name}.lora_A.weight": module.lora_A, f"{name}.lora_B.weight": module.lora_B}
     for head in heads:

@@ -82,7 +82,11 @@ class Importance:
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: everything but the squared norms of single tokens."""
-        parts = {"values": self.values, "normalized": self.normalized, "parameters": self.parameters}
+        parts: dict[str, Mapping[str, Mapping[int, float]]] = {
+            "values": self.values,
+            "normalized": self.normalized,
+            "parameters": self.parameters,
+        }
         by_text = {
             key: {kind: {str(layer): value for layer, value in layers.items()} for kind, layers in part.items()}
             for key, part in parts.items()

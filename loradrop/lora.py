@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        self.base = base.requires_grad_(False)
+        self.base: Any = base.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
         self.dropout = nn.Dropout(dropout)
         self.lora_A, self.lora_B = matrices or fresh_matrices(base, rank)
@@ -84,13 +85,13 @@ class LoRALinear(nn.Module):
         return f"rank={self.rank}, alpha={self.alpha}"
 
 
-def fresh_matrices(base: nn.Module, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+def fresh_matrices(base: Any, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """A (r, d_in), Kaiming-uniform, and B (d_out, r), zero. ValueError: a rank that the module's width does not allow."""
     d_in, d_out = base.in_features, base.out_features
     if not 1 <= rank <= min(d_in, d_out):
         raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")
     # float32 whatever the base's type: updates of a bf16 or 4-bit model would be lost to rounding
-    options = {"dtype": torch.float32, "device": base.weight.device}
+    options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
     A, B = nn.Parameter(torch.empty(rank, d_in, **options)), nn.Parameter(torch.zeros(d_out, rank, **options))
     nn.init.kaiming_uniform_(A, a=math.sqrt(5))
     return A, B

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,9 +21,10 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     layers = peft_layers(model)
     if layers:
         adapter = adapter_name(layers.values(), adapter)
-        if not hasattr(model, "merge_and_unload"):
+        peft: Any = model
+        if not hasattr(peft, "merge_and_unload"):
             raise ValueError("a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload")
-        return model.merge_and_unload(adapter_names=[adapter])
+        return peft.merge_and_unload(adapter_names=[adapter])
     modules = lora_modules(model)
     if not modules:
         raise ValueError("the model holds no LoRA to merge")

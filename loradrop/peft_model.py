@@ -155,7 +155,7 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
     A layer without any adapter left becomes its base module again.
     """
     for name in names:
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         # not delete_adapter, which would make another adapter of this layer active
         for part in (*layer.adapter_layer_names, *layer.other_param_names):
             container = getattr(layer, part)
@@ -173,7 +173,7 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
 
 def base_prefix(model: nn.Module) -> str:
     """What stands in front of the base model's own names of its modules, `base_model.model.` for a PeftModel."""
-    base = next((module for module in model.modules() if isinstance(getattr(module, "peft_config", None), dict)), model)
+    base: Any = next((m for m in model.modules() if isinstance(getattr(m, "peft_config", None), dict)), model)
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
     return next((f"{name}." if name else "" for name, module in model.named_modules() if module is base), "")
 

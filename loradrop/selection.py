@@ -22,8 +22,11 @@ Key = tuple[str, int]  # module type, layer
 class Measured(Protocol):
     """What is read of an importance.Importance."""
 
-    values: Mapping[str, Mapping[int, float]]
-    parameters: Mapping[str, Mapping[int, int]]
+    @property
+    def values(self) -> Mapping[str, Mapping[int, float]]: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Mapping[int, int]]: ...
 
     @property
     def normalized(self) -> Mapping[str, Mapping[int, float]]: ...
@@ -106,7 +109,7 @@ def select(
             count = _reach(group, ranked, threshold)
         elif budget is not None:
             count = _afford(importance, ranked, budget, share)
-        elif k <= len(ranked):
+        elif k is not None and k <= len(ranked):
             count = k
         else:
             raise ValueError(f"k must not exceed the {len(ranked)} layers there are, got {k}")

@@ -7,12 +7,13 @@ have one shared LoRA each (Appendix A.1).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import find_sites, remove_lora
+from loradrop.lora import Site, find_sites, remove_lora
 from loradrop.peft_model import LoRA, PeftLoRA, adapted_sites, remove_adapter
 from loradrop.selection import Key, Plan
 
@@ -69,15 +70,15 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> Plan:
     without = {} if shared else _without_lora(model, sites)
     sizes = present | without
     others = {key for keys in shared for key in keys} or set(without)
-    split = [
+    kept, rest = (
         {kind: tuple(sorted(i for k, i in sizes if k == kind and ((k, i) in others) == other)) for kind in kinds}
         for other in (False, True)
-    ]
+    )
     own = sum(size for key, size in present.items() if key not in others)
-    return Plan(*split, not without, sum(sizes.values()), own + sum(present[keys[0]] for keys in shared))
+    return Plan(kept, rest, not without, sum(sizes.values()), own + sum(present[keys[0]] for keys in shared))
 
 
-def _without_lora(model: nn.Module, sites: Mapping) -> dict[Key, int]:
+def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, int]:
     """Linear modules of the types that hold LoRA elsewhere: what plain LoRA would have there."""
     ranks = {site.module_type: lora.rank for site, lora in sites.items()}
     ends = {_end(site.name): site.module_type for site in sites}
@@ -85,7 +86,7 @@ def _without_lora(model: nn.Module, sites: Mapping) -> dict[Key, int]:
     for site in find_sites(model, "all-linear"):
         kind = ends.get(_end(site.name))
         if kind is not None:
-            module = model.get_submodule(site.name)
+            module: Any = model.get_submodule(site.name)
             found[kind, site.layer] = ranks[kind] * (module.in_features + module.out_features)
     return {key: size for key, size in found.items() if key not in {(s.module_type, s.layer) for s in sites}}
 
