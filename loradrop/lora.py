@@ -30,6 +30,9 @@ class LoRALinear(nn.Module):
     `matrices` (A, B), where given, are used as they are instead of fresh ones: a method's own, or shared with other modules.
     """
 
+    # of a module that uses another's A and B: what transformers' save_pretrained, which refuses shared tensors, leaves out
+    _tied_weights_keys: dict[str, str] | None = None
+
     def __init__(
         self,
         base: nn.Module,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import Site, find_sites, remove_lora
+from loradrop.lora import LoRALinear, Site, find_sites, remove_lora
 from loradrop.peft_model import LoRA, PeftLoRA, adapted_sites, remove_adapter
 from loradrop.selection import Key, Plan
 
@@ -118,6 +118,9 @@ def _tie(kind: str, loras: Sequence[LoRA], initial: str) -> None:
                 tensors[0].copy_(torch.stack(list(tensors)).mean(0))
         for lora in loras[1:]:
             setattr(lora, matrix, getattr(first, matrix))
+    for lora in loras[1:]:
+        if isinstance(lora, LoRALinear):
+            lora._tied_weights_keys = {"lora_A": "lora_A", "lora_B": "lora_B"}
 
 
 def _difference(planned: set[Key], present: set[Key]) -> str:

@@ -163,12 +163,12 @@ def test_on_a_sample_first_and_then_on_everything(tmp_path):
     assert all(value.ne(0).any() for value in values(model).values())
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_an_interrupted_training_goes_on_with_the_plan(share, tmp_path):
+@pytest.mark.parametrize(("make", "share"), [(ours, True), (theirs, True), (theirs, False)])
+def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
     def trainer(folder, **settings):
         callback = loradrop.LoRADropCallback(DataLoader(rows(), BATCH), epochs=1, k=1, share=share)
         options = arguments(folder, save_strategy="epoch", num_train_epochs=3, **settings)
-        return Ordered(theirs(), options, train_dataset=rows(), callbacks=[callback])
+        return Ordered(make(), options, train_dataset=rows(), callbacks=[callback])
 
     whole = trainer(tmp_path / "whole")
     whole.train()

@@ -1,0 +1,74 @@
+"""What `import loradrop` costs and offers, and what a measurement shows of itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, build, clean_environment, train_b
+
+import loradrop
+
+CODE = """
+import sys, time
+import torch, transformers
+began, before = time.process_time(), set(sys.modules)
+import loradrop
+loradrop.add_lora, loradrop.measure, loradrop.select, loradrop.share, loradrop.merge
+loradrop.save_pretrained, loradrop.from_pretrained, loradrop.load_loralib
+seconds = time.process_time() - began
+print(seconds, *sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+"""
+
+
+def fresh(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=clean_environment())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_import_is_quick_and_brings_nothing_of_the_reproduction():
+    seconds, *modules = fresh(CODE).split()
+    heavy = {"hydra", "omegaconf", "wandb", "pytorch_lightning", "lightning", "peft", "pandas", "matplotlib", "datasets"}
+    assert not heavy & set(modules)
+    assert float(seconds) < 0.3
+
+
+def test_torch_comes_with_what_needs_it():
+    assert fresh("import sys, loradrop; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in loradrop.__all__:
+        assert getattr(loradrop, name).__doc__, name
+    assert (ROOT / "loradrop" / "py.typed").exists()
+    with pytest.raises(AttributeError, match="module 'loradrop' has no attribute 'mesure'"):
+        _ = loradrop.mesure
+
+
+def test_an_importance_as_a_frame_and_as_a_figure(batch, tmp_path):
+    model = build("llama")
+    loradrop.add_lora(model, rank=4)
+    train_b(model)
+    importance = loradrop.measure(model, [batch])
+    frame = importance.to_frame()
+    assert list(frame.columns) == ["module_type", "layer", "squared_norm", "importance", "parameters"]
+    assert frame.groupby("module_type")["importance"].sum().tolist() == pytest.approx([1, 1])
+    row = frame.set_index(["module_type", "layer"]).loc[("v_proj", 1)]
+    assert row["squared_norm"] == importance.values["v_proj"][1] and row["parameters"] == 4 * (32 + 16)
+    figure = importance.plot()
+    bars = {box.get_label(): [bar.get_height() for bar in box] for box in figure.axes[0].containers}
+    assert bars == {kind: list(layers.values()) for kind, layers in importance.normalized.items()}
+    figure.savefig(tmp_path / "importance.png")
+    assert (tmp_path / "importance.png").stat().st_size > 1000
+
+
+def test_a_plan_reads_and_is_kept(batch, tmp_path):
+    model = build()
+    loradrop.add_lora(model, rank=4)
+    train_b(model)
+    plan = loradrop.select(loradrop.measure(model, [batch]), budget=0.7)
+    plan.save(tmp_path / "plan.json")
+    assert loradrop.Plan.load(tmp_path / "plan.json") == plan
+    assert f"{plan.parameters:,} of LoRA's {plan.lora_parameters:,} parameters" in str(plan)
