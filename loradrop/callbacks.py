@@ -83,12 +83,14 @@ class Dropper:
         self.plan = plan
         share(model, plan, adapter=self.adapter)
 
-    def is_due(self, steps: int | None = None, epochs: float | None = None) -> bool:
-        """Is it time, so many steps or epochs having been trained?"""
-        reached = (self.steps is not None and steps is not None and steps >= self.steps) or (
-            self.epochs is not None and epochs is not None and epochs >= self.epochs
+    def is_due(self, steps: int = 0, epochs: float = 0, ended: bool = False) -> bool:
+        """Is it time, so many steps or epochs having been trained? Only once."""
+        reached = (
+            self.steps is not None and steps >= self.steps,
+            self.epochs is not None and epochs >= self.epochs,
+            self.at_end and ended,
         )
-        return self.plan is None and reached
+        return self.plan is None and any(reached)
 
     def carry_out(self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None) -> None:
         """Measure, select, share; the optimisers forget what is no longer there."""

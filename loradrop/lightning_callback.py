@@ -44,7 +44,7 @@ class LightningLoRADrop(Dropper, pl.Callback):
             self._now(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.at_end:
+        if self.is_due(ended=True):
             self._now(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,12 +36,12 @@ class LoRADropCallback(Dropper, TrainerCallback):
             self._now(args, kwargs)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # an epoch's end has rounding errors in it: 2.9999 of 3
-        if self.is_due(epochs=round(state.epoch or 0)):
+        # counted in steps, an epoch's end has rounding errors: 2.9999999 of 3
+        if self.is_due(epochs=(state.epoch or 0) + 1e-6):
             self._now(args, kwargs)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.at_end:
+        if self.is_due(ended=True):
             self._now(args, kwargs)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
