@@ -15,7 +15,7 @@ STUDIES := prilora prilora_ablations $(filter-out figure%,$(DRAWN))
 mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experiment/$@.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-nlg tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
+.PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 	$(RUN).run experiment=$@ $(mini) $(ARGS)
 	$(if $(filter figure%,$@),,$(RUN).table $@ $(mini) $(ARGS))
 	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
+
+docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
+	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance loradrop.selection loradrop.sharing loradrop.sampling loradrop.interchange loradrop.loralib loradrop.merging loradrop.callbacks loradrop.trainer_callback loradrop.lightning_callback
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, build, train_b
+from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainingArguments, default_data_collator
 
+import loradrop
 from experiments.config import check
 from experiments.items import names
 from experiments.jobs import as_config, planned
@@ -73,6 +79,30 @@ def test_every_path_resolves(page):
     for code in re.findall(r"`([^`\s<>*{}]+/[^`\s<>*{}]*)`", text):
         if code.split("/")[0] in TOP and code.split("/")[0] != "outputs":
             assert (ROOT / code).exists(), code
+
+
+def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "loradrop" / "docs" / "guide.md").read_text(), re.DOTALL)
+    draw = random.Random(0)
+    rows = [{"input_ids": [draw.randrange(3, 60) for _ in range(8)], "labels": i % 2} for i in range(40)]
+    names = {"model": build(), "train": Dataset.from_list(rows), "collate": default_data_collator}
+    names["arguments"] = TrainingArguments("out", num_train_epochs=2, use_cpu=True, report_to=[], save_strategy="no")
+    exec(code, names)
+    assert names["drop"].plan == loradrop.plan_of(names["model"])
+    inputs = {"input_ids": torch.tensor([row["input_ids"] for row in rows[:4]])}
+    loaded = PeftModel.from_pretrained(build(), "adapter").eval()
+    assert torch.equal(loaded(**inputs).logits, names["model"].eval()(**inputs).logits)
+
+
+def test_docstrings_render_to_pages(tmp_path):
+    (command,) = re.findall(r"^\t\$\(BIN\)/pdoc (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    words = [str(tmp_path) if word == "outputs/docs" else word for word in shlex.split(command)]
+    done = subprocess.run([sys.executable, "-m", "pdoc", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "loradrop.html").read_text()
+    assert "from a PEFT script" in page and "When LoRA-drop helps" in page
+    assert "mean squared norm" in (tmp_path / "loradrop" / "importance.html").read_text()
 
 
 def test_the_code_in_the_readme_runs(batch):
