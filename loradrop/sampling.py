@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 
-def stratified_sample(strata: Sequence[Hashable], ratio: float, seed: int) -> list[int]:
+def stratified_sample(strata: Sequence[Hashable], ratio: float, seed: int = 0) -> list[int]:
     """Indices, ascending, of a sample: from each stratum its share of round(ratio * n) examples, and at least one.
 
     `strata` holds the stratum of each example (its class, say). The same seed gives the same sample. ValueError: no

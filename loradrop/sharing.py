@@ -26,7 +26,9 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
     `model`: one that add_lora has adapted, or a PEFT model, whose `adapter` is meant (None: the active one); its config's
     target modules follow a plan without sharing, so that PEFT saves and loads what is left. `initial` value of a shared
     LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of their A's and of their B's. Make optimisers and
-    wrap the model (DistributedDataParallel) afterwards. A plan that has been carried out already changes nothing.
+    wrap the model (DistributedDataParallel) afterwards; save a model whose adapters transformers has added
+    (model.add_adapter) by interchange.save_pretrained, for its own refuses shared tensors. A plan that has been carried out
+    already changes nothing, and one that is refused leaves the model as it was.
     ValueError: a plan for other module types or layers than the model's, LoRAs of different shapes, types or devices to
     share, a wrapped or merged model, what PEFT's layers cannot do (peft_model.adapted_sites). TypeError: not a module.
     """
@@ -46,7 +48,9 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
     groups = {kind: [sites[kind, layer] for layer in layers] for kind, layers in plan.others.items() if layers}
     if plan.share:
         for kind, group in groups.items():
-            _tie(kind, [lora for _, lora in group], initial)
+            _check_alike(kind, [lora for _, lora in group])
+        for group in groups.values():
+            _tie([lora for _, lora in group], initial)
     else:
         _remove(model, [one for group in groups.values() for one in group])
 
@@ -104,21 +108,25 @@ def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:
         remove_lora(model, [name for name, _ in found])
 
 
-def _tie(kind: str, loras: Sequence[LoRA], initial: str) -> None:
-    first = loras[0]
-    for matrix in ("lora_A", "lora_B"):
-        tensors = [getattr(lora, matrix) for lora in loras]
+def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
+    """ValueError where LoRAs cannot use the same A and B."""
+    for tensors in ([lora.lora_A for lora in loras], [lora.lora_B for lora in loras]):
         if len({tensor.shape for tensor in tensors}) > 1:
             raise ValueError(f"{kind}: LoRAs of different shapes cannot be shared: {[tuple(t.shape) for t in tensors]}")
         places = {f"{tensor.dtype} on {tensor.device}" for tensor in tensors}
         if len(places) > 1:
             raise ValueError(f"{kind}: LoRAs of different types or devices cannot be shared: {', '.join(sorted(places))}")
-        if initial == "mean":
-            with torch.no_grad():
-                tensors[0].copy_(torch.stack(list(tensors)).mean(0))
-        for lora in loras[1:]:
-            setattr(lora, matrix, getattr(first, matrix))
+
+
+def _tie(loras: Sequence[LoRA], initial: str) -> None:
+    """Make all of them use the first one's A and B."""
+    first = loras[0]
+    if initial == "mean":
+        with torch.no_grad():
+            first.lora_A.copy_(torch.stack([lora.lora_A for lora in loras]).mean(0))
+            first.lora_B.copy_(torch.stack([lora.lora_B for lora in loras]).mean(0))
     for lora in loras[1:]:
+        lora.lora_A, lora.lora_B = first.lora_A, first.lora_B
         if isinstance(lora, LoRALinear):
             lora._tied_weights_keys = {"lora_A": "lora_A", "lora_B": "lora_B"}
 

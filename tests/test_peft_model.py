@@ -261,6 +261,10 @@ def test_errors_are_single_messages(batch):
         measure(model, [{k: v for k, v in batch.items() if k != "labels"}], "target_tokens")
     with pytest.raises(ValueError, match="the plan does not fit the model: only in the plan: query 3"):
         share(model, Plan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1))
+    ranks = wrapped(rank_pattern={"layer.2.attention.self.value": 2})
+    with pytest.raises(ValueError, match=r"value: LoRAs of different shapes cannot be shared: \[\(4, 32\), \(2, 32\)\]"):
+        share(ranks, plan_for(ranks, (0,)))
+    assert len(plan_of(ranks).kept["query"]) == 3  # nothing is shared by halves
     with model.disable_adapter(), pytest.raises(ValueError, match="the model's adapters are disabled"):
         measure(model, [batch])
     model.base_model.set_adapter([])
