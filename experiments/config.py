@@ -29,7 +29,7 @@ ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 SUPPLIED = "run"  # an argument that the runner hands over, no key of a YAML
 # what cannot change a number
-NOT_IN_HASH = ("paths", "logger", "save_weights")
+NOT_IN_HASH = ("paths", "logger", "save_weights", "wait")
 NOT_IN_TRAINER_HASH = ("progress_bar", "num_workers", "checkpoint_minutes")
 
 
@@ -69,6 +69,7 @@ class Run:
     paths: Paths = field(default_factory=Paths)
     seed: int = MISSING
     save_weights: bool = MISSING
+    wait: bool = MISSING
 
 
 ConfigStore.instance().store(name="schema", node=Run)

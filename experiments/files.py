@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
+GLANCE = 0.1  # seconds: longer than others take to see whether a folder is claimed
 
 
 def check_writable(folder: Path) -> None:
@@ -41,14 +42,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """The folder is this process's own for as long as the block lasts; waits for another one that works in it.
+def claimed(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """The folder is this process's own for as long as the block lasts; False where it is not, and `wait` is not asked for.
 
     The operating system gives the folder back when a process ends, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCK):
-        yield
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=-1 if wait else GLANCE)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def is_claimed(folder: Path) -> bool:
@@ -56,7 +65,7 @@ def is_claimed(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         return False
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(folder / LOCK, timeout=GLANCE):
             return False
     except Timeout:
         return True

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, UserError, run_id
-from experiments.run import run
+from experiments.execution import run
 
 CASES = {
     "unknown key": (["method.treshold=0.5"], "treshold"),

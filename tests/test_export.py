@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import loradrop
 from experiments.command import guarded
 from experiments.config import UserError, run_id
+from experiments.execution import run
 from experiments.export import export, main
 from experiments.restore import restore
-from experiments.run import run
 from loradrop.backbones import ASSETS
 
 TEXTS = ["the old song is wonderful .", "a boring film"]

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from experiments import show
 from experiments.config import CONF, UserError, run_id
+from experiments.execution import run
 from experiments.restore import restore
-from experiments.run import run
 from experiments.score import scores
 from experiments.setup import Setup
 from loradrop import modules

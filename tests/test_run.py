@@ -15,6 +15,8 @@ from conftest import ROOT, clean_environment, run_module
 from safetensors.torch import load_file
 
 import experiments.results
+from experiments.files import claimed
+from experiments.jobs import planned
 
 SMALL = (
     "trainer.num_threads=1",
@@ -260,17 +262,34 @@ def test_a_run_without_epochs_only_measures(tmp_path):
     assert nothing.returncode == 1 and "method lora measures nothing" in nothing.stderr
 
 
+def started(outputs: Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "experiments.run", *overrides, f"paths.outputs={outputs}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=clean_environment(), **pipes)
+
+
 def test_two_processes_do_not_make_the_same_run_twice(tmp_path):
-    command = [sys.executable, "-m", "experiments.run", *SMALL, "method=lora", f"paths.outputs={tmp_path}"]
-    both = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    both = [started(tmp_path, *SMALL, "method=lora") for _ in range(2)]
     printed = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sum("waiting for it" in text or "finished already" in text for text in printed) == 1, printed
+    seconds = [next(line for line in text.splitlines() if line.startswith("seconds ")) for text in printed]
+    assert seconds[0] == seconds[1]  # to the millisecond: of one run
+
+
+def test_processes_share_the_runs_of_a_sweep_out(tmp_path):
+    sweep = ("-m", *SMALL, "method=lora", "seed=0,1")
+    first, second = (config["id"] for config in planned(sweep[1:]))
+    with claimed(tmp_path / "runs" / first):  # as another process would
+        done = run_module("experiments.run", *sweep, "wait=false", outputs=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"{first} is left to" in done.stdout and f"{second}: accuracy" in done.stdout
+        assert "1 of 2 runs are being carried out by other processes" in done.stdout
+        waiting = started(tmp_path, *sweep)
+        printed = next(line for line in waiting.stdout if "waiting for it" in line)
+        assert printed.startswith(first)
+    text, errors = waiting.communicate()  # the other process gave it back unfinished
+    assert waiting.returncode == 0, errors
+    assert f"{first} ──" in text and set(results(tmp_path)) == {"lora-s0", "lora-s1"}
 
 
 def test_a_table_without_runs_says_how_to_make_them(tmp_path):

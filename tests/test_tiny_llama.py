@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from experiments.config import CONF, build, run_id
-from experiments.run import run
+from experiments.execution import run
 from experiments.score import export, predictions
 from experiments.tiny_llama.corpus import Corpus
 from experiments.tiny_llama.pretrain import guess

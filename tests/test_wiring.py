@@ -7,8 +7,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.config import CONF, run_id
+from experiments.execution import run
 from experiments.restore import restore
-from experiments.run import run
 from experiments.setup import Setup
 from experiments.stages import RunProbe, describe, fit
 from loradrop.methods.base import Method
