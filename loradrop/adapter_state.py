@@ -43,6 +43,8 @@ def attach(
     modules = dict(model.named_modules())
     for name, (A, B) in matrices.items():
         base = modules.get(name)
+        if type(base).__name__ == "Conv1D":
+            raise ValueError(f"{name} is a Conv1D, which only PEFT adapts: as_peft=True")
         if base is None or not hasattr(base, "in_features"):
             raise ValueError(f"the adapter does not fit the model: it has no linear module {name}")
         if (A.shape[1], *B.shape) != (base.in_features, base.out_features, A.shape[0]):

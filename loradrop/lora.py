@@ -94,7 +94,9 @@ def fresh_matrices(base: Any, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     if not 1 <= rank <= min(d_in, d_out):
         raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")
     # float32 whatever the base's type: updates of a bf16 or 4-bit model would be lost to rounding
-    options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
+    # GPTQ and its like have no `weight` but buffers of other names
+    device = (base.weight if hasattr(base, "weight") else next(base.buffers())).device
+    options: dict[str, Any] = {"dtype": torch.float32, "device": device}
     A, B = nn.Parameter(torch.empty(rank, d_in, **options)), nn.Parameter(torch.zeros(d_out, rank, **options))
     nn.init.kaiming_uniform_(A, a=math.sqrt(5))
     return A, B
@@ -121,12 +123,15 @@ def add_lora(
     `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `targets` are
     suffixes of module names (`query`, `attention.output.dense`), or `all-linear` for every linear module of the layers; None
     takes query and value of the model's family. Modules outside the stack of layers (heads, poolers) are taken only where
-    none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit;
-    the message lists the linear modules.
+    none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit, whose
+    message lists the linear modules, or LoRA that is there already; the model is then as it was.
     """
 
     def wrapped(site: Site, base: nn.Module) -> LoRALinear:
-        return LoRALinear(base, rank if isinstance(rank, int) else rank[site.layer], alpha, dropout)
+        own = rank if isinstance(rank, int) else rank.get(site.layer)
+        if own is None:
+            raise ValueError(f"rank: layer {site.layer} ({site.name}) has none")
+        return LoRALinear(base, own, alpha, dropout)
 
     return wrap(model, targets, wrapped)
 
@@ -135,17 +140,22 @@ def wrap(model: nn.Module, targets: Iterable[str] | None, wrapped: Callable[[Sit
     """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
+    if any(hasattr(module, "lora_A") for module in model.modules()):
+        raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
     sites = find_sites(model, targets)
+    modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]  # all, before anything is replaced
     model.requires_grad_(False)
-    for site in sites:
-        set_module(model, site.name, wrapped(site, model.get_submodule(site.name)))
+    for site, module in zip(sites, modules, strict=True):
+        set_module(model, site.name, module)
     return sites
 
 
 def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
-    """Put the frozen base modules back at the named sites (all if None), in place."""
+    """Put the frozen base modules back at the named sites (all if None), in place. ValueError: a site without LoRA."""
     adapted = lora_modules(model)
     for name in list(adapted) if names is None else names:
+        if name not in adapted:
+            raise ValueError(f"there is no LoRA of add_lora at {name}")
         set_module(model, name, adapted[name].base)
 
 
@@ -157,7 +167,7 @@ def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
 def lora_sites(model: nn.Module) -> dict[Site, LoRALinear]:
     """All LoRALinear modules by site, in the model's order."""
     adapted = lora_modules(model)
-    return dict(zip(sites_of(list(adapted)), adapted.values(), strict=True))
+    return dict(zip(sites_of(model, list(adapted)), adapted.values(), strict=True))
 
 
 def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[Site]:
@@ -167,17 +177,24 @@ def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[S
         found = (pair for pair in DEFAULT_TARGETS if all(any(_ends(n, t) for n in linear) for t in pair))
         targets = next(found, None)
         if targets is None:
-            raise ValueError(f"no default targets for {type(model).__name__}; name them (targets). {_listing(linear)}")
+            raise ValueError(
+                f"no default targets for {type(model).__name__}; name them (targets). {_listing(model, linear)}"
+            )
     targets = [targets] if isinstance(targets, str) else list(targets)
+    stack = [name for name in linear if _stack_number(model, name) is not None]
     if targets == [ALL_LINEAR]:
-        return sites_of([name for name in linear if _in_stack(name)])
+        if not stack:
+            raise ValueError(f"targets: no layer has a linear module. {_listing(model, linear)}")
+        return sites_of(model, stack)
     if not targets:
-        raise ValueError(f"targets: none are named. {_listing(linear)}")
+        raise ValueError(f"targets: none are named. {_listing(model, linear)}")
     for target in targets:
         if not any(_ends(name, target) for name in linear):
-            raise ValueError(f"targets: no linear module's name ends in '{target}'. {_listing(linear)}")
+            other = next((type(module).__name__ for name, module in model.named_modules() if _ends(name, target)), None)
+            what = f" ('{target}' is a {other})" if other else ""
+            raise ValueError(f"targets: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}")
     names = [name for name in linear if any(_ends(name, target) for target in targets)]
-    return sites_of([name for name in names if _in_stack(name)] or names)
+    return sites_of(model, [name for name in names if name in stack] or names)
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -194,30 +211,47 @@ def _ends(name: str, suffix: str) -> bool:
     return name == suffix or name.endswith("." + suffix)
 
 
-def _listing(linear: Iterable[str]) -> str:
+def _listing(model: nn.Module, linear: Iterable[str]) -> str:
     """The linear modules there are, layers folded together."""
-    kinds = dict.fromkeys(_split(name)[0] for name in linear)
+    kinds = dict.fromkeys(split_name(model, name)[0] for name in linear)
     return "Linear modules: " + (", ".join(kinds) or "none")
 
 
-def _split(name: str) -> tuple[str, int]:
+def split_name(model: nn.Module, name: str) -> tuple[str, int]:
     """(name with the layer index replaced by *, layer index); a module outside the stack of layers is layer 0."""
-    parts = name.split(".")
-    position = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    position = _stack_number(model, name)
     if position is None:
         return name, 0
-    return ".".join("*" if i == position else part for i, part in enumerate(parts)), int(parts[position])
+    parts = name.split(".")
+    return ".".join([*parts[:position], "*", *parts[position + 1 :]]), int(parts[position])
 
 
-def _in_stack(name: str) -> bool:
-    return any(part.isdigit() for part in name.split("."))
+def _stack_number(model: nn.Module, name: str) -> int | None:
+    """Which part of a module's name is its layer's number: the first that counts modules of one kind.
+
+    Not the 0 of a pipeline of unlike modules (nn.Sequential), in which sentence-transformers puts its encoder.
+    """
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if part.isdigit():
+            container = model.get_submodule(".".join(parts[:position]))
+            kinds = [type(_unwrapped(module)) for module in container.children()]
+            if isinstance(container, nn.ModuleList) or kinds.count(type(_unwrapped(container.get_submodule(part)))) > 1:
+                return position
+    return None
 
 
-def sites_of(names: list[str]) -> list[Site]:
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """What LoRA is around, ours or PEFT's."""
+    return module.base if isinstance(module, LoRALinear) else getattr(module, "base_layer", module)
+
+
+def sites_of(model: nn.Module, names: list[str]) -> list[Site]:
     """Sites with the shortest module types that tell the kinds of modules apart (query; encoder.q and decoder.q)."""
-    kinds = dict.fromkeys(_split(name)[0] for name in names)
+    split = {name: split_name(model, name) for name in names}
+    kinds = dict.fromkeys(kind for kind, _ in split.values())
     for length in range(1, max((kind.count(".") + 2 for kind in kinds), default=1)):
         types = {kind: ".".join(kind.split(".")[-length:]) for kind in kinds}
         if len(set(types.values())) == len(kinds):
             break
-    return [Site(name, types[_split(name)[0]], _split(name)[1]) for name in names]
+    return [Site(name, types[kind], layer) for name, (kind, layer) in split.items()]

@@ -42,16 +42,20 @@ class Meter:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
         weights = weights.flatten()  # (N,)
         with torch.autocast(x.device.type, enabled=False):
-            z = self.lora.down(x.flatten(0, -2))  # (N, r)
+            # a LoRA in bf16 multiplies as in training, but its products are added up in float32
+            z = self.lora.down(x.flatten(0, -2)).float()  # (N, r)
             self.moment += (z.T @ (z * weights[:, None])).double()
             if self.norms is not None:
-                self.norms.append(((self.lora.scaling * self.lora.up(z[counted])) ** 2).sum(-1).cpu())
+                self.norms.append(((self.lora.scaling * self._up(z[counted])) ** 2).sum(-1).cpu())
         self.weight += weights.sum()
         self.tokens += counted.sum()
 
     def mean_squared_norm(self) -> float:
-        rows = self.lora.up(torch.eye(self.lora.rank, device=self.moment.device)).detach().double()  # (r, d_out), B^T
+        rows = self._up(torch.eye(self.lora.rank, device=self.moment.device)).detach().double()  # (r, d_out), B^T
         return float(self.lora.scaling**2 * torch.sum((rows @ rows.T) * self.moment) / self.weight)
+
+    def _up(self, z: Tensor) -> Tensor:
+        return self.lora.up(z.to(self.lora.lora_B.dtype)).float()
 
 
 def holds_tokens(x: Tensor, mask: Tensor) -> bool:

@@ -86,7 +86,7 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
     if layers:
         adapter = adapter_name(layers.values(), adapter)
         found = {name: _checked(name, layer, adapter) for name, layer in layers.items() if adapter in _adapters(layer)}
-        return dict(zip(sites_of(list(found)), found.values(), strict=True))
+        return dict(zip(sites_of(model, list(found)), found.values(), strict=True))
     kinds = sorted({str(getattr(c.peft_type, "value", c.peft_type)) for c in configs(model).values()})
     if kinds:
         raise ValueError(f"the PEFT adapter of the model is {', '.join(kinds)}; LoRA-drop needs LoRA")

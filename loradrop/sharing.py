@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import LoRALinear, Site, find_sites, remove_lora
+from loradrop.lora import LoRALinear, Site, remove_lora, split_name
 from loradrop.peft_model import LoRA, PeftLoRA, adapted_sites, remove_adapter
 from loradrop.selection import Key, Plan
 
@@ -30,7 +30,8 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
     (model.add_adapter) by interchange.save_pretrained, for its own refuses shared tensors. A plan that has been carried out
     already changes nothing, and one that is refused leaves the model as it was.
     ValueError: a plan for other module types or layers than the model's, LoRAs of different shapes, types or devices to
-    share, a wrapped or merged model, what PEFT's layers cannot do (peft_model.adapted_sites). TypeError: not a module.
+    share, layers that share already and are not to, a wrapped or merged model, what PEFT's layers cannot do
+    (peft_model.adapted_sites). TypeError: not a module.
     """
     if initial not in INITIAL:
         raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got '{initial}'")
@@ -41,10 +42,12 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
         if isinstance(lora, PeftLoRA) and lora.adapter in lora.layer.merged_adapters:
             raise ValueError(f"{name}: adapter '{lora.adapter}' is merged into the weights; unmerge it first")
     kept, others = ({(kind, i) for kind, layers in part.items() for i in layers} for part in (plan.kept, plan.others))
-    if not plan.share and set(sites) == kept:
-        return
-    if kept | others != set(sites):
+    carried_out = not plan.share and set(sites) == kept
+    if not carried_out and kept | others != set(sites):
         raise ValueError(f"the plan does not fit the model: {_difference(kept | others, set(sites))}")
+    _check_apart({key: lora for key, (_, lora) in sites.items()}, others)
+    if carried_out:
+        return
     groups = {kind: [sites[kind, layer] for layer in layers] for kind, layers in plan.others.items() if layers}
     if plan.share:
         for kind, group in groups.items():
@@ -63,10 +66,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> Plan:
     and ValueError for sharing that is no plan's: between module types, or several groups in one.
     """
     sites = adapted_sites(model, adapter)
-    users: dict[int, list[Key]] = {}
-    for site, lora in sites.items():
-        users.setdefault(id(lora.lora_A), []).append((site.module_type, site.layer))
-    shared = [keys for keys in users.values() if len(keys) > 1]
+    shared = _sharing({(site.module_type, site.layer): lora for site, lora in sites.items()})
     kinds = dict.fromkeys(site.module_type for site in sites)
     if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len({keys[0][0] for keys in shared}) < len(shared):
         raise ValueError("the model shares its LoRA in another way than a plan does")
@@ -83,21 +83,23 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> Plan:
 
 
 def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, int]:
-    """Linear modules of the types that hold LoRA elsewhere: what plain LoRA would have there."""
+    """Modules of the types that hold LoRA elsewhere: what plain LoRA would have there."""
+    types = {split_name(model, site.name)[0]: site.module_type for site in sites}
     ranks = {site.module_type: lora.rank for site, lora in sites.items()}
-    ends = {_end(site.name): site.module_type for site in sites}
+    present = {site.name for site in sites}
     found = {}
-    for site in find_sites(model, "all-linear"):
-        kind = ends.get(_end(site.name))
-        if kind is not None:
-            module: Any = model.get_submodule(site.name)
-            found[kind, site.layer] = ranks[kind] * (module.in_features + module.out_features)
-    return {key: size for key, size in found.items() if key not in {(s.module_type, s.layer) for s in sites}}
+    for name, module in model.named_modules():
+        kind, layer = split_name(model, name)
+        if kind in types and name not in present:
+            found[types[kind], layer] = ranks[types[kind]] * sum(_widths(module))
+    return {key: size for key, size in found.items() if size}
 
 
-def _end(name: str) -> str:
-    """A module's name without the number of its layer."""
-    return ".".join(part for part in name.split(".") if not part.isdigit())
+def _widths(module: Any) -> Sequence[int]:
+    """d_in and d_out, () of what is no linear module; transformers' Conv1D (GPT-2) has them in its weight alone."""
+    if hasattr(module, "in_features"):
+        return module.in_features, module.out_features
+    return getattr(getattr(module, "weight", None), "shape", ())
 
 
 def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:
@@ -106,6 +108,22 @@ def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:
         remove_adapter(model, [name for name, _ in peft], peft[0][1])
     else:
         remove_lora(model, [name for name, _ in found])
+
+
+def _sharing(loras: Mapping[Key, LoRA]) -> list[list[Key]]:
+    """The groups that use the same A."""
+    users: dict[int, list[Key]] = {}
+    for key, lora in loras.items():
+        users.setdefault(id(lora.lora_A), []).append(key)
+    return [keys for keys in users.values() if len(keys) > 1]
+
+
+def _check_apart(loras: Mapping[Key, LoRA], others: set[Key]) -> None:
+    """ValueError where layers that an earlier plan has made share are to have LoRAs of their own."""
+    for keys in _sharing(loras):
+        if len({kind for kind, _ in keys}) > 1 or not others.issuperset(keys):
+            shown = ", ".join(f"{kind} {layer}" for kind, layer in keys)
+            raise ValueError(f"{shown} share a LoRA already, which the plan would part: share a model with plain LoRA")
 
 
 def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
@@ -121,6 +139,8 @@ def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
 def _tie(loras: Sequence[LoRA], initial: str) -> None:
     """Make all of them use the first one's A and B."""
     first = loras[0]
+    if all(lora.lora_A is first.lora_A for lora in loras):
+        return  # a mean of equal values may differ from them by rounding
     if initial == "mean":
         with torch.no_grad():
             first.lora_A.copy_(torch.stack([lora.lora_A for lora in loras]).mean(0))

@@ -167,3 +167,14 @@ def test_of_generation_the_target_tokens_alone_may_count(batch):
         assert importance.values[site.module_type][site.layer] == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match="target_tokens needs labels of"):
         measure(adapted(), [batch], "target_tokens")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_lora_in_another_precision(dtype, batch):
+    model = adapted()
+    expected = measure(model, [batch], squared_norms=True)
+    importance = measure(model.to(dtype), [batch], squared_norms=True)
+    for kind, layers in expected.values.items():
+        assert importance.values[kind] == pytest.approx(layers, rel=0.02)
+        norms = importance.squared_norms[kind][0]
+        assert norms.dtype == torch.float32 and float(norms.mean()) == pytest.approx(layers[0], rel=0.02)

@@ -8,7 +8,10 @@ from conftest import FAMILIES, build, train_b
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from loradrop.importance import uniform
 from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules, lora_sites, remove_lora
+from loradrop.selection import select
+from loradrop.sharing import plan_of, share
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,17 +108,69 @@ def test_low_precision_models_get_a_float32_adapter(batch):
         ({"targets": ["qeury"]}, r"no linear module's name ends in 'qeury'.*attention\.self\.query"),
         ({"rank": 0}, "rank must lie between 1 and 32"),
         ({"rank": 33}, "rank must lie between 1 and 32 for a 32 x 32 module, got 33"),
+        ({"rank": {0: 4, 1: 4}}, r"rank: layer 2 \(roberta\.encoder\.layer\.2\.attention\.self\.query\) has none"),
+        ({"rank": {0: 4, 1: 4, 2: 33}}, "rank must lie between 1 and 32"),
         ({"dropout": 1.0}, "dropout must lie in"),
+        ({"targets": ["LayerNorm"]}, r"no linear module's name ends in 'LayerNorm' \('LayerNorm' is a LayerNorm\)"),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, message):
+def test_what_does_not_fit_is_refused_and_the_model_left_as_it_was(arguments, message):
+    model = build()
     with pytest.raises(ValueError, match=message):
-        add_lora(build(), **arguments)
+        add_lora(model, **arguments)
+    assert not lora_modules(model) and model.classifier.dense.weight.requires_grad
+
+
+def test_a_model_that_holds_lora_is_refused():
+    with pytest.raises(ValueError, match="the model holds LoRA of PEFT already: go on with that"):
+        add_lora(get_peft_model(build(), LoraConfig(target_modules=["query"])))
+    model = build()
+    add_lora(model)
+    with pytest.raises(ValueError, match="the model holds LoRA modules already"):
+        add_lora(model)
+    with pytest.raises(ValueError, match=r"there is no LoRA of add_lora at roberta\.pooler"):
+        remove_lora(model, ["roberta.pooler"])
+
+
+class Pipeline(nn.Sequential):
+    """An encoder and what follows it, as sentence-transformers and timm put them."""
+
+    def forward(self, **batch):
+        return self[0](**batch)
+
+
+def test_layers_are_those_of_the_stack_inside_a_pipeline(batch):
+    bare, model = build(), Pipeline(build(), nn.Linear(32, 32))
+    keys = [[(site.module_type, site.layer) for site in add_lora(m)] for m in (bare, model)]
+    assert keys[0] == keys[1] and {layer for _, layer in keys[1]} == {0, 1, 2}
+    share(model, select(uniform(model), k=1, share=False))
+    assert plan_of(model).others["query"] == (1, 2)  # still told by the names of what is left
+    assert all(site.name.startswith("0.") for site in find_sites(Pipeline(build(), nn.Linear(32, 32)), "all-linear"))
+    blocks = nn.Sequential(*(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(3)))
+    assert [site.layer for site in find_sites(blocks, "q")] == [0, 1, 2]
+
+
+def test_a_base_whose_weight_has_another_name():
+    class Packed(nn.Module):  # as GPTQ's and AWQ's linear modules
+        in_features, out_features = 8, 8
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("qweight", torch.eye(8))
+
+        def forward(self, x):
+            return x @ self.qweight
+
+    module = LoRALinear(Packed(), rank=2, alpha=2)
+    x = torch.randn(3, 8)
+    assert torch.equal(module(x), x)
 
 
 def test_a_model_without_known_targets_lists_its_linear_modules():
-    with pytest.raises(ValueError, match=r"no default targets for Sequential.*Linear modules: \*"):
-        add_lora(nn.Sequential(nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match=r"no default targets for Sequential.*Linear modules: \*$"):
+        add_lora(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match=r"targets: no layer has a linear module\. Linear modules: head"):
+        add_lora(nn.ModuleDict({"head": nn.Linear(4, 4)}), targets="all-linear")
 
 
 def test_dropout_acts_in_training_only():

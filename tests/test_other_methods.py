@@ -230,4 +230,4 @@ def test_houlsby_equals_its_equation_and_stays_within_two_deviations():
 
 def test_houlsby_lists_the_modules_of_a_family_that_it_does_not_know():
     with pytest.raises(ValueError, match=r"known in Sequential; name the modules \(targets\)\. Linear modules: \*"):
-        make("houlsby").install(nn.Sequential(nn.Linear(4, 4)))
+        make("houlsby").install(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))

@@ -9,7 +9,7 @@ from conftest import FAMILIES, build, train_b
 from loradrop.importance import measure
 from loradrop.lora import add_lora, lora_modules, lora_sites
 from loradrop.selection import Plan, select
-from loradrop.sharing import share
+from loradrop.sharing import plan_of, share
 
 
 def adapted(family="roberta"):
@@ -94,3 +94,27 @@ def test_a_plan_for_another_model_is_refused():
         share(model, plan)
     with pytest.raises(ValueError, match="initial must be one of first, mean"):
         share(model, plan_for(model, (0,)), initial="last")
+
+
+def test_layers_that_share_are_not_parted_by_another_plan():
+    model = adapted()
+    share(model, plan_for(model, kept=(1,)))
+    with pytest.raises(ValueError, match="query 0, query 2 share a LoRA already, which the plan would part"):
+        share(model, plan_for(model, kept=(0,)))
+    assert plan_of(model).kept["query"] == (1,)
+    with pytest.raises(ValueError, match="share a LoRA already, which the plan would part"):
+        share(model, plan_for(model, kept=(0, 1, 2), do_share=False))
+    share(model, plan_for(model, kept=()))  # one that lets more of them share
+    assert plan_of(model).others["query"] == (0, 1, 2)
+
+
+def test_a_mean_that_is_carried_out_again_changes_nothing():
+    model = adapted()
+    plan = plan_for(model, kept=())
+    share(model, plan, initial="mean")
+    value = next(iter(lora_modules(model).values())).lora_B
+    with torch.no_grad():
+        value.copy_(torch.linspace(-1, 1, value.numel()).view_as(value))
+    before = value.clone()
+    share(model, plan, initial="mean")
+    assert torch.equal(value, before)
