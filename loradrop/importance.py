@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from loradrop.lora import Site, lora_sites
+from loradrop.masks import Masks
 from loradrop.meters import AVERAGES, TARGET_TOKENS, Meter, evaluating, hooked, sum_over_processes, to_device
 from loradrop.peft_model import activated, adapted_sites
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-IGNORED = -100  # a label that no loss is taken of
 ByLayer = dict[str, dict[int, float]]  # module type -> layer -> value
 
 
@@ -131,8 +131,9 @@ def measure(
 
     `model`: one that add_lora has adapted, or a PEFT model with LoRA, whose `adapter` is measured (None: the active one).
     Each batch holds what the model takes, on any device: its keyword arguments as a dictionary, or its positional arguments
-    as a tensor, list or tuple. `attention_mask` (batch, tokens) of ones and zeros, where given, excludes padding. What a
-    module is applied to besides the batch's tokens (DeBERTa's relative positions) does not count.
+    as a tensor, list or tuple. `attention_mask` (batch, tokens) of ones and zeros, where given, excludes padding; of an
+    encoder-decoder's target `decoder_attention_mask` does, or labels of -100. What a module is applied to besides the
+    batch's tokens (DeBERTa's relative positions) does not count.
     `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
     generation alone, whose `labels` (batch, tokens) are not -100.
     `squared_norms` also keeps || dW x ||^2 of every token (for histograms; under torch.distributed, of this process's own).
@@ -140,7 +141,7 @@ def measure(
     own precision. Under torch.distributed every process has to call it, with batches of its own: the moments are added up
     over all, so that all get the same importances. Gradients are off; training flags are put back afterwards.
     ValueError: no LoRA, no batch, an unknown average, a mask that fits no input, what PEFT's layers cannot do
-    (peft_model.adapted_sites). TypeError: not a module, or one batch instead of several.
+    (peft_model.adapted_sites). TypeError: not a module, one batch instead of several, or a row instead of a batch.
     """
     if average not in AVERAGES:
         raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got '{average}'")
@@ -149,47 +150,32 @@ def measure(
     if isinstance(model, DistributedDataParallel):
         model = model.module  # a forward pass of the wrapper waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
-    meters = {site: Meter(lora, average, squared_norms) for site, lora in sites.items()}
+    masks = Masks(model, average == TARGET_TOKENS)
+    meters = {site: Meter(lora, masks, average, squared_norms) for site, lora in sites.items()}
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
-    with torch.no_grad(), evaluating(model), activated(model, sites.values()), hooked(meters.values()), mixed:
+    with torch.no_grad(), evaluating(model), activated(model, sites.values()), hooked(meters.values(), masks), mixed:
         for batch in batches:
-            _run(model, to_device(batch, device), average, meters.values())
+            _run(model, to_device(batch, device), masks)
     sum_over_processes(meters.values())
-    if any(meter.tokens == 0 for meter in meters.values()):
+    unseen = next((site.name for site, meter in meters.items() if meter.tokens == 0), None)
+    if unseen is not None:
         raise ValueError(
-            "nothing was measured: the batches are empty, their attention_mask fits no input of a LoRA module, or the model "
-            "does not use all of its LoRA modules"
+            f"nothing was measured at {unseen}: the batches are empty, their attention_mask fits no input of that module, "
+            "or the model does not use it"
         )
     return _collect(meters)
 
 
-def _run(model: nn.Module, batch: Any, average: str, meters: Iterable[Meter]) -> None:
-    """A forward pass that the meters see, with the batch's mask."""
+def _run(model: nn.Module, batch: Any, masks: Masks) -> None:
+    """A forward pass that the meters see, with the batch's masks."""
     if not isinstance(batch, dict | list | Tensor):
         raise TypeError(f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}")
-    mask = _counted(batch if isinstance(batch, dict) else {}, average)
-    for meter in meters:
-        meter.mask = mask
+    masks.read(batch if isinstance(batch, dict) else {})
     if isinstance(batch, dict):
         model(**batch)
     else:
         model(*([batch] if isinstance(batch, Tensor) else batch))
-
-
-def _counted(inputs: Mapping[str, Any], average: str) -> Tensor | None:
-    """Ones for the tokens that count, zeros for the others, (batch, tokens); None where all count."""
-    mask = inputs.get("attention_mask")
-    if mask is not None and mask.dim() != 2:
-        raise ValueError(f"attention_mask must be (batch, tokens), got {tuple(mask.shape)}")
-    if mask is None and "input_ids" in inputs:
-        mask = torch.ones_like(inputs["input_ids"])
-    if average != TARGET_TOKENS:
-        return mask
-    labels = inputs.get("labels")
-    if labels is None or labels.dim() != 2:
-        raise ValueError(f"average={TARGET_TOKENS} needs labels of (batch, tokens), -100 where a token is no target")
-    return (labels != IGNORED).long() if mask is None else mask * (labels != IGNORED)
 
 
 def _collect(meters: Mapping[Site, Meter]) -> Importance:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.masks import Masks, holds_tokens
 from loradrop.peft_model import LoRA
 
 TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_tokens")
@@ -20,23 +21,23 @@ TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_toke
 class Meter:
     """Accumulates the r x r moment of z = A x of one LoRA."""
 
-    def __init__(self, lora: LoRA, average: str, keep_norms: bool) -> None:
+    def __init__(self, lora: LoRA, masks: Masks, average: str, keep_norms: bool) -> None:
         device = lora.lora_A.device
-        self.lora, self.average = lora, average
+        self.lora, self.masks, self.average = lora, masks, average
         self.moment = torch.zeros(lora.rank, lora.rank, dtype=torch.float64, device=device)
         # sums stay on the device: reading them here would make a GPU wait at every module
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=device)
-        self.mask: Tensor | None = None  # (batch, tokens) of the batch under way
         self.norms: list[Tensor] | None = [] if keep_norms else None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Forward pre-hook; args[0] is x (batch, tokens, d_in), or with the first two flattened into one."""
         x = args[0]
-        if self.mask is not None and not holds_tokens(x, self.mask):
+        mask = self.masks.of(module, x)
+        if mask is not None and not holds_tokens(x, mask):
             return
-        mask = None if self.mask is None else self.mask.to(x.device)  # layers may be spread over devices
-        weights = (torch.ones(x.shape[:-1], device=x.device) if mask is None else mask != 0).float()
+        # layers may be spread over devices
+        weights = (torch.ones(x.shape[:-1], device=x.device) if mask is None else mask.to(x.device) != 0).float()
         counted = weights.flatten() > 0  # (N,)
         if self.average == EXAMPLES:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
@@ -58,11 +59,6 @@ class Meter:
         return self.lora.up(z.to(self.lora.lora_B.dtype)).float()
 
 
-def holds_tokens(x: Tensor, mask: Tensor) -> bool:
-    """Is x (..., d_in) what a mask (batch, tokens) is about, as (batch, tokens, d_in) or with the first two made one?"""
-    return x.shape[:-1] in (mask.shape, (mask.numel(),))
-
-
 def sum_over_processes(meters: Iterable[Meter]) -> None:
     """Add up what the processes of torch.distributed have seen, in one all-reduce; nothing without a process group."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -76,11 +72,12 @@ def sum_over_processes(meters: Iterable[Meter]) -> None:
 
 
 @contextmanager
-def hooked(meters: Iterable[Meter]) -> Iterator[None]:
+def hooked(meters: Iterable[Meter], masks: Masks) -> Iterator[None]:
     """The meters see every input of their modules inside the block."""
     handles = [meter.lora.register_forward_pre_hook(meter) for meter in meters]
     try:
-        yield
+        with masks.watching():
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -138,8 +138,12 @@ def test_saved_and_loaded(tmp_path, batch):
 def test_errors(batch):
     with pytest.raises(ValueError, match="holds no LoRA"):
         measure(build(), [batch])
-    with pytest.raises(ValueError, match="nothing was measured"):
+    with pytest.raises(ValueError, match=r"nothing was measured at roberta\.encoder\.layer\.0\.attention\.self\.query:"):
         measure(adapted(), [])
+    with pytest.raises(TypeError, match="input_ids of a batch must be a tensor, got list: put rows together"):
+        measure(adapted(), [{"input_ids": [3, 4, 5]}])
+    with pytest.raises(ValueError, match=r"input_ids must be \(batch, tokens\), got \(9,\)"):
+        measure(adapted(), [{"input_ids": batch["input_ids"][0]}])
     with pytest.raises(ValueError, match="average must be one of tokens, examples, target_tokens, got 'mean'"):
         measure(adapted(), [batch], "mean")
     untrained = build()

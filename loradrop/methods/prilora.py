@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules
-from loradrop.meters import holds_tokens
+from loradrop.masks import holds_tokens
 from loradrop.methods.base import one_of
 from loradrop.methods.lora import LoRA
 
