@@ -5,13 +5,15 @@ Torch only; trainer_callback.py is for transformers.Trainer, lightning_callback.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance import Importance, measure
+from loradrop.importance import Importance, check_measurement, measure, uniform
 from loradrop.peft_model import LoRA, adapted_sites
 from loradrop.selection import Plan, check_selection, select
 from loradrop.sharing import INITIAL, share
@@ -27,9 +29,10 @@ class Dropper:
     `epochs` training goes on with the shared LoRAs, by the same optimiser and schedule; on one process only, since
     DistributedDataParallel cannot have its parameters changed.
 
-    `batches`: what to measure on, see importance.measure. `threshold`, `budget` or `k`, and `selection` besides: see
-    selection.select. `weights`: LoRAs `keep` what they have learned, or start afresh with what they held when training
-    began. `initial` and `adapter`: see sharing.share. Afterwards `importance` and `plan` say what came of it.
+    `batches` and `average`: what to measure on, see importance.measure. `threshold`, `budget` or `k`, `jointly`, `which`,
+    `share` and `seed`: see selection.select. `weights`: LoRAs `keep` what they have learned, or start afresh with what they
+    held when training began. `initial` and `adapter`: see sharing.share. Afterwards `importance` and `plan` say what came of
+    it.
     """
 
     def __init__(
@@ -44,9 +47,13 @@ class Dropper:
         weights: str = KEEP,
         initial: str = "first",
         adapter: str | None = None,
-        **selection: Any,
+        jointly: bool = False,
+        which: str = "largest",
+        share: bool = True,
+        seed: int = 0,
     ) -> None:
-        check_selection(threshold, budget, k, selection.get("which", "largest"))
+        check_measurement(batches, average)
+        check_selection(threshold, budget, k, which)
         for name, count in (("steps", steps), ("epochs", epochs)):
             if count is not None and count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
@@ -56,7 +63,8 @@ class Dropper:
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got '{value}'")
         self.batches, self.steps, self.epochs = batches, steps, epochs
-        self.selection = {"threshold": threshold, "budget": budget, "k": k, **selection}
+        self.selection: dict[str, Any] = {"threshold": threshold, "budget": budget, "k": k}
+        self.selection |= {"jointly": jointly, "which": which, "share": share, "seed": seed}
         self.average, self.weights, self.initial, self.adapter = average, weights, initial, adapter
         self.importance: Importance | None = None
         self.plan: Plan | None = None
@@ -67,14 +75,21 @@ class Dropper:
         """Is it to happen when training ends?"""
         return self.steps is None and self.epochs is None
 
-    def begin(self, model: nn.Module, processes: int = 1) -> None:
-        """Training starts. ValueError, before it costs anything, where LoRA-drop cannot be carried out on the model."""
+    def begin(self, model: nn.Module, processes: int = 1, steps: float = math.inf, epochs: float = math.inf) -> None:
+        """Training starts, of so many steps and epochs.
+
+        ValueError, before it costs anything, where LoRA-drop cannot be carried out on the model or would never be.
+        """
         if not self.at_end and processes > 1:
             raise ValueError(
                 "LoRAs cannot be shared in the middle of a training in several processes: train on a sample with a callback "
                 "that has neither steps nor epochs, then on everything"
             )
+        for name, when, length in (("steps", self.steps, steps), ("epochs", self.epochs, epochs)):
+            if when is not None and when > length:
+                raise ValueError(f"{name} is {when}, but training ends after {length:g}: LoRAs would never be shared")
         loras = self._loras(model)
+        select(uniform(model, self.adapter), **self.selection)  # a k or budget that cannot be met
         if self.weights == FRESH:
             self._first = {name: parameter.detach().clone() for name, parameter in _matrices(loras).items()}
 
@@ -91,6 +106,11 @@ class Dropper:
             self.at_end and ended,
         )
         return self.plan is None and any(reached)
+
+    def end(self) -> None:
+        """Training is over: warn if it was too soon, stopped early."""
+        if self.plan is None:
+            warnings.warn("training ended before its LoRAs were measured and shared", stacklevel=2)
 
     def carry_out(self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None) -> None:
         """Measure, select, share; the optimisers forget what is no longer there."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import Site, lora_sites
+from loradrop.lora import Site
 from loradrop.masks import Masks
 from loradrop.meters import AVERAGES, TARGET_TOKENS, Meter, evaluating, hooked, sum_over_processes, to_device
 from loradrop.peft_model import activated, adapted_sites
@@ -143,10 +143,7 @@ def measure(
     ValueError: no LoRA, no batch, an unknown average, a mask that fits no input, what PEFT's layers cannot do
     (peft_model.adapted_sites). TypeError: not a module, one batch instead of several, or a row instead of a batch.
     """
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got '{average}'")
-    if isinstance(batches, Mapping | Tensor):
-        raise TypeError("batches must be an iterable of batches, got a single one: put it into a list")
+    check_measurement(batches, average)
     if isinstance(model, DistributedDataParallel):
         model = model.module  # a forward pass of the wrapper waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
@@ -165,6 +162,14 @@ def measure(
             "or the model does not use it"
         )
     return _collect(meters)
+
+
+def check_measurement(batches: Iterable[Any], average: str) -> None:
+    """ValueError or TypeError where the arguments of `measure` make no sense, whatever the model."""
+    if average not in AVERAGES:
+        raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got '{average}'")
+    if isinstance(batches, Mapping | Tensor):
+        raise TypeError("batches must be an iterable of batches, got a single one: put it into a list")
 
 
 def _run(model: nn.Module, batch: Any, masks: Masks) -> None:
@@ -188,10 +193,10 @@ def _collect(meters: Mapping[Site, Meter]) -> Importance:
     return importance
 
 
-def uniform(model: nn.Module) -> Importance:
+def uniform(model: nn.Module, adapter: str | None = None) -> Importance:
     """The same importance for every LoRA: what can be said of a selection before anything is measured."""
     importance = Importance({}, {})
-    for site, module in lora_sites(model).items():
+    for site, lora in adapted_sites(model, adapter).items():
         importance.values.setdefault(site.module_type, {})[site.layer] = 1.0
-        importance.parameters.setdefault(site.module_type, {})[site.layer] = module.size
+        importance.parameters.setdefault(site.module_type, {})[site.layer] = lora.size
     return importance

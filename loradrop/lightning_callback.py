@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,7 +34,10 @@ class LightningLoRADrop(Dropper, pl.Callback):
         if self.plan is not None:
             self.resume(self._model(pl_module), self.plan)
         else:
-            self.begin(self._model(pl_module), trainer.world_size)
+            epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else math.inf
+            # in manual optimisation a batch may have several steps
+            steps = trainer.estimated_stepping_batches if pl_module.automatic_optimization else math.inf
+            self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         if self.is_due(steps=trainer.global_step):
@@ -46,6 +50,7 @@ class LightningLoRADrop(Dropper, pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.is_due(ended=True):
             self._now(trainer, pl_module)
+        self.end()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.plan is None else {"plan": self.plan.to_dict()}

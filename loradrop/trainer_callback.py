@@ -22,6 +22,7 @@ class LoRADropCallback(Dropper, TrainerCallback):
 
     The model holds LoRA of add_lora or of PEFT. Batches go through the model as training's do: on its device, in bf16 or
     fp16 if the arguments say so. Checkpoints hold the plan, and resuming from one (in the same output_dir) shares again.
+    The best model (load_best_model_at_end) is one of those after sharing.
     """
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -29,29 +30,34 @@ class LoRADropCallback(Dropper, TrainerCallback):
         if state.global_step and not self.at_end and plan.exists():
             self.resume(kwargs["model"], Plan.load(plan))
         else:
-            self.begin(kwargs["model"], args.world_size)
+            epochs = args.num_train_epochs if args.max_steps <= 0 else state.num_train_epochs
+            self.begin(kwargs["model"], args.world_size, state.max_steps, epochs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.is_due(steps=state.global_step):
-            self._now(args, kwargs)
+            self._now(args, state, kwargs)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # counted in steps, an epoch's end has rounding errors: 2.9999999 of 3
         if self.is_due(epochs=(state.epoch or 0) + 1e-6):
-            self._now(args, kwargs)
+            self._now(args, state, kwargs)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.is_due(ended=True):
-            self._now(args, kwargs)
+            self._now(args, state, kwargs)
+        self.end()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.plan is not None and state.is_world_process_zero:
             self.plan.save(_folder(args, state) / PLAN)
 
-    def _now(self, args: TrainingArguments, given: dict[str, Any]) -> None:
+    def _now(self, args: TrainingArguments, state: TrainerState, given: dict[str, Any]) -> None:
         mixed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         optimizer = given.get("optimizer")
         self.carry_out(given["model"], [] if optimizer is None else [optimizer], mixed)
+        if not self.at_end:
+            # a checkpoint from before sharing fits the model no more: load_best_model_at_end must not bring it back
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

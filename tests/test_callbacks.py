@@ -225,17 +225,3 @@ def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     for kind, layers in setup.method.importance.normalized.items():
         assert callback.importance.normalized[kind] == pytest.approx(layers, abs=1e-5)
     assert callback.plan == setup.method.plan
-
-
-def test_mistakes_are_said_before_training(tmp_path):
-    with pytest.raises(ValueError, match="give one of threshold, budget and k"):
-        loradrop.LoRADropCallback([])
-    with pytest.raises(ValueError, match="give steps or epochs, or neither"):
-        loradrop.LoRADropCallback([], steps=1, epochs=1, k=1)
-    with pytest.raises(ValueError, match="weights must be one of keep, fresh, got 'new'"):
-        loradrop.LoRADropCallback([], k=1, weights="new")
-    callback = loradrop.LoRADropCallback([], k=1, epochs=1)
-    with pytest.raises(ValueError, match="cannot be shared in the middle of a training in several processes"):
-        callback.begin(ours(), processes=2)
-    with pytest.raises(ValueError, match="the model holds no LoRA"):
-        Ordered(build(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback]).train()
