@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from torch import nn
 from loradrop.lora import lora_modules, set_module
 from loradrop.peft_model import adapter_name, peft_layers
 
+UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     """Add every LoRA's update to its base weight, in the weight's own type, and put the base modules back, in place.
 
     Returns the model; of a PeftModel its base model, with `adapter` merged (None: the active one), by PEFT itself.
-    Shared LoRAs are merged into each of their layers. ValueError: no LoRA, or base weights in 4 or 8 bits, to which only
-    PEFT's merging, with its rounding, adds.
+    Shared LoRAs are merged into each of their layers. ValueError: no LoRA, a weight that another module uses too, or base
+    weights in 4 or 8 bits, to which only PEFT's merging, with its rounding, adds.
     """
     layers = peft_layers(model)
     if layers:
@@ -28,9 +31,16 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     modules = lora_modules(model)
     if not modules:
         raise ValueError("the model holds no LoRA to merge")
+    if adapter is not None:
+        raise ValueError(f"adapter='{adapter}' names an adapter of a PEFT model, and this is none")
+    users = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
     for name, module in modules.items():
-        if not module.weight.is_floating_point():
-            raise ValueError(f"{name}: weights in {module.weight.dtype} cannot take an update; load the base unquantised")
+        weight = getattr(module.base, "weight", None)
+        kind = getattr(weight, "dtype", "another form")
+        if kind not in UNQUANTISED:
+            raise ValueError(f"{name}: weights in {kind} cannot take an update; load the base unquantised")
+        if users[id(weight)] > 1:
+            raise ValueError(f"{name}: another module has the same weight (tied embeddings), and would change with it")
     for name, module in modules.items():
         weight = module.weight  # (d_out, d_in)
         with torch.no_grad():

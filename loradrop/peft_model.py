@@ -16,6 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from loradrop.lora import LoRALinear, Site, lora_modules, lora_sites, set_module, sites_of
 
+# initial values that change the base weights; begins of PEFT's names
+OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
 
 class PeftLoRA:
     """One adapter of one of PEFT's LoRA layers, with the interface of a LoRALinear.
@@ -76,7 +79,7 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
     """All LoRA of a model by site, its own or PEFT's, in the model's order; of a PEFT model that of `adapter` alone.
 
     `adapter` None: the active one. TypeError: not a module. ValueError: no LoRA, no such adapter or none to be told, or a
-    kind of LoRA whose update is not B A x (DoRA and other variants, a bias, embeddings, convolutions).
+    kind of LoRA whose update is not B A x (DoRA and other variants, PiSSA, a bias, embeddings, convolutions).
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a torch.nn.Module or a PeftModel is needed, got {type(model).__name__}")
@@ -85,6 +88,7 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
         raise ValueError("the model holds LoRA of its own and of PEFT: use one of the two")
     if layers:
         adapter = adapter_name(layers.values(), adapter)
+        _check_initial(configs(model).get(adapter))
         found = {name: _checked(name, layer, adapter) for name, layer in layers.items() if adapter in _adapters(layer)}
         return dict(zip(sites_of(model, list(found)), found.values(), strict=True))
     kinds = sorted({str(getattr(c.peft_type, "value", c.peft_type)) for c in configs(model).values()})
@@ -180,6 +184,16 @@ def base_prefix(model: nn.Module) -> str:
 
 def _adapters(layer: Any) -> list[str]:
     return [*layer.lora_A, *layer.lora_embedding_A]
+
+
+def _check_initial(config: Any) -> None:
+    """ValueError where PEFT has taken the initial B A out of the base weights: what it has learned cannot be told apart."""
+    initial = getattr(config, "init_lora_weights", True)
+    if isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE):
+        raise ValueError(
+            f"init_lora_weights='{initial}' moves a part of the base weights into B A, which is then no update that a layer "
+            "could share or do without: use plain LoRA (init_lora_weights=True)"
+        )
 
 
 def _checked(name: str, layer: Any, adapter: str) -> PeftLoRA:

@@ -9,21 +9,23 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 
-def stratified_sample(strata: Sequence[Hashable], ratio: float, seed: int = 0) -> list[int]:
+def stratified_sample(strata: Sequence[Any], ratio: float, seed: int = 0) -> list[int]:
     """Indices, ascending, of a sample: from each stratum its share of round(ratio * n) examples, and at least one.
 
-    `strata` holds the stratum of each example (its class, say). The same seed gives the same sample. ValueError: no
-    examples, or a ratio outside (0, 1].
+    `strata` holds the stratum of each example (its class, say), as a list, array or tensor. The same seed gives the same
+    sample. ValueError: no examples, or a ratio outside (0, 1].
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"sample ratio must lie in (0, 1], got {ratio}")
-    if not strata:
+    if len(strata) == 0:
         raise ValueError("there are no examples to sample from")
     members: dict[Hashable, list[int]] = defaultdict(list)
     for index, stratum in enumerate(strata):
-        members[stratum].append(index)
+        # a tensor's hash is its address: equal ones would be strata of their own
+        members[stratum.item() if hasattr(stratum, "item") else stratum].append(index)
     draw = random.Random(seed)
     chosen = []
     for indices, quota in zip(members.values(), _quotas([len(m) for m in members.values()], ratio), strict=True):

@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, build, train_b
+from conftest import FAMILIES, SHAPE, build, train_b
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import loradrop
 from loradrop.lora import lora_modules
@@ -177,6 +178,19 @@ def test_low_precision_is_merged_in_its_own_type(batch):
     torch.testing.assert_close(merged(**batch).logits, expected, atol=0.05, rtol=0.05)
 
 
+def test_a_weight_that_cannot_take_an_update_is_not_merged():
+    tied = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
+    loradrop.add_lora(tied, rank=4, targets=["lm_head"])
+    with pytest.raises(ValueError, match=r"lm_head: another module has the same weight \(tied embeddings\)"):
+        loradrop.merge(tied)
+    scaled = build()
+    loradrop.add_lora(scaled, rank=4)
+    base = next(iter(lora_modules(scaled).values())).base
+    base.weight.data = base.weight.data.to(torch.float8_e4m3fn)  # whose scale is kept elsewhere
+    with pytest.raises(ValueError, match=r"query: weights in torch\.float8_e4m3fn cannot take an update"):
+        loradrop.merge(scaled)
+
+
 def test_errors_are_single_messages(batch, tmp_path):
     model = adapted(batch)
     with pytest.raises(
@@ -196,6 +210,8 @@ def test_errors_are_single_messages(batch, tmp_path):
         loradrop.save_pretrained(build(), tmp_path)
     with pytest.raises(ValueError, match="the model holds no LoRA to merge"):
         loradrop.merge(build())
+    with pytest.raises(ValueError, match="adapter='mine' names an adapter of a PEFT model, and this is none"):
+        loradrop.merge(model, adapter="mine")
     model.classifier.dense.bias.requires_grad_(True)
     with pytest.raises(ValueError, match=r"classifier\.dense\.bias trains though not all of its module does"):
         loradrop.save_pretrained(model, tmp_path)

@@ -24,6 +24,10 @@ def test_what_is_no_plain_lora_is_refused(batch):
     embedding = get_peft_model(build(), LoraConfig(target_modules=["word_embeddings"]))
     with pytest.raises(ValueError, match="LoRA of a Embedding cannot be measured"):
         measure(embedding, [batch])
+    for initial in ("pissa", "pissa_niter_4", "olora"):
+        changed = get_peft_model(build(), LoraConfig(target_modules=["query"], init_lora_weights=initial))
+        with pytest.raises(ValueError, match=f"init_lora_weights='{initial}' moves a part of the base weights into B A"):
+            measure(changed, [batch])
     adalora = get_peft_model(build(), AdaLoraConfig(target_modules=["query"], total_step=10, tinit=1, tfinal=1))
     with pytest.raises(ValueError, match=r"adapter 'default': LoRA of a Linear cannot be measured"):
         measure(adalora, [batch])

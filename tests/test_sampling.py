@@ -5,10 +5,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+from datasets import Dataset
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from loradrop.sampling import quantile_bins, stratified_sample
+
+
+def datasets_column(labels):
+    return Dataset.from_dict({"label": labels}).with_format("torch")["label"]
+
 
 LABELS = ["a"] * 700 + ["b"] * 250 + ["c"] * 50
 
@@ -36,6 +44,12 @@ def test_size_and_at_least_one_of_each(ratio):
 
 def test_all_of_it_is_all_of_it():
     assert stratified_sample(LABELS, 1, seed=5) == list(range(len(LABELS)))
+
+
+@pytest.mark.parametrize("form", [np.array, torch.tensor, lambda labels: list(torch.tensor(labels)), datasets_column])
+def test_labels_in_several_forms(form):
+    labels = [0] * 70 + [1] * 30
+    assert stratified_sample(form(labels), 0.1, seed=3) == stratified_sample(labels, 0.1, seed=3)
 
 
 def test_scores_are_binned_by_quantiles():
