@@ -61,11 +61,22 @@ def attach(
 
 
 def load_head(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy values into other tensors of the model; its parameters among them train. ValueError: not the model's."""
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    """Copy values into other tensors of the model; its parameters among them train.
+
+    ValueError: a tensor that the model has not, or that it ties to one which would change with it (embeddings).
+    """
+    # under each name of those that are tied, as lm_head.bias and lm_head.decoder.bias are
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for name, value in state.items():
         if name not in tensors or tensors[name].shape != value.shape:
             raise ValueError(f"the adapter does not fit the model: it has no {name} of shape {tuple(value.shape)}")
+    told = {id(tensors[name]) for name in state}
+    for name, tensor in tensors.items():
+        if id(tensor) in told and name not in state:
+            twin = next(other for other in state if tensors[other] is tensor)
+            if not torch.equal(state[twin].to(tensor), tensor):
+                raise ValueError(f"{twin} would change {name}, to which the model ties it: use as_peft=True, or untie them")
+    for name, value in state.items():
         with torch.no_grad():
             tensors[name].copy_(value)
         if isinstance(tensors[name], nn.Parameter):

@@ -1,7 +1,8 @@
 """Which tokens of a batch count in a measurement: those that are no padding, or the targets alone.
 
 An encoder-decoder (T5, BART, Whisper) has two texts. Its decoder's modules see the target, apart from the keys and values
-of cross-attention, which are made of the encoder's output and so of the source. Torch only.
+of cross-attention, which are made of the encoder's output and so of the source. DeBERTa applies its projections to relative
+positions, too, which are no tokens. Torch only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Masks:
         self.source: Tensor | None = None
         self.target: Tensor | None = None
         self.encoded: Tensor | None = None  # the encoder's output
+        self.positions: Tensor | None = None  # DeBERTa's relative ones
+        self.of_positions = [m for name, m in model.named_modules() if name.endswith(".pos_dropout")]
 
     def read(self, inputs: Mapping[str, Any]) -> None:
         """Take the masks from a batch's keyword arguments. ValueError or TypeError: what is no (batch, tokens)."""
@@ -48,22 +51,33 @@ class Masks:
         """The mask of what a module is applied to."""
         return self.target if module in self.decoding and x is not self.encoded else self.source
 
+    def counts(self, module: nn.Module, x: Tensor) -> bool:
+        """Is x made of tokens, and one that the mask is about?"""
+        # by memory: a batch of one text may be as long as there are relative positions
+        if self.positions is not None and x.untyped_storage().data_ptr() == self.positions.untyped_storage().data_ptr():
+            return False
+        mask = self.of(module, x)
+        return mask is None or holds_tokens(x, mask)
+
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """The encoder's output is known inside the block."""
-        if self.decoder is None:
-            yield
-            return
+        """The encoder's output and relative positions are known inside the block."""
 
-        def remember(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def encoded(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.encoded = kwargs.get("encoder_hidden_states")
 
-        handle = self.decoder.register_forward_pre_hook(remember, with_kwargs=True)
+        def positions(dropout: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            self.positions = output
+
+        handles = [module.register_forward_hook(positions) for module in self.of_positions]
+        if self.decoder is not None:
+            handles.append(self.decoder.register_forward_pre_hook(encoded, with_kwargs=True))
         try:
             yield
         finally:
-            handle.remove()
-            self.encoded = None
+            for handle in handles:
+                handle.remove()
+            self.encoded = self.positions = None
 
     def _target(self, inputs: Mapping[str, Any]) -> Tensor | None:
         mask, labels = _tokens(inputs, "decoder_attention_mask"), inputs.get("labels")

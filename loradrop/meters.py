@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.masks import Masks, holds_tokens
+from loradrop.masks import Masks
 from loradrop.peft_model import LoRA
 
 TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_tokens")
@@ -33,9 +33,9 @@ class Meter:
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Forward pre-hook; args[0] is x (batch, tokens, d_in), or with the first two flattened into one."""
         x = args[0]
-        mask = self.masks.of(module, x)
-        if mask is not None and not holds_tokens(x, mask):
+        if not self.masks.counts(module, x):
             return
+        mask = self.masks.of(module, x)
         # layers may be spread over devices
         weights = (torch.ones(x.shape[:-1], device=x.device) if mask is None else mask.to(x.device) != 0).float()
         counted = weights.flatten() > 0  # (N,)

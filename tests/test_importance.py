@@ -152,6 +152,16 @@ def test_errors(batch):
         _ = measure(untrained, [batch]).normalized
 
 
+def test_relative_positions_are_no_tokens_where_a_text_is_as_long():
+    model = adapted("deberta")
+    ids = torch.randint(3, 60, (1, 32), generator=torch.Generator().manual_seed(0))  # two times the 16 position buckets
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    importance = measure(model, [given])
+    assert importance.tokens == 32
+    for (kind, layer), g in explicit(model, [given], "tokens").items():
+        assert importance.values[kind][layer] == pytest.approx(g, rel=1e-4)
+
+
 def test_of_generation_the_target_tokens_alone_may_count(batch):
     torch.manual_seed(0)
     model = LlamaForCausalLM(FAMILIES["llama"][1]).eval()

@@ -9,7 +9,7 @@ import torch
 from conftest import FAMILIES, SHAPE, build, train_b
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForMaskedLM
 
 import loradrop
 from loradrop.lora import lora_modules
@@ -176,6 +176,29 @@ def test_low_precision_is_merged_in_its_own_type(batch):
     merged = loradrop.merge(model)
     assert next(merged.parameters()).dtype == torch.bfloat16
     torch.testing.assert_close(merged(**batch).logits, expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_head_with_tied_parameters(ties, batch, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        return RobertaForMaskedLM(RobertaConfig(**SHAPE, max_position_embeddings=40, tie_word_embeddings=ties)).eval()
+
+    given = {"input_ids": batch["input_ids"]}
+    model = get_peft_model(base(), LoraConfig(target_modules=["query"], modules_to_save=["lm_head"])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    expected = model(**given).logits
+    loradrop.save_pretrained(model, tmp_path)
+    loaded = loradrop.from_pretrained(base(), tmp_path, as_peft=True).eval()
+    torch.testing.assert_close(loaded(**given).logits, expected)
+    if ties:  # PEFT has trained a copy of its own
+        with pytest.raises(ValueError, match=r"lm_head\.decoder\.weight would change roberta\.embeddings\.word_emb"):
+            loradrop.from_pretrained(base(), tmp_path)
+    else:
+        torch.testing.assert_close(loradrop.from_pretrained(base(), tmp_path)(**given).logits, expected)
 
 
 def test_a_weight_that_cannot_take_an_update_is_not_merged():
