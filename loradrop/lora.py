@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class LoRALinear(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
         self.base: Any = base.requires_grad_(False)
         self.rank, self.alpha = rank, alpha
         self.dropout = nn.Dropout(dropout)
@@ -124,13 +127,13 @@ def add_lora(
     suffixes of module names (`query`, `attention.output.dense`), or `all-linear` for every linear module of the layers; None
     takes query and value of the model's family. Modules outside the stack of layers (heads, poolers) are taken only where
     none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit, whose
-    message lists the linear modules, or LoRA that is there already; the model is then as it was.
+    message lists the linear modules, or LoRA that is there already; the model is then as it was. TypeError: not a module.
     """
 
     def wrapped(site: Site, base: nn.Module) -> LoRALinear:
-        own = rank if isinstance(rank, int) else rank.get(site.layer)
-        if own is None:
-            raise ValueError(f"rank: layer {site.layer} ({site.name}) has none")
+        own = rank.get(site.layer) if isinstance(rank, Mapping) else rank
+        if not isinstance(own, Integral):
+            raise ValueError(f"rank must be a whole number, got {own} for layer {site.layer} ({site.name})")
         return LoRALinear(base, own, alpha, dropout)
 
     return wrap(model, targets, wrapped)
@@ -138,6 +141,8 @@ def add_lora(
 
 def wrap(model: nn.Module, targets: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]) -> list[Site]:
     """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a torch.nn.Module is needed, got {type(model).__name__}")
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
     if any(hasattr(module, "lora_A") for module in model.modules()):

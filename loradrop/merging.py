@@ -19,8 +19,10 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
 
     Returns the model; of a PeftModel its base model, with `adapter` merged (None: the active one), by PEFT itself.
     Shared LoRAs are merged into each of their layers. ValueError: no LoRA, a weight that another module uses too, or base
-    weights in 4 or 8 bits, to which only PEFT's merging, with its rounding, adds.
+    weights in 4 or 8 bits, to which only PEFT's merging, with its rounding, adds. TypeError: not a module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a torch.nn.Module or a PeftModel is needed, got {type(model).__name__}")
     layers = peft_layers(model)
     if layers:
         adapter = adapter_name(layers.values(), adapter)

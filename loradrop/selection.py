@@ -99,9 +99,11 @@ def select(
     `largest` (LoRA-drop); for the ablations of Section 4.4 the k `smallest` or the `unselected` ones (both readings of
     "inv"), k at `random` (drawn from `seed`), or the k upper layers (`top`). `jointly` ranks all module types together.
     Ties go to the lower layer. ValueError: a number out of range, an unknown `which`, importances that are all zero, a
-    budget smaller than the shared LoRAs alone.
+    budget smaller than the shared LoRAs alone, no layer left with a LoRA. TypeError: not an Importance.
     """
     check_selection(threshold, budget, k, which)
+    if not hasattr(importance, "normalized"):
+        raise TypeError(f"an Importance is needed, what measure returns, got {type(importance).__name__}")
     kept: set[Key] = set()
     for group in _groups(importance, jointly):
         ranked = sorted(group, key=lambda key: (-group[key], key[1]))
@@ -116,7 +118,10 @@ def select(
         kept.update(ranked[:count])
     if not kept and not share:
         raise ValueError(f"budget {budget} is too small: no layer would have a LoRA")
-    return _plan(importance, _which(importance, kept, which, seed), share)
+    kept = _which(importance, kept, which, seed)
+    if not kept and not share:
+        raise ValueError(f"which={which} leaves no layer with a LoRA: share=True, or a lower threshold")
+    return _plan(importance, kept, share)
 
 
 def check_selection(threshold: float | None, budget: float | None, k: int | None, which: str) -> None:

@@ -31,10 +31,12 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
     already changes nothing, and one that is refused leaves the model as it was.
     ValueError: a plan for other module types or layers than the model's, LoRAs of different shapes, types or devices to
     share, layers that share already and are not to, a wrapped or merged model, what PEFT's layers cannot do
-    (peft_model.adapted_sites). TypeError: not a module.
+    (peft_model.adapted_sites). TypeError: not a module, not a Plan.
     """
     if initial not in INITIAL:
         raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got '{initial}'")
+    if not isinstance(plan, Plan):
+        raise TypeError(f"a Plan is needed, what select returns, got {type(plan).__name__}")
     if isinstance(model, DistributedDataParallel):
         raise ValueError("the model is wrapped in DistributedDataParallel, which knows its parameters by now: share first")
     sites = {(site.module_type, site.layer): (site.name, lora) for site, lora in adapted_sites(model, adapter).items()}

@@ -72,3 +72,15 @@ def test_a_plan_reads_and_is_kept(batch, tmp_path):
     plan.save(tmp_path / "plan.json")
     assert loradrop.Plan.load(tmp_path / "plan.json") == plan
     assert f"{plan.parameters:,} of LoRA's {plan.lora_parameters:,} parameters" in str(plan)
+
+
+def test_what_is_no_model_importance_or_plan_is_refused():
+    model = build()
+    loradrop.add_lora(model, rank=4)
+    for act in (loradrop.add_lora, loradrop.merge, lambda name: loradrop.measure(name, [])):
+        with pytest.raises(TypeError, match=r"a torch\.nn\.Module .*is needed, got str"):
+            act("roberta-base")
+    with pytest.raises(TypeError, match="an Importance is needed, what measure returns, got dict"):
+        loradrop.select({"query": {0: 1.0}}, threshold=0.9)
+    with pytest.raises(TypeError, match="a Plan is needed, what select returns, got dict"):
+        loradrop.share(model, {"query": (0,)})

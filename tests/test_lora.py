@@ -108,9 +108,11 @@ def test_low_precision_models_get_a_float32_adapter(batch):
         ({"targets": ["qeury"]}, r"no linear module's name ends in 'qeury'.*attention\.self\.query"),
         ({"rank": 0}, "rank must lie between 1 and 32"),
         ({"rank": 33}, "rank must lie between 1 and 32 for a 32 x 32 module, got 33"),
-        ({"rank": {0: 4, 1: 4}}, r"rank: layer 2 \(roberta\.encoder\.layer\.2\.attention\.self\.query\) has none"),
+        ({"rank": {0: 4, 1: 4}}, "rank must be a whole number, got None for layer 2"),
         ({"rank": {0: 4, 1: 4, 2: 33}}, "rank must lie between 1 and 32"),
+        ({"rank": 8.0}, r"rank must be a whole number, got 8\.0 for layer 0"),
         ({"dropout": 1.0}, "dropout must lie in"),
+        ({"alpha": 0}, "alpha must be positive, got 0"),
         ({"targets": ["LayerNorm"]}, r"no linear module's name ends in 'LayerNorm' \('LayerNorm' is a LayerNorm\)"),
     ],
 )

@@ -111,6 +111,7 @@ def test_without_sharing_the_others_cost_nothing():
         ({"k": 7}, "k must not exceed the 6 layers there are, got 7"),
         ({"k": 2, "threshold": 0.9}, "give one of threshold, budget and k"),
         ({"k": 2, "which": "unselected"}, "give a threshold"),
+        ({"threshold": 1, "which": "unselected", "share": False}, "which=unselected leaves no layer with a LoRA"),
         ({"budget": 0.1}, "budget 0.1 is too small: the shared LoRAs alone need 0.167"),
         ({}, "give one of threshold, budget and k"),
         ({"threshold": 0.9, "budget": 0.5}, "give one of threshold, budget and k"),
