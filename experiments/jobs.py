@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -18,17 +19,30 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import config as schema
-from experiments.config import CONF, digest, run_id
+from experiments.config import CONF, UserError, digest, run_id
 from experiments.files import replacing
 from loradrop import recipe
 
 OUTPUTS = "paths.outputs="
+OPTIONAL = ("recipe", "decoding")  # groups in which Hydra takes a name that is not there for none
 PLANS = Path(CONF).parent / "outputs" / "cache" / "plans"  # of this tree: whatever folder results are in
 
 
 def outputs_of(overrides: Iterable[str]) -> str:
     """The folder of results that overrides name."""
     return next((o.removeprefix(OUTPUTS) for o in reversed(list(overrides)) if o.startswith(OUTPUTS)), "outputs")
+
+
+def check_names(overrides: Iterable[str]) -> None:
+    """UserError for a name that Hydra would pass over, and for `group=null`, which it answers with a traceback."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        options = {path.stem for path in Path(CONF, group).glob("*.yaml")}
+        if options and value == "null":
+            raise UserError(f"{override}: a group cannot be null; leave it out, or write ~{group} where it has a default")
+        for name in value.split(",") if group in OPTIONAL else ():
+            if re.fullmatch(r"[\w-]+", name) and name not in options:
+                raise UserError(f"{group}={name}: there is no conf/{group}/{name}.yaml")
 
 
 def planned(overrides: Iterable[str]) -> list[dict[str, Any]]:
@@ -61,6 +75,7 @@ def plan(overrides: Iterable[str]) -> list[DictConfig]:
     alone, not in YAML files, are composed once.
     """
     overrides = list(overrides)
+    check_names(overrides)
     inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep
     with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

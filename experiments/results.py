@@ -116,10 +116,10 @@ def times(outputs: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["backbone", "task", "method", "seconds"])
 
 
-def over_seeds(frame: pd.DataFrame, ids: bool = False) -> pd.DataFrame:
+def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd.DataFrame:
     """One row for each backbone, task, method and setting of finished runs, in their order; scores in percent as text.
 
-    `ids`: with a column `runs`, the ids of the result files behind each row.
+    `over`: mean or median of the seeds. `ids`: with a column `runs`, the ids of the result files behind each row.
 
     Where runs of one method differ in more than the seed, the keys in which they differ are columns.
     """
@@ -131,7 +131,7 @@ def over_seeds(frame: pd.DataFrame, ids: bool = False) -> pd.DataFrame:
             {
                 **dict(zip(("backbone", "task", "method", "setting"), names, strict=True)),
                 "metric": "-" if runs.primary.isna().all() else runs.primary.iloc[0],
-                **{which: _spread(100 * runs[which].astype(float)) for which in AGGREGATES},
+                **{which: _spread(100 * runs[which].astype(float), over) for which in AGGREGATES},
                 "seeds": len(runs),
                 "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
@@ -153,8 +153,8 @@ def _kept(runs: pd.DataFrame) -> str:
 def _settings(frame: pd.DataFrame) -> pd.Series:
     """For each run, the keys and values (as text) in which it differs from others of its backbone, task and method."""
     configs = pd.json_normalize([result["config"] for result in frame.result]).astype(str).set_index(frame.index)
-    ignored = ("seed", *(f"{part}." for part in NOT_IN_HASH), *(f"trainer.{key}" for key in NOT_IN_TRAINER_HASH))
-    configs = configs[[key for key in configs if not key.startswith(ignored)]]
+    ignored = {"seed", *NOT_IN_HASH, *(f"trainer.{key}" for key in NOT_IN_TRAINER_HASH)}
+    configs = configs[[key for key in configs if not {key, key.partition(".")[0]} & ignored]]
     texts = pd.Series("", index=frame.index)
     for _, runs in frame.groupby(["backbone", "task", "method"]):
         some = configs.loc[runs.index]
@@ -163,8 +163,8 @@ def _settings(frame: pd.DataFrame) -> pd.Series:
     return texts
 
 
-def _spread(values: pd.Series) -> str:
-    """Mean and, from two values on, sample standard deviation."""
+def _spread(values: pd.Series, over: str) -> str:
+    """Mean or median and, from two values on, sample standard deviation."""
     if values.isna().all():
         return "-"
-    return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
+    return f"{values.agg(over):.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")

@@ -9,6 +9,8 @@ several processes shares the runs of a sweep out among them.
 
 from __future__ import annotations
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,6 +19,7 @@ from omegaconf import DictConfig
 from experiments import results, show
 from experiments.config import CONF, UserError, run_id
 from experiments.execution import finished, run
+from experiments.jobs import check_names
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
@@ -25,15 +28,14 @@ def main(config: DictConfig) -> None:
     try:
         id = run_id(config)
         folder = results.run_folder(config.paths.outputs, id)
-        result = finished(config, id)
-        if result is not None:
-            show.skipped(id, folder)
-        else:
-            result = run(config, id, wait=not sweeping)
+        known = finished(config, id)
+        result = known or run(config, id, wait=not sweeping)
         if result is None:
             show.said(f"{id} is left to the process that carries it out")
+        elif sweeping:
+            show.line(result, again=known is not None)
         else:
-            show.line(result) if sweeping else show.summary(result, folder)
+            show.summary(result, folder, again=known is not None)
     except UserError as error:
         if not sweeping:
             raise
@@ -44,4 +46,8 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    try:
+        check_names(sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
     main()

@@ -23,10 +23,6 @@ def started(id: str) -> None:
     console.rule(f"[bold]{id}", align="left")
 
 
-def skipped(id: str, folder: Path) -> None:
-    said(f"{id}: finished already, see {folder}")
-
-
 def said(message: str) -> None:
     """One line, whatever brackets stand in it."""
     console.print(message, soft_wrap=True, markup=False)
@@ -43,8 +39,8 @@ def first_line(error: str) -> str:
     return next((line for line in lines[traceback + 1 :] if not line.startswith(" ")), lines[-1])
 
 
-def line(result: dict[str, Any]) -> None:
-    """A run of a sweep: score, adapter, time."""
+def line(result: dict[str, Any], again: bool = False) -> None:
+    """A run of a sweep: score, adapter, time; `again`: it was finished before."""
     metrics, seconds = result["metrics"], sum(result["seconds"].values())
     scores = "measured only"
     if metrics is not None:
@@ -53,13 +49,15 @@ def line(result: dict[str, Any]) -> None:
             for which in ("best", "last")
         )
         scores = f"{metrics['primary']} {scores}"
-    text = f"{result['id']}: {scores}; {_share(result['parameters'])}; {seconds:.0f} s"
-    said(text)
+    time = "finished already" if again else f"{seconds:.0f} s"
+    said(f"{result['id']}: {scores}; {_share(result['parameters'])}; {time}")
 
 
-def summary(result: dict[str, Any], folder: Path) -> None:
-    """Score, parameters, which layers kept their own LoRA, wall times."""
-    grid = Table.grid(padding=(0, 2))
+def summary(result: dict[str, Any], folder: Path, again: bool = False) -> None:
+    """Score, parameters, which layers kept their own LoRA, wall times; `again`: it was finished before."""
+    if again:
+        said(f"{result['id']}: finished already")
+    grid = _grid()
     metrics, parameters = result["metrics"], result["parameters"]
     splits = " + ".join(f"{rows:,} rows of {split}" for split, rows in result["evaluated_on"].items())
     for which in ("best", "last") if metrics else ():
@@ -75,18 +73,26 @@ def summary(result: dict[str, Any], folder: Path) -> None:
         grid.add_row(kind, picture)
     cached = " (stage 1 was cached)" if result.get("stage1_cached") else ""
     grid.add_row("seconds", ", ".join(f"{k} {v:.1f}" for k, v in result["seconds"].items()) + cached)
-    grid.add_row("result", escape(str(folder / "result.json")))
     for note in result["notes"]:
         grid.add_row("note", escape(note))
-    console.print(grid, soft_wrap=True)
+    console.print(grid)
+    said(f"result: {folder / 'result.json'}")  # in one piece, to be copied
 
 
 def facts(lines: list[tuple[str, str]]) -> None:
     """Names and what is to be said of them."""
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     for name, text in lines:
         grid.add_row(name, escape(text))
-    console.print(grid, soft_wrap=True)
+    console.print(grid)
+
+
+def _grid() -> Table:
+    """Two columns; a long word of the second is folded, not cut."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    return grid
 
 
 def progress(items: Collection[Item], text: str) -> Iterable[Item]:
@@ -117,15 +123,15 @@ def pictures(result: dict[str, Any]) -> dict[str, str]:
     return drawn
 
 
-def overview(frame: pd.DataFrame) -> None:
-    """A table of results.over_seeds; what is the same in every row stands in the title."""
+def overview(frame: pd.DataFrame, epoch: str = "best", over: str = "mean") -> None:
+    """A table of results.over_seeds; what is the same in every row stands in the title. A narrow one has one epoch."""
     names = ["backbone", "task", "metric"]
     same = [name for name in names if frame[name].nunique() == 1]
     narrow = console.width < NARROW  # the saved table has all columns
-    epochs = "the best epoch" if narrow else "the best and the last epoch"
+    epochs = f"the {epoch} epoch" if narrow else "the best and the last epoch"
     constants = [str(frame[name].iloc[0]) for name in same]
-    title = ", ".join([f"mean ± standard deviation over seeds, in percent, at {epochs}", *constants])
-    left_out = ["kept", "last", "of LoRA's", "metric"] if narrow else []
+    title = ", ".join([f"{over} ± standard deviation over seeds, in percent, at {epochs}", *constants])
+    left_out = ["kept", "last" if epoch == "best" else "best", "of LoRA's", "metric"] if narrow else []
     frame = frame[[name for name in frame if name not in {*same, *left_out}]]
     listing(frame, title, text=(*names, "method", "setting"), wrapped=(*names, "method", "setting"))
 
@@ -133,7 +139,9 @@ def overview(frame: pd.DataFrame) -> None:
 def listing(frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> None:
     """A table of text cells; columns of `text` stand to the left, those of numbers to the right."""
     tight = {"box": SIMPLE_HEAD, "padding": 0} if console.width < NARROW else {}
-    table = Table(title=escape(title), **tight)
+    if title:
+        said(title)
+    table = Table(**tight)
     for column in frame.columns:
         # a long name is folded, a number never cut
         options = {"overflow": "fold"} if column in wrapped else {"no_wrap": True, "min_width": len(column)}

@@ -5,7 +5,8 @@ python -m experiments.status table7 task=rte           a part of it
 python -m experiments.status all                       every experiment
 
 A run that two experiments need is one run: `shared` counts the unfinished ones that others need too. The time left is the
-mean time of finished runs of the same backbone, task and method (or else of the same backbone and task), one after another.
+mean time of finished runs of the same backbone, task and method (or else of the same backbone and task), one after another;
+`>` where that is known of some of them alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, None, "", (ALL,))
     paths = options.overrides[1:] if options.experiment == ALL else [o for o in options.overrides if o.startswith("paths.")]
     ids, overrides = {}, {}
+    if options.experiment != ALL:
+        planned(options.overrides)  # a mistake in them shows before the others are planned
     for name in show.progress(names(), "planning"):
         overrides[name] = [f"experiment={name}", *(item(name).mini if options.given.mini else []), *paths]
         if name == options.experiment:
@@ -57,7 +60,7 @@ def _line(name: str, frame: pd.DataFrame, ids: dict[str, set[str]], times: pd.Da
 
 
 def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
-    """Estimated for the runs that are not finished; "?" where none like them is."""
+    """Estimated for the runs that are not finished: "> 1 h" where runs like some of them are, "?" where none is."""
     if runs.empty:
         return "-"
     alike = times.groupby(["backbone", "task"]).seconds.mean()
@@ -67,8 +70,8 @@ def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
         dtype=float,
     )
     total, unknown = seconds.sum(), int(seconds.isna().sum())
-    known = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.0f} min"
-    return known if not unknown else "?" if unknown == len(runs) else f"{known} and {unknown} of unknown length"
+    known = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.0f} min" if total >= 60 else f"{total:.0f} s"
+    return known if not unknown else "?" if unknown == len(runs) else f"> {known}"
 
 
 def _details(frame: pd.DataFrame, ids: dict[str, set[str]], name: str) -> None:

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_aggregate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epoch", choices=results.AGGREGATES, default="best", help="which epoch of each run counts")
-    parser.add_argument("--over", choices=OVER, default="mean", help="of the seeds, in tables of the paper")
+    parser.add_argument("--over", choices=OVER, default="mean", help="of the seeds")
 
 
 def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
@@ -65,9 +65,10 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
 
 
 def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
-    show.overview(results.over_seeds(finished))
-    heading = "Kept: layers with an own LoRA. Mean ± std over seeds, in percent, at the best and the last epoch"
-    return heading, render.frame(results.over_seeds(finished, ids=options.format == "csv"), options.format)
+    epoch, over = options.given.epoch, options.given.over
+    show.overview(results.over_seeds(finished, over), epoch, over)
+    heading = f"Kept: layers with an own LoRA. {over.capitalize()} ± std over seeds, in percent, at best and last epoch"
+    return heading, render.frame(results.over_seeds(finished, over, ids=options.format == "csv"), options.format)
 
 
 def _save(text: str, caption: str, options: Options) -> None:

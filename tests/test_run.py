@@ -95,6 +95,8 @@ def test_a_finished_run_is_skipped_and_stage_one_is_shared(sweep):
     before = {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/*")}
     again = run(outputs, "method=lora_drop", "seed=0")
     assert again.returncode == 0 and "finished already" in again.stdout
+    (folder,) = outputs.glob("runs/*-lora_drop-s0-*")
+    assert again.stdout.endswith(f"\nresult: {folder / 'result.json'}\n")  # in one piece, however long
     assert {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/*")} == before
     other = run(outputs, "method=lora_drop_no_share", "seed=0", "method.threshold=0.7")
     assert other.returncode == 0, other.stderr
@@ -163,8 +165,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(sweep):
     frame = experiments.results.load([*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True)
     assert list(experiments.results.over_seeds(frame).seeds) == [2, 2]
     changed = json.loads(json.dumps(frame.result.iloc[1]))
-    changed["config"]["method"]["rank"] = 4
     frame.at[frame.index[1], "result"] = changed
+    changed["config"] |= {"wait": False, "save_weights": False}  # which change no number
+    assert list(experiments.results.over_seeds(frame).seeds) == [2, 2]
+    changed["config"]["method"]["rank"] = 4
     table = experiments.results.over_seeds(frame)
     kept = [result["plan"]["kept"] for result in frame.result[2:]]
     means = {kind: sum(len(layers[kind]) for layers in kept) / 2 for kind in ("query", "value")}

@@ -57,6 +57,9 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     assert "4 min" in shown.stdout  # four runs of a minute
     nothing = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "empty")
     assert nothing.returncode == 0 and "?" in nothing.stdout
+    made_up.write(outputs / "rte", "experiment=table7", "task=rte", "seed=0", "method=lora_drop")
+    known = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "rte")
+    assert "> 4 min" in known.stdout  # four of RTE's are like a finished one, five of MRPC's are like none
 
 
 def test_all_experiments_have_a_line(tmp_path):

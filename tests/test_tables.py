@@ -105,6 +105,16 @@ def test_the_command_prints_and_saves_the_table(table1):
     assert "Wilcoxon" in shown.stdout
 
 
+def test_a_table_without_a_paper_has_the_epoch_and_the_aggregate_that_are_asked_for(tmp_path):
+    done = made_up.write(tmp_path, "experiment=demo", "method=lora")
+    scores = sorted(100 * one["metrics"]["last"]["accuracy"] for one in done)
+    arguments = ("demo", "method=lora", "--epoch", "last", "--over", "median")
+    shown = run_module("experiments.table", *arguments, outputs=tmp_path, COLUMNS="80").stdout
+    assert shown.startswith("median ± standard deviation over seeds, in percent, at the last epoch")
+    assert f" {scores[1]:.1f} ± " in shown and scores[1] != pytest.approx(sum(scores) / 3, abs=0.1)
+    assert "Median ± std" in (tmp_path / "tables" / "demo.md").read_text()
+
+
 def test_the_paired_test_is_that_of_its_pairs(table1):
     outputs, done = table1
     rows = frame(outputs)
