@@ -10,7 +10,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING as REQUIRED
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,7 @@ def check(config: DictConfig) -> None:
 
     In the order of what is fast to find: names and numbers first, classes that import torch and transformers last.
     """
+    _check_keys(config)
     OmegaConf.to_object(config.recipe)
     if config.decoding is not None:
         OmegaConf.to_object(config.decoding)
@@ -126,6 +127,21 @@ def check(config: DictConfig) -> None:
         _check_target(group, OmegaConf.to_container(config[group], resolve=True))
         if group != "logger" and config[group].get("_target_"):
             build(group, config[group])
+
+
+def _check_keys(node: DictConfig, name: str = "") -> None:
+    """Hydra takes `+key=value` for any key; one that nothing reads would change the id alone."""
+    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(node))]
+    for key in node:
+        if key not in known:
+            raise ValueError(f"{name}{key}: there is no such key.{_hint(key, known)}")
+        if dataclasses.is_dataclass(OmegaConf.get_type(node, key)):
+            _check_keys(node[key], f"{name}{key}.")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {close[0]}?" if close else f" Keys: {', '.join(known)}."
 
 
 def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -168,9 +184,7 @@ def _check_target(key: str, node: dict[str, Any]) -> None:
         if name == "_target_":
             continue
         if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, 1)
-            hint = f" Did you mean {close[0]}?" if close else f" Keys: {', '.join(parameters)}."
-            raise ValueError(f"{key}.{name}: {target} has no such key.{hint}")
+            raise ValueError(f"{key}.{name}: {target} has no such key.{_hint(name, parameters)}")
         if not _fits(value, hints.get(name, Any)):
             raise ValueError(f"{key}.{name} must be {_readable(hints[name])}, got {value!r}")
     for name, parameter in parameters.items():

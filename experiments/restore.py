@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -50,9 +51,12 @@ def finished(id: str, outputs: str | Path, models: str | Path | None = None) -> 
 
 
 def load_trained(model: nn.Module, method: Method, result: dict[str, Any], folder: Path) -> None:
-    """Put a run's plan and trained values into a model in which its method was installed. ValueError: they do not fit."""
+    """Put a run's plan and trained values into a model with its method installed. ValueError: damaged, or not fitting."""
     method.load_state(model, {key: result[key] for key in ("importance", "plan") if result[key]})
-    state = load_file(folder / WEIGHTS)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}); delete {folder} and run again") from error
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trainable != set(state):
         lost = sorted(trainable ^ set(state))[:4]

@@ -29,7 +29,7 @@ def predictions(id: str, outputs: str) -> tuple[dict[str, Any], BySplit]:
     """
     result, path = results.read(outputs, id), results.run_folder(outputs, id) / results.PREDICTIONS
     if result is None or result["status"] != results.FINISHED or not path.exists():
-        raise FileNotFoundError(f"there is no finished run with a {path}; runs that generate text leave it behind")
+        raise FileNotFoundError(f"there is no finished run with {path}; runs that generate text leave it behind")
     by_split: BySplit = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):

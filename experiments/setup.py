@@ -41,7 +41,7 @@ class Setup:
             raise ValueError(
                 f"task {task.name} generates text: add decoding=greedy or decoding=beam, or conf/decoding/{task.name}.yaml"
                 if task.generates
-                else f"task {task.name} has labels and generates nothing: decoding must be null"
+                else f"task {task.name} has labels and generates nothing: leave decoding out"
             )
         models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)

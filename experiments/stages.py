@@ -19,6 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -91,7 +92,10 @@ class RunProbe:
                     save_tensors(result.trained, path)
                 with replacing(folder / "importance.json") as path:  # last: it marks the cache entry as whole
                     result.importance.save(path)
-        return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
+        try:
+            return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
+        except (ValueError, KeyError, OSError, SafetensorError) as error:
+            raise ValueError(f"{folder} is damaged ({error}); delete it and run again") from error
 
 
 def fit(setup: Setup, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunModule | None, dict[str, Any]]:

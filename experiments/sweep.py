@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,11 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 from experiments import results, show
 from experiments.config import UserError
 from experiments.execution import run
+from experiments.files import check_writable
 from experiments.jobs import as_config
 
 
 class Summary(Callback):
     """Named in conf/run.yaml; Hydra calls it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check_writable(Path(config.paths.outputs))
+        except OSError as error:  # Hydra writes there, too, and would show a traceback
+            show.failed(str(error))
+            sys.exit(1)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = OmegaConf.to_container(config.hydra.overrides.task)

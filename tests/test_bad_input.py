@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import CONF, UserError, run_id
 from experiments.execution import run
+from experiments.restore import restore
 
 CASES = {
     "unknown key": (["method.treshold=0.5"], "treshold"),
@@ -34,6 +35,9 @@ CASES = {
     "no data and no Hub": (["task=rte"], "HF_HUB_OFFLINE is set"),
     "no backbone": (["backbone=roberta_base"], "Put the model there (config.json, model.safetensors, tokenizer.json)"),
     "too long for the backbone": (["recipe.max_length=4000"], "recipe.max_length is 4000, but backbone tiny_roberta"),
+    "added key": (["+recipe.lerning_rate=1"], "recipe.lerning_rate: there is no such key. Did you mean learning_rate?"),
+    "added top-level key": (["+sed=1"], "sed: there is no such key. Did you mean seed?"),
+    "experiment": (["experiment=tabel7"], "Could not find 'experiment/tabel7'"),
     "no GPU": (["trainer=gpu"], "torch sees no GPU"),
 }
 
@@ -77,9 +81,27 @@ def test_a_traceback_is_there_for_the_asking(tmp_path):
     assert "Traceback" in done.stderr and "rank must be at least 1" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe=roberta_base-ret", "recipe=roberta_base-ret: there is no conf/recipe/roberta_base-ret.yaml"),
+        ("decoding=greedy,beem", "decoding=beem: there is no conf/decoding/beem.yaml"),
+        ("decoding=null", "decoding=null: a group cannot be null; leave it out"),
+    ],
+)
+def test_a_name_that_hydra_would_pass_over_is_named(override, message, tmp_path):
+    for module, first in (("experiments.run", "-m"), ("experiments.table", "demo")):
+        done = run_module(module, first, override, outputs=tmp_path / "outputs")
+        assert done.returncode == 1 and done.stderr.startswith(message) and "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_outputs_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "paths.outputs: cannot write to" in attempt([], tmp_path / "file" / "outputs")
+    swept = run_module("experiments.run", "-m", "seed=0,1", outputs=tmp_path / "file" / "outputs")
+    assert swept.returncode == 1 and "Traceback" not in swept.stderr
+    assert swept.stdout.startswith("paths.outputs: cannot write to") and len(swept.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,10 +133,17 @@ def test_in_a_sweep_the_other_runs_go_on(tmp_path):
     assert len(list(Path(tmp_path).glob("runs/*/result.json"))) == 1
 
 
-def test_a_damaged_result_file_is_named(tmp_path):
-    small = ["method=lora", "task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
+def test_damaged_files_are_named(tmp_path):
+    small = ["task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
     assert run_module("experiments.run", *small, outputs=tmp_path).returncode == 0
-    path = next(tmp_path.glob("runs/*/result.json"))
+    (measured,), (weights,) = tmp_path.glob("cache/stage1/*/*.safetensors"), tmp_path.glob("runs/*/*.safetensors")
+    measured.write_bytes(b"cut")
+    done = run_module("experiments.run", *small, "method.threshold=0.5", outputs=tmp_path)
+    assert done.returncode == 1 and f"{measured.parent} is damaged" in done.stderr and "delete it" in done.stderr
+    weights.write_bytes(b"cut")
+    with pytest.raises(ValueError, match=f"{weights.name} is damaged"):
+        restore(weights.parent.name, tmp_path)
+    path = weights.with_name("result.json")
     assert json.loads(path.read_text())["status"] == "finished"
     path.write_text("{")
     done = run_module("experiments.run", *small, outputs=tmp_path)

@@ -190,7 +190,7 @@ class Clock:
         (["method=lora", "recipe.max_length=40"], "recipe.max_length is 40"),
         (["method=lora", "recipe.max_length=600"], "takes at most 512 tokens"),
         (["method=prompt_tuning", "recipe.max_length=480"], "is for tasks with labels; LlamaForCausalLM generates text"),
-        (["method=lora", "task=mini_sentiment", "decoding=greedy"], "generates nothing: decoding must be null"),
+        (["method=lora", "task=mini_sentiment", "decoding=greedy"], "generates nothing: leave decoding out"),
     ],
 )
 def test_what_makes_no_sense_is_refused(models, tmp_path, overrides, message):
