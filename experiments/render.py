@@ -17,7 +17,8 @@ from experiments.comparison import AVERAGE, Comparison
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 MISSING = "missing"
-LEGEND = "Each cell: ours, the paper's, the difference. Best {best}, second best {second}, ours and the paper's apart."
+LEGEND = "Best {best}, second best {second}"
+BESIDE = "Each cell: ours, the paper's, the difference. {legend}, ours and the paper's apart."
 TEX = {letter: f"\\{letter}" for letter in "%_&#${}"} | {
     "\\": "\\textbackslash{}",
     "^": "\\textasciicircum{}",
@@ -137,6 +138,7 @@ def _cell(cell: Any, style: Style, notes: dict[str, int], digits: int) -> list[s
 
 def _below(table: Comparison, style: Style, notes: dict[str, int]) -> list[str]:
     legend = LEGEND.format(best=style.best.format("bold"), second=style.second.format("underlined"))
+    legend = f"{legend}." if table.cells.paper.isna().all() else BESIDE.format(legend=legend)
     numbered = [f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()]
     left_out = f"Runs of {', '.join(table.left_out)} belong to no row." if table.left_out else ""
     return [legend, *numbered, *(style.plain(text) for text in (table.test, left_out) if text)]

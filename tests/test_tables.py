@@ -156,6 +156,8 @@ def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
     made_up.write(tmp_path, *mini)
     table = compare("table1", frame(tmp_path, *mini))
     assert table.columns == ("mini_sentiment", AVERAGE) and table.cells.paper.isna().all()
+    shown = render.comparison(table, "markdown")
+    assert "Best **bold**" in shown and "paper" not in shown
     assert "here on tiny_roberta" in table.caption and table.parameters["lora"] == ("1,000", "")
 
 
