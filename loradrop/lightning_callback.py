@@ -34,9 +34,11 @@ class LightningLoRADrop(Dropper, pl.Callback):
         if self.plan is not None:
             self.resume(self._model(pl_module), self.plan)
         else:
-            epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else math.inf
+            trying = trainer.fast_dev_run  # a few steps of what will be longer
+            epochs = math.inf if trying or trainer.max_epochs in (None, -1) else trainer.max_epochs
             # in manual optimisation a batch may have several steps
-            steps = trainer.estimated_stepping_batches if pl_module.automatic_optimization else math.inf
+            known = pl_module.automatic_optimization and not trying
+            steps = trainer.estimated_stepping_batches if known else math.inf
             self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:

@@ -46,6 +46,13 @@ def test_what_would_never_happen_is_refused(when, message, tmp_path):
         lightning(tmp_path, 2, callback).fit(Module(ours()), DataLoader(rows(), BATCH))
 
 
+def test_lightning_tries_a_few_steps_of_a_longer_training(tmp_path):
+    callback = loradrop.LightningLoRADrop(DataLoader(rows(), BATCH), "model", k=1, steps=3)
+    with pytest.warns(UserWarning, match="training ended before"):
+        lightning(tmp_path, 2, callback, fast_dev_run=1).fit(Module(ours()), DataLoader(rows(), BATCH))
+    assert callback.plan is None
+
+
 class Stop(TrainerCallback):
     """Early stopping, after the first step."""
 
