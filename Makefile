@@ -37,7 +37,7 @@ demo-nlg: $(STAMP) ## the same on a built-in decoder that puts records into sent
 	$(RUN).table demo_nlg
 	$(RUN).figure demo_nlg
 
-tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper: SCALE=mini on built-in models; -j2 two at a time, -k past failures
+tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper (one alone: make table7): SCALE=mini on built-in models; -j2 two at a time, -k past failures
 
 studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -60,6 +61,19 @@ def parse(
     mini = item(given.experiment).mini if given.mini and given.experiment not in others else []
     overrides = [f"experiment={given.experiment}", *mini, *given.overrides]
     return Options(given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given)
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name a run."""
+    parser.add_argument("id", help="of the run: the name of its folder, or <outputs>/runs/<id>")
+    parser.add_argument("--outputs", help="where its folder's name alone is given (default: outputs)")
+
+
+def run_of(given: argparse.Namespace) -> tuple[str, str]:
+    """The id and the outputs folder that such arguments name."""
+    folder = Path(given.id)
+    inside = folder.parent.name == "runs" and given.outputs is None
+    return folder.name, str(folder.parents[1]) if inside else given.outputs or "outputs"
 
 
 def guarded(main: Callable[[], int]) -> int:

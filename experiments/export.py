@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from experiments import show
-from experiments.command import guarded
+from experiments.command import add_run, guarded, run_of
 from experiments.config import UserError
 
 FORMS = PEFT, MERGED, COMPACT = ("peft", "merged", "compact")
@@ -51,12 +51,12 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("id", help="of the run: the name of its folder")
+    add_run(parser)
     parser.add_argument("folder", type=Path, help="to write into")
     parser.add_argument("--to", choices=FORMS, required=True)
-    parser.add_argument("--outputs", default="outputs")
     given = parser.parse_args(arguments)
-    show.console.print(export(given.id, given.to, given.folder, given.outputs), soft_wrap=True, highlight=False)
+    id, outputs = run_of(given)
+    show.console.print(export(id, given.to, given.folder, outputs), soft_wrap=True, highlight=False)
     return 0
 
 

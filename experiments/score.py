@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments import results, show
-from experiments.command import guarded
+from experiments.command import add_run, guarded, run_of
 from experiments.config import UserError, build
 
 BySplit = dict[str, tuple[list[str], list[list[str]]]]  # split -> predictions, and the references of each
@@ -74,16 +74,16 @@ def one_line(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("id", help="of the run: the name of its folder")
-    parser.add_argument("--outputs", default="outputs")
+    add_run(parser)
     parser.add_argument("--export", metavar="FOLDER", type=Path)
     given = parser.parse_args(arguments)
-    again, recorded = scores(given.id, given.outputs)
+    run = run_of(given)
+    again, recorded = scores(*run)
     for key, value in again.items():
         same = "as recorded" if value == recorded.get(key) else f"recorded: {100 * recorded.get(key, float('nan')):.4f}"
         show.console.print(f"{key} {100 * value:.4f} ({same})")
     if given.export:
-        print(export(predictions(given.id, given.outputs)[1], given.export))
+        print(export(predictions(*run)[1], given.export))
     return 0
 
 

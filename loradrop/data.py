@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from pyarrow import ArrowException
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -23,7 +24,6 @@ from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
 from loradrop.tasks.generation import IGNORED, LABELS
 
 POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
-
 LONG = 20_000  # rows whose tokenising takes long enough for a progress bar
 
 
@@ -185,14 +185,21 @@ def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: 
     """Token ids and labels; read from `cache` where they have been made before."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
+    path = None if cache is None else cache / f"{name}.arrow"
+    known = path is not None and path.exists()
     (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
-    return rows.map(
-        task.encode,
-        batched=True,
-        remove_columns=[column for column in rows.column_names if column != LABEL],
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
-        cache_file_name=None if cache is None else str(cache / f"{name}.arrow"),
-        load_from_cache_file=cache is not None,
-        new_fingerprint=None if cache is None else f"{cache.name}{name}",
-        desc=f"tokenising {task.name} {name}",
-    )
+    try:
+        return rows.map(
+            task.encode,
+            batched=True,
+            remove_columns=[column for column in rows.column_names if column != LABEL],
+            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+            cache_file_name=path and str(path),
+            load_from_cache_file=cache is not None,
+            new_fingerprint=cache and f"{cache.name}{name}",
+            desc=f"tokenising {task.name} {name}",
+        )
+    except (ArrowException, OSError) as error:
+        if not known:
+            raise
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error

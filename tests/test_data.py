@@ -90,6 +90,16 @@ def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path
     assert max(shorter.lengths) == 5
 
 
+@pytest.mark.parametrize("content", [b"", b"no", b"no arrow file at all"])
+def test_damaged_token_ids_are_named(content, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
+    TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    (path,) = tmp_path.glob("*/train.arrow")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.arrow is damaged \(.*\); delete it and run again"):
+        TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+
+
 def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
     rows = Dataset.from_dict({"a": ["the dog"], "b": ["the cat sees the dog"], "label": [0]})

@@ -44,7 +44,7 @@ def test_every_form_gives_the_runs_outputs(finished, tmp_path, capsys):
     expected = model(**batch).logits
     assert not torch.allclose(base()(**batch).logits, expected)
     for form in ("peft", "merged", "compact"):
-        assert main([id, "--to", form, str(tmp_path / form), "--outputs", str(outputs)]) == 0
+        assert main([str(outputs / "runs" / id), "--to", form, str(tmp_path / form)]) == 0
         again = AutoTokenizer.from_pretrained(tmp_path / form)
         assert torch.equal(again(TEXTS, return_tensors="pt", padding=True)["input_ids"], batch["input_ids"])
     printed = capsys.readouterr().out
