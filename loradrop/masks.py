@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ def holds_tokens(x: Tensor, mask: Tensor) -> bool:
     return x.shape[:-1] in (mask.shape, (mask.numel(),))
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dim() == 2
 
 
