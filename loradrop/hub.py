@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -56,12 +57,10 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
     What is in the cache needs no network. Raises FileNotFoundError with the reason where files can be had from neither.
     """
     wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": patterns}
-    try:
+    with suppress(FileNotFoundError):  # not in the cache, or not whole
         folder = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
         if all(any(folder.glob(pattern)) for pattern in patterns):  # another task of the same repository is not enough
             return folder
-    except (OSError, ValueError):
-        pass  # not in the cache, or not whole: it is fetched below
     name = f"{repo_id} at revision {revision or 'main'}"
     if not hub_available():
         raise FileNotFoundError(f"{name} is not in the local cache and cannot be fetched ({why_unavailable()})")
