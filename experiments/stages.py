@@ -274,6 +274,7 @@ def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> No
 
 def quieten() -> None:
     """Lightning's warnings and notes that a user of a run can do nothing about."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for module in ("pytorch_lightning", "lightning_fabric"):  # the latter's: `srun` is there and not used
+        warnings.filterwarnings("ignore", module=module)
