@@ -137,7 +137,7 @@ def test_plans_are_remembered_until_a_yaml_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "plan", None)  # composing again would fail
     assert jobs.planned(overrides) == first
     monkeypatch.setattr(jobs, "_content", lambda: "changed")
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         jobs.planned(overrides)
 
 
