@@ -37,7 +37,7 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
         method, backbone = (result["config"][group] for group in ("method", "backbone"))
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {method['name']}")
-        model.config._name_or_path = backbone["hub_id"]  # instead of the place where its files lie on this machine
+        model.config.name_or_path = backbone["hub_id"]  # instead of the place where its files lie on this machine
         if form == MERGED:
             merge(model).save_pretrained(folder)
             text = f"{folder}: an ordinary {type(model).__name__}"
