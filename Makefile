@@ -21,7 +21,7 @@ mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experi
 .PHONY: lock test-newest test-oldest
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make the environment in .venv, once, with the versions of constraints.txt
 
@@ -33,8 +33,8 @@ $(STAMP): pyproject.toml constraints.txt
 # torch: always TORCH, without a local version, so that pip's configuration picks the CPU's or a GPU's build. What only its GPU
 # builds need is left out: each build names exact versions of its own
 lock: $(STAMP) ## constraints.txt anew: the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
-	echo torch==$(TORCH) | $(BIN)/uv pip compile pyproject.toml --extra dev --constraints - --upgrade --universal --python-version 3.11 \
-	    --annotation-style line --custom-compile-command 'make lock' --quiet --output-file constraints.txt
+	echo torch==$(TORCH) | $(BIN)/uv pip compile pyproject.toml --all-extras --constraints - --upgrade --universal --python-version 3.11 \
+	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
 	sed -i.old -E '/^(nvidia|cuda)-|^triton=/d' constraints.txt && rm constraints.txt.old
 
 demo: $(STAMP) ## LoRA, LoRA-drop and no_share on the built-in model: a table and a picture

@@ -27,6 +27,7 @@ CONF = str(Path(__file__).parents[1] / "conf")
 GROUPS = ("logger", "method", "task", "backbone")
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+AUTO = "auto"  # a further precision, until experiments.precision puts one of those in its place
 SUPPLIED = "run"  # an argument that the runner hands over, no key of a YAML
 # what cannot change a number
 NOT_IN_HASH = ("paths", "logger", "save_weights", "wait")
@@ -118,7 +119,8 @@ def check(config: DictConfig) -> None:
             raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
     for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
         if settings[key] not in allowed:
-            raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, got '{settings[key]}'")
+            known = [*allowed, AUTO] if key == "precision" else allowed
+            raise ValueError(f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'")
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():

@@ -19,8 +19,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import config as schema
-from experiments.config import CONF, UserError, digest, run_id
+from experiments.config import AUTO, CONF, UserError, digest, run_id
 from experiments.files import replacing
+from experiments.precision import settle
 from loradrop import recipe
 
 OUTPUTS = "paths.outputs="
@@ -53,12 +54,16 @@ def planned(overrides: Iterable[str]) -> list[dict[str, Any]]:
     with suppress(OSError, json.JSONDecodeError):
         return json.loads(path.read_text())
     configs = []
-    for config in plan(overrides):
+    composed = _composed(overrides)
+    everywhere = all(config.trainer.precision != AUTO for config in composed)  # else a plan is of one machine
+    for config in composed:
+        settle(config)
         plain = OmegaConf.to_container(config, resolve=True)
         del plain["paths"]
         configs.append({"id": run_id(config), **plain})
-    with suppress(OSError), replacing(path) as file:  # to remember is a convenience: a folder may be read-only
-        file.write_text(json.dumps(configs))
+    if everywhere:
+        with suppress(OSError), replacing(path) as file:  # to remember is a convenience: a folder may be read-only
+            file.write_text(json.dumps(configs))
     return configs
 
 
@@ -74,6 +79,14 @@ def plan(overrides: Iterable[str]) -> list[DictConfig]:
     Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params. Runs that differ in values
     alone, not in YAML files, are composed once.
     """
+    configs = _composed(overrides)
+    for config in configs:
+        settle(config)
+    return configs
+
+
+def _composed(overrides: Iterable[str]) -> list[DictConfig]:
+    """The same, with precisions as they were given."""
     overrides = list(overrides)
     check_names(overrides)
     inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep

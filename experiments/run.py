@@ -20,15 +20,19 @@ from experiments import results, show
 from experiments.config import CONF, UserError, run_id
 from experiments.execution import finished, run
 from experiments.jobs import check_names
+from experiments.precision import settle
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
 def main(config: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        precision = settle(config)
         id = run_id(config)
         folder = results.run_folder(config.paths.outputs, id)
         known = finished(config, id)
+        if precision is not None and known is None:
+            show.said(precision)
         result = known or run(config, id, wait=not sweeping)
         if result is None:
             show.said(f"{id} is left to the process that carries it out")
