@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+UV := .venv-lock/bin/uv
 PIP_INSTALL := bin/pip install --quiet --disable-pip-version-check
 TORCH := 2.13.0
 RUN := $(BIN)/python -m experiments
@@ -32,10 +33,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 # torch: always TORCH, without a local version, so that pip's configuration picks the CPU's or a GPU's build. What only its GPU
 # builds need is left out: each build names exact versions of its own
-lock: $(STAMP) ## constraints.txt anew: the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
-	echo torch==$(TORCH) | $(BIN)/uv pip compile pyproject.toml --all-extras --constraints - --upgrade --universal --python-version 3.11 \
+lock: $(UV) ## constraints.txt anew: the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
+	echo torch==$(TORCH) | $(UV) pip compile pyproject.toml --all-extras --constraints - --upgrade --universal --python-version 3.11 \
 	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
 	sed -i.old -E '/^(nvidia|cuda)-|^triton=/d' constraints.txt && rm constraints.txt.old
+
+$(UV): # a resolver for all Pythons at once, and for lowest versions; no part of the environment, whose versions it finds
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/$(PIP_INSTALL) uv
 
 demo: $(STAMP) ## LoRA, LoRA-drop and no_share on the built-in model: a table and a picture
 	$(RUN).run experiment=demo
@@ -57,7 +62,7 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
 
 docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
-	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance loradrop.selection loradrop.sharing loradrop.sampling loradrop.interchange loradrop.loralib loradrop.merging loradrop.callbacks loradrop.trainer_callback loradrop.lightning_callback
+	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.trainer loradrop.callbacks.lightning
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2
@@ -67,9 +72,9 @@ test-newest: ## the tests with the newest versions that pip finds, in .venv-newe
 	.venv-newest/$(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[dev]'
 	.venv-newest/bin/python -m pytest -n 2
 
-test-oldest: $(STAMP) ## the tests with every direct dependency at its lower bound, in .venv-oldest; PYTHON=python3.11
+test-oldest: $(UV) ## the tests with every direct dependency at its lower bound, in .venv-oldest; PYTHON=python3.11
 	$(PYTHON) -m venv .venv-oldest
-	$(BIN)/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --upgrade --python .venv-oldest/bin/python \
+	$(UV) pip compile pyproject.toml --extra dev --resolution lowest-direct --upgrade --python .venv-oldest/bin/python \
 	    --quiet --output-file .venv-oldest/constraints.txt
 	.venv-oldest/$(PIP_INSTALL) -c .venv-oldest/constraints.txt -e '.[dev]'
 	.venv-oldest/bin/python -m pytest -n 2
@@ -84,4 +89,4 @@ format: $(STAMP) ## put the style right
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches; results in outputs/ stay
-	rm -rf $(VENV) .venv-newest .venv-oldest .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-lock .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import run_module
 
-from experiments import precision
-from experiments.config import UserError, check, run_id
-from experiments.jobs import plan, planned
+from experiments.config import precision
+from experiments.config.identity import run_id
+from experiments.config.schema import UserError
+from experiments.config.sweep import expand_sweep, run_configs
+from experiments.config.validation import check
 
 AUTO = "trainer.precision=auto"
 GPU = "trainer=gpu"
@@ -44,7 +46,7 @@ def flags(monkeypatch, tmp_path):
 )
 def test_auto_takes_bf16_where_the_cpu_has_units_for_it(flags, text, taken):
     flags(text)
-    (auto,), (named,) = plan([AUTO]), plan([f"trainer.precision={taken}"])
+    (auto,), (named,) = expand_sweep([AUTO]), expand_sweep([f"trainer.precision={taken}"])
     assert auto == named and run_id(auto) == run_id(named)
     check(auto)
 
@@ -54,15 +56,15 @@ def test_two_kinds_of_machine_have_two_ids_and_no_plan_is_carried_over(flags):
     ids = []
     for text in ("amx_bf16", "avx2"):
         flags(text)
-        ids.append([config["id"] for config in planned(overrides)])
+        ids.append([config["id"] for config in run_configs(overrides)])
     assert not set(ids[0]) & set(ids[1])
-    assert ids[1] == [config["id"] for config in planned([o for o in overrides if o != AUTO])]  # the default, float32
+    assert ids[1] == [config["id"] for config in run_configs([o for o in overrides if o != AUTO])]  # the default, float32
 
 
 def test_float32_is_never_replaced(flags):
     flags("amx_bf16")
-    (config,) = plan([])
-    assert config.trainer.precision == "32-true" and precision.settle(config) is None
+    (config,) = expand_sweep([])
+    assert config.trainer.precision == "32-true" and precision.resolve_precision(config) is None
 
 
 @pytest.mark.parametrize(("computes", "taken"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -70,7 +72,7 @@ def test_auto_asks_the_gpu_of_a_run_on_one(flags, monkeypatch, computes, taken):
     flags("" if computes else "amx_bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or computes)
-    cpu, gpu = plan([AUTO, "trainer.accelerator=cpu,gpu"])
+    cpu, gpu = expand_sweep([AUTO, "trainer.accelerator=cpu,gpu"])
     assert gpu.trainer.precision == taken
     assert cpu.trainer.precision != taken  # the first of a sweep does not decide for all
 
@@ -78,11 +80,11 @@ def test_auto_asks_the_gpu_of_a_run_on_one(flags, monkeypatch, computes, taken):
 def test_without_the_gpu_what_auto_stands_for_is_not_guessed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"trainer.precision=auto depends on the GPU.*trainer.precision=bf16-mixed"):
-        plan([GPU, AUTO])
+        expand_sweep([GPU, AUTO])
 
 
 def test_a_misspelt_precision_is_told_of_auto():
-    (config,) = plan(["trainer.precision=atuo"])
+    (config,) = expand_sweep(["trainer.precision=atuo"])
     with pytest.raises(ValueError, match=r"32-true, bf16-mixed, 16-mixed, auto, got 'atuo'"):
         check(config)
 

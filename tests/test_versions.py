@@ -13,7 +13,8 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from experiments import environment, results
+from experiments.results.store import SCHEMA
+from experiments.runner import environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -125,7 +126,7 @@ def test_the_real_file_is_compared_in_every_result():
 
 def test_results_with_and_without_the_comparison_are_valid():
     path = next((ROOT / "experiments" / "evidence" / "runs").glob("*/result.json"))
-    old, schema = json.loads(path.read_text()), json.loads(results.SCHEMA.read_text())
+    old, schema = json.loads(path.read_text()), json.loads(SCHEMA.read_text())
     assert "constraints" not in old
     for constraints in ({}, {"constraints": None}, {"constraints": {"equal": False, "different": {"torch": "2.6.0"}}}):
         jsonschema.validate(old | constraints, schema)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import FAMILIES, build
+from conftest import FAMILIES, tiny_model
 from test_other_methods import FITTING, VIRTUAL, installed, make, trained_names
 
 virtual = pytest.mark.parametrize(("name", "family"), [pair for pair in FITTING if pair[0] in VIRTUAL])
@@ -46,7 +46,7 @@ def test_hidden_states_are_pefts_at_the_same_weights(name, family, batch):
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
     cls, n = (PromptTuningConfig, 6) if name == "prompt_tuning" else (PrefixTuningConfig, 0)
-    bare = build(family)
+    bare = tiny_model(family)
     config = cls(task_type="FEATURE_EXTRACTION", num_virtual_tokens=6)
     theirs = get_peft_model(getattr(bare, bare.base_model_prefix), config).eval()
     _, model = installed(name, family)
@@ -73,7 +73,7 @@ def test_a_prompt_of_words_reads_like_those_words_and_leaves_token_types_aligned
         model.bert.prompt_embedding.embedding.weight.copy_(model.bert.embeddings.word_embeddings.weight[words])
     inputs, _ = padded("bert", batch)
     types = (torch.arange(9) > 4).long().expand(4, -1)
-    plain = build("bert").bert
+    plain = tiny_model("bert").bert
     longer = {
         "input_ids": torch.cat([words.expand(4, -1), inputs["input_ids"]], dim=1),
         "attention_mask": torch.cat([torch.ones(4, 6, dtype=torch.long), inputs["attention_mask"]], dim=1),

@@ -1,0 +1,100 @@
+"""What a result says of where it was made: versions, hardware, git commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from packaging.requirements import Requirement
+
+from experiments.config.precision import cpu_units
+from experiments.config.schema import CONF
+
+CONSTRAINTS = Path(CONF).parent / "constraints.txt"
+PACKAGES = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets", "tokenizers", "peft")
+PACKAGES += ("scipy", "scikit-learn", "sacrebleu", "rouge-score", "nltk", "bitsandbytes")
+
+
+def record(config: DictConfig, id: str) -> dict[str, Any]:
+    """What stands in every result file, of a finished and of a failed run."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    config = OmegaConf.to_container(config, resolve=True)
+    del config["paths"]  # of one machine, and no part of what was run
+    return {"schema": 1, "id": id, "started": started, "config": config, **environment()}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git commit of this run."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "constraints": constraints(),
+        "hardware": {
+            "machine": _processor(),
+            "bf16_units": cpu_units(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+        },
+        "git_commit": _git_commit(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of what can change a number; a package of an extra is left out where it is not installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def constraints() -> dict[str, Any] | None:
+    """Compare the environment with constraints.txt.
+
+    A local version makes no difference (torch 2.13.0+cpu is 2.13.0), nor does a package that is not installed, be it an
+    extra or a tool.
+
+    Returns:
+        equal, and the installed version of each package that differs; None where the file is missing.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines()]
+    except OSError:
+        return None
+    different = {}
+    for pin in (Requirement(line) for line in lines if line):
+        if pin.marker is not None and not pin.marker.evaluate():
+            continue
+        with suppress(PackageNotFoundError):
+            installed = version(pin.name)
+            if not pin.specifier.contains(installed, prereleases=True):
+                different[pin.name] = installed
+    return {"equal": not different, "different": different}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_commit() -> str | None:
+    """The commit of this tree, with + behind it where tracked files were changed; None outside git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
