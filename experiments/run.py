@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from experiments import results
 from experiments.common import console
 from experiments.config.identity import run_id
+from experiments.config.precision import resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
 from experiments.runner.execution import finished, run
@@ -28,9 +29,12 @@ from experiments.runner.execution import finished, run
 def main(config: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        precision = resolve_precision(config)
         id = run_id(config)
         folder = results.run_folder(config.paths.outputs, id)
         known = finished(config, id)
+        if precision is not None and known is None:
+            console.info(precision)
         result = known or run(config, id, wait=not sweeping)
         if result is None:
             console.info(f"{id} is left to the process that carries it out")
