@@ -47,7 +47,7 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
 
 docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
-	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance loradrop.selection loradrop.sharing loradrop.sampling loradrop.interchange loradrop.loralib loradrop.merging loradrop.callbacks loradrop.trainer_callback loradrop.lightning_callback
+	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.trainer loradrop.callbacks.lightning
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2

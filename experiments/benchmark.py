@@ -21,13 +21,17 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from experiments import jobs, render, show
-from experiments.command import guarded
-from experiments.config import UserError, check
-from experiments.environment import environment
-from experiments.files import replacing
-from experiments.setup import Setup
-from experiments.stages import RunProbe, quieten
+from experiments.cli import guarded
+from experiments.common import console
+from experiments.common.files import atomic_write
+from experiments.config import sweep
+from experiments.config.schema import UserError
+from experiments.config.validation import check
+from experiments.reporting import tables
+from experiments.runner.components import RunComponents
+from experiments.runner.environment import environment
+from experiments.runner.probe import RunProbe
+from experiments.runner.trainer import quieten
 from loradrop.methods.base import Method
 
 BASELINE = "lora"
@@ -38,20 +42,20 @@ class Contestant:
     """A method's model with its optimiser."""
 
     def __init__(self, config: DictConfig) -> None:
-        self.setup = Setup(config)
-        self.method: Method = self.setup.method
-        self.probe = RunProbe(self.setup, Path(config.paths.cache) / "stage1")
-        self.method.prepare(self.setup.model, self.probe)
-        self.model = self.setup.model.to(self.setup.device).train()
+        self.components = RunComponents(config)
+        self.method: Method = self.components.method
+        self.probe = RunProbe(self.components, Path(config.paths.cache) / "stage1")
+        self.method.prepare(self.components.model, self.probe)
+        self.model = self.components.model.to(self.components.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
         self.seconds: list[float] = []
 
     def step(self, batch: dict[str, torch.Tensor], number: int) -> None:
-        """One training step as loradrop.modules.SequenceModule does it, timed."""
+        """One training step as loradrop.training.module.SequenceModule does it, timed."""
         self._wait()
         start = time.perf_counter()
         with self.probe.autocast():
-            loss = self.model(**{key: value.to(self.setup.device) for key, value in batch.items()}).loss
+            loss = self.model(**{key: value.to(self.components.device) for key, value in batch.items()}).loss
             penalty = self.method.penalty(self.model)
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()
@@ -61,7 +65,7 @@ class Contestant:
         self.seconds.append(time.perf_counter() - start)
 
     def _wait(self) -> None:
-        if self.setup.device.type == "cuda":
+        if self.components.device.type == "cuda":
             torch.cuda.synchronize()
 
 
@@ -73,23 +77,23 @@ def main(arguments: list[str] | None = None) -> int:
     if given.steps < 1:
         parser.error(f"--steps must be at least 1, got {given.steps}")
     named = any(o.key_or_group == "method" for o in OverridesParser.create().parse_overrides(given.overrides))
-    configs = jobs.plan(given.overrides if named else ["method=glob(*)", *given.overrides])
+    configs = sweep.expand_sweep(given.overrides if named else ["method=glob(*)", *given.overrides])
     configs.sort(key=lambda config: config.method.name != BASELINE)
     quieten()
     contestants = list(built(configs, skip=not named))
     run(contestants, given.steps)
     table = compare(contestants)
     title = f"A training step, median of {given.steps}, batches of {configs[0].recipe.batch_size}"
-    show.listing(table, title, text=("method",))
+    console.print_frame(table, title, text=("method",))
     command = " ".join(["python -m experiments.benchmark", *(arguments or sys.argv[1:])])
     facts = environment()
     machine = ", ".join([facts["hardware"]["machine"], *facts["hardware"]["gpus"], f"torch {facts['versions']['torch']}"])
     path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write_text(
-            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{render.frame(table, 'markdown')}"
+            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{tables.frame(table, 'markdown')}"
         )
-    show.console.print(f"saved as {path}", soft_wrap=True)
+    console.terminal.print(f"saved as {path}", soft_wrap=True)
     return 0
 
 
@@ -102,7 +106,7 @@ def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
         except (ValueError, OSError) as error:
             if not skip or config.method.name == BASELINE:
                 raise UserError(f"{config.method.name}: {error}") from error
-            show.failed(f"{config.method.name} is left out: {error}")
+            console.error(f"{config.method.name} is left out: {error}")
 
 
 def run(contestants: list[Contestant], steps: int) -> None:
@@ -111,7 +115,7 @@ def run(contestants: list[Contestant], steps: int) -> None:
     for number in range(1, WARM_UP + steps + 1):
         batch = next(batches, None)
         if batch is None:
-            batches = iter(contestants[0].setup.data.train_loader())
+            batches = iter(contestants[0].components.data.train_loader())
             batch = next(batches)
         for contestant in contestants:
             contestant.step(batch, number)

@@ -11,9 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import show
-from experiments.command import add_run, guarded, run_of
-from experiments.config import UserError
+from experiments.cli import add_run, guarded, run_of
+from experiments.common import console
+from experiments.config.schema import UserError
 
 FORMS = PEFT, MERGED, COMPACT = ("peft", "merged", "compact")
 
@@ -24,10 +24,10 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
     FileNotFoundError as for restore. UserError: a folder that holds something, other weights than the run's, or a method
     whose model has no such form (prefixes).
     """
-    from experiments.restore import restore  # it imports torch
-    from loradrop.interchange import save_pretrained
-    from loradrop.lora import lora_modules
-    from loradrop.merging import merge
+    from experiments.runner.restore import restore  # it imports torch
+    from loradrop.io.merging import merge
+    from loradrop.io.pretrained import save_pretrained
+    from loradrop.lora.inject import lora_modules
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to", choices=FORMS, required=True)
     given = parser.parse_args(arguments)
     id, outputs = run_of(given)
-    show.console.print(export(id, given.to, given.folder, outputs), soft_wrap=True, highlight=False)
+    console.terminal.print(export(id, given.to, given.folder, outputs), soft_wrap=True, highlight=False)
     return 0
 
 

@@ -17,10 +17,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments import figure_data, results, show
-from experiments.command import Options, guarded, parse
-from experiments.config import UserError
-from experiments.files import replacing
+from experiments import results
+from experiments.cli import Options, guarded, parse
+from experiments.common import console
+from experiments.common.files import atomic_write
+from experiments.config.schema import UserError
+from experiments.reporting import figure_data
 
 FORMATS = ("png", "pdf", "svg")
 SPECS = Path(__file__).with_name("figures.yaml")
@@ -33,19 +35,19 @@ def main(arguments: list[str] | None = None) -> int:
     missing = int((frame.status != results.FINISHED).sum())
     kind, given, data = _data(options, frame)
     if data.empty:
-        show.failed(f"{options.experiment}: no finished run has what the figure shows; start with: {options.command}")
+        console.error(f"{options.experiment}: no finished run has what the figure shows; start with: {options.command}")
         return 1
-    from experiments import drawing  # matplotlib: half a second
+    from experiments.reporting import plots  # matplotlib: half a second
 
-    figure = getattr(drawing, kind)(data, **given)
+    figure = getattr(plots, kind)(data, **given)
     path = Path(options.outputs) / "figures" / f"{options.experiment}.{options.format}"
-    with replacing(path.with_suffix(".csv")) as file:
+    with atomic_write(path.with_suffix(".csv")) as file:
         data.to_csv(file, index=False)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format=options.format, dpi=160, bbox_inches="tight")
     if missing:
-        show.failed(f"{missing} of {len(frame)} runs are missing and not in the figure; to make them: {options.command}")
-    show.said(f"saved as {path}, its data as {path.with_suffix('.csv')}")
+        console.error(f"{missing} of {len(frame)} runs are missing and not in the figure; to make them: {options.command}")
+    console.info(f"saved as {path}, its data as {path.with_suffix('.csv')}")
     return 0
 
 

@@ -20,10 +20,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from experiments import show
-from experiments.config import CONF, build
+from experiments.common import console
+from experiments.config.schema import CONF
+from experiments.config.validation import instantiate_group
 from loradrop.backbones import freeze_encoder, parameter_counts
-from loradrop.importance import uniform
+from loradrop.importance.measurement import uniform
 from loradrop.methods.base import Method
 from loradrop.methods.lora_drop import LoRADrop
 from loradrop.selection import select
@@ -60,7 +61,7 @@ class Cell:
     def build_method(self) -> Method:
         """As a run would have it; within Hydra's initialize_config_dir."""
         overrides = [f"backbone={self.backbone}", f"method={self.method}", *self.overrides]
-        return build("method", compose("run", overrides).method)
+        return instantiate_group("method", compose("run", overrides).method)
 
     def installed(self, method: Method) -> nn.Module:
         """The published model without weights, with the method's parameters in it."""
@@ -103,7 +104,7 @@ def count(cell: Cell) -> dict[str, Any]:
     if isinstance(method, LoRADrop):
         counts, note = _instances(cell, method, model)
     else:
-        sizes = parameter_counts(model, method.report().get("inactive", 0))
+        sizes = parameter_counts(model, method.result_fields().get("inactive", 0))
         counts, note = [sizes["adapter"]], cell.note.format(whole=sizes["total"])
     return {
         "table": cell.table,
@@ -140,11 +141,11 @@ def table() -> pd.DataFrame:
 def shown() -> pd.DataFrame:
     """The table, printed as well; a narrow console leaves out what does not fit, the saved table has all."""
     frame = table()
-    visible = frame.drop(columns=["backbone", "note"]) if show.console.width < 110 else frame
+    visible = frame.drop(columns=["backbone", "note"]) if console.terminal.width < 110 else frame
     text = ("table", "backbone", "method", "note")
-    show.listing(visible, "trainable parameters, heads not counted", text, wrapped=("note",))
+    console.print_frame(visible, "trainable parameters, heads not counted", text, wrapped=("note",))
     if "note" not in visible:
         for row in frame[frame.note != ""].itertuples():
             place = row.table if row.table == "PRILoRA" else f"Table {row.table}"
-            show.console.print(f"{place}, {row.method}: {row.note}", highlight=False)
+            console.terminal.print(f"{place}, {row.method}: {row.note}", highlight=False)
     return frame

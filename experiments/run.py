@@ -16,10 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import results, show
-from experiments.config import CONF, UserError, run_id
-from experiments.execution import finished, run
-from experiments.jobs import check_names
+from experiments import results
+from experiments.common import console
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF, UserError
+from experiments.config.sweep import check_names
+from experiments.runner.execution import finished, run
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
@@ -31,17 +33,17 @@ def main(config: DictConfig) -> None:
         known = finished(config, id)
         result = known or run(config, id, wait=not sweeping)
         if result is None:
-            show.said(f"{id} is left to the process that carries it out")
+            console.info(f"{id} is left to the process that carries it out")
         elif sweeping:
-            show.line(result, again=known is not None)
+            console.run_line(result, again=known is not None)
         else:
-            show.summary(result, folder, again=known is not None)
+            console.summary(result, folder, again=known is not None)
     except UserError as error:
         if not sweeping:
             raise
-        show.failed(str(error))  # the other runs of the sweep go on; its end names what is missing
+        console.error(str(error))  # the other runs of the sweep go on; its end names what is missing
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the latter
-        show.failed(f"{id} was interrupted; the same command goes on with it")
+        console.error(f"{id} was interrupted; the same command goes on with it")
         raise
 
 

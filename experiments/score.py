@@ -15,9 +15,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments import results, show
-from experiments.command import add_run, guarded, run_of
-from experiments.config import UserError, build
+from experiments import results
+from experiments.cli import add_run, guarded, run_of
+from experiments.common import console
+from experiments.config.schema import UserError
+from experiments.config.validation import instantiate_group
 
 BySplit = dict[str, tuple[list[str], list[list[str]]]]  # split -> predictions, and the references of each
 
@@ -46,7 +48,7 @@ def predictions(id: str, outputs: str) -> tuple[dict[str, Any], BySplit]:
 def scores(id: str, outputs: str = "outputs") -> tuple[dict[str, float], dict[str, float]]:
     """(scores of the saved texts, scores in the result file), both of the run's best epoch. Errors: see predictions."""
     result, by_split = predictions(id, outputs)
-    return build("task", OmegaConf.create(result["config"]["task"])).score(by_split), result["metrics"]["best"]
+    return instantiate_group("task", OmegaConf.create(result["config"]["task"])).score(by_split), result["metrics"]["best"]
 
 
 def export(by_split: BySplit, folder: Path) -> str:
@@ -81,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     again, recorded = scores(*run)
     for key, value in again.items():
         same = "as recorded" if value == recorded.get(key) else f"recorded: {100 * recorded.get(key, float('nan')):.4f}"
-        show.console.print(f"{key} {100 * value:.4f} ({same})")
+        console.terminal.print(f"{key} {100 * value:.4f} ({same})")
     if given.export:
         print(export(predictions(*run)[1], given.export))
     return 0

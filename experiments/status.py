@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import results, show
-from experiments.command import guarded, parse
-from experiments.items import item, names
-from experiments.jobs import planned
+from experiments import results
+from experiments.cli import guarded, parse
+from experiments.common import console
+from experiments.config.catalog import item, names
+from experiments.config.sweep import run_configs
 
 ALL = "all"
 STATES = (results.FINISHED, results.RUNNING, results.FAILED, results.DAMAGED, results.MISSING)
@@ -30,17 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
     paths = options.overrides[1:] if options.experiment == ALL else [o for o in options.overrides if o.startswith("paths.")]
     ids, overrides = {}, {}
     if options.experiment != ALL:
-        planned(options.overrides)  # a mistake in them shows before the others are planned
-    for name in show.progress(names(), "planning"):
+        run_configs(options.overrides)  # a mistake in them shows before the others are planned
+    for name in console.progress(names(), "planning"):
         overrides[name] = [f"experiment={name}", *(item(name).mini if options.given.mini else []), *paths]
         if name == options.experiment:
             overrides[name] = options.overrides
-        ids[name] = {config["id"] for config in planned(overrides[name])}
+        ids[name] = {config["id"] for config in run_configs(overrides[name])}
     shown = names() if options.experiment == ALL else [options.experiment]
     frames = {name: results.load(overrides[name]) for name in shown}
     times = results.times(options.outputs)
     table = pd.DataFrame([_line(name, frames[name], ids, times) for name in shown])
-    show.listing(table, "", text=("experiment",), wrapped=("time left",))
+    console.print_frame(table, "", text=("experiment",), wrapped=("time left",))
     if options.experiment != ALL:
         _details(frames[options.experiment], ids, options.experiment)
     return 0
@@ -76,14 +77,14 @@ def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
 
 def _details(frame: pd.DataFrame, ids: dict[str, set[str]], name: str) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
-        show.said(f"running: {run.id}")
+        console.info(f"running: {run.id}")
     for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
-        show.failed(f"{run.status}: {run.id}: {show.first_line(run.result['error'])}")
+        console.error(f"{run.status}: {run.id}: {console.first_line(run.result['error'])}")
     left = set(frame[frame.status != results.FINISHED].id)
     shared = {other: len(left & there) for other, there in ids.items() if other != name and left & there}
     if shared:
         counted = ", ".join(f"{other} ({count})" for other, count in sorted(shared.items(), key=lambda item: -item[1]))
-        show.said(f"unfinished runs that others need too: {counted}")
+        console.info(f"unfinished runs that others need too: {counted}")
 
 
 if __name__ == "__main__":

@@ -16,33 +16,35 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments import render, results, show
-from experiments.command import Options, guarded, parse
-from experiments.comparison import OVER, compare, published
-from experiments.config import UserError
-from experiments.files import replacing
+from experiments import results
+from experiments.cli import Options, guarded, parse
+from experiments.common import console
+from experiments.common.files import atomic_write
+from experiments.config.schema import UserError
+from experiments.reporting import tables
+from experiments.reporting.comparison import OVER, compare, published
 
 PARAMETERS = "parameters"  # a table without runs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(__doc__, arguments, render.SUFFIXES, "markdown", (PARAMETERS,), _add_aggregate)
+    options = parse(__doc__, arguments, tables.SUFFIXES, "markdown", (PARAMETERS,), _add_aggregate)
     if options.experiment == PARAMETERS:
         if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
             raise UserError(f"{PARAMETERS} is not made of runs: paths.outputs is its only override")
         from experiments import parameters  # torch and transformers
 
-        _save(render.frame(parameters.shown(), options.format), parameters.CAPTION, options)
+        _save(tables.frame(parameters.shown(), options.format), parameters.CAPTION, options)
         return 0
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
     missing = len(frame) - len(finished)
     if finished.empty:
-        show.failed(f"{options.experiment}: no finished run; start with: {options.command}")
+        console.error(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1
     heading, text = _compared(frame, options) if options.experiment in published() else _plain(finished, options)
     if missing:
-        show.failed(f"{missing} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
+        console.error(f"{missing} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
     _save(text, f"{heading}, {_source(finished, options)}", options)
     return 0
 
@@ -58,25 +60,25 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
     table = compare(options.experiment, frame, epoch, over)
     ours = f"{over} over seeds ± std at the {epoch} epoch of each, in percent"
     heading = f"{options.experiment}: {table.caption}. Ours: {ours}"
-    show.console.print(heading)
-    for part in render.for_terminal(table, show.console.width):
-        show.console.print(part, soft_wrap=isinstance(part, str))
-    return heading, render.comparison(table, options.format)
+    console.terminal.print(heading)
+    for part in tables.for_terminal(table, console.terminal.width):
+        console.terminal.print(part, soft_wrap=isinstance(part, str))
+    return heading, tables.comparison(table, options.format)
 
 
 def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
     epoch, over = options.given.epoch, options.given.over
-    show.overview(results.over_seeds(finished, over), epoch, over)
+    console.overview(results.over_seeds(finished, over), epoch, over)
     heading = f"Kept: layers with an own LoRA. {over.capitalize()} ± std over seeds, in percent, at best and last epoch"
-    return heading, render.frame(results.over_seeds(finished, over, ids=options.format == "csv"), options.format)
+    return heading, tables.frame(results.over_seeds(finished, over, ids=options.format == "csv"), options.format)
 
 
 def _save(text: str, caption: str, options: Options) -> None:
     head = {"csv": "", "latex": f"% {caption}\n"}.get(options.format, f"{caption}\n\n")
-    path = Path(options.outputs) / "tables" / f"{options.experiment}.{render.SUFFIXES[options.format]}"
-    with replacing(path) as file:
+    path = Path(options.outputs) / "tables" / f"{options.experiment}.{tables.SUFFIXES[options.format]}"
+    with atomic_write(path) as file:
         file.write_text(head + text)
-    show.said(f"saved as {path}")
+    console.info(f"saved as {path}")
 
 
 def _source(finished: pd.DataFrame, options: Options) -> str:

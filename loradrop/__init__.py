@@ -17,40 +17,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from loradrop.importance import Importance as Importance
-    from loradrop.importance import measure as measure
-    from loradrop.interchange import from_pretrained as from_pretrained
-    from loradrop.interchange import save_pretrained as save_pretrained
-    from loradrop.lightning_callback import LightningLoRADrop as LightningLoRADrop
-    from loradrop.lora import LoRALinear as LoRALinear
-    from loradrop.lora import add_lora as add_lora
-    from loradrop.lora import remove_lora as remove_lora
-    from loradrop.loralib import load_loralib as load_loralib
-    from loradrop.merging import merge as merge
+    from loradrop.callbacks.lightning import LoRADropLightningCallback as LoRADropLightningCallback
+    from loradrop.callbacks.trainer import LoRADropTrainerCallback as LoRADropTrainerCallback
+    from loradrop.importance.measurement import Importance as Importance
+    from loradrop.importance.measurement import measure as measure
+    from loradrop.io.loralib import load_loralib as load_loralib
+    from loradrop.io.merging import merge as merge
+    from loradrop.io.pretrained import from_pretrained as from_pretrained
+    from loradrop.io.pretrained import save_pretrained as save_pretrained
+    from loradrop.lora.inject import add_lora as add_lora
+    from loradrop.lora.inject import remove_lora as remove_lora
+    from loradrop.lora.layer import LoRALinear as LoRALinear
     from loradrop.sampling import stratified_sample as stratified_sample
-    from loradrop.selection import Plan as Plan
+    from loradrop.selection import SharingPlan as SharingPlan
     from loradrop.selection import select as select
     from loradrop.sharing import plan_of as plan_of
     from loradrop.sharing import share as share
-    from loradrop.trainer_callback import LoRADropCallback as LoRADropCallback
 
 _HOME = {
-    "LoRALinear": "lora",
-    "add_lora": "lora",
-    "remove_lora": "lora",
-    "Importance": "importance",
-    "measure": "importance",
-    "Plan": "selection",
+    "LoRALinear": "lora.layer",
+    "add_lora": "lora.inject",
+    "remove_lora": "lora.inject",
+    "Importance": "importance.measurement",
+    "measure": "importance.measurement",
+    "SharingPlan": "selection",
     "select": "selection",
     "share": "sharing",
     "plan_of": "sharing",
     "stratified_sample": "sampling",
-    "save_pretrained": "interchange",
-    "from_pretrained": "interchange",
-    "load_loralib": "loralib",
-    "merge": "merging",
-    "LoRADropCallback": "trainer_callback",
-    "LightningLoRADrop": "lightning_callback",
+    "save_pretrained": "io.pretrained",
+    "from_pretrained": "io.pretrained",
+    "load_loralib": "io.loralib",
+    "merge": "io.merging",
+    "LoRADropTrainerCallback": "callbacks.trainer",
+    "LoRADropLightningCallback": "callbacks.lightning",
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"

@@ -33,7 +33,7 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SharingPlan:
     """Which layers keep an own LoRA; the others use one common LoRA for each module type, or none."""
 
     kept: dict[str, tuple[int, ...]]  # module type -> layers, ascending
@@ -61,7 +61,7 @@ class Plan:
         return {key: _listed(value) if isinstance(value, dict) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, data: Mapping[str, Any]) -> SharingPlan:
         layers = {part: {k: tuple(v) for k, v in data[part].items()} for part in ("kept", "others")}
         return cls(**{**data, **layers})
 
@@ -69,7 +69,7 @@ class Plan:
         Path(path).write_text(json.dumps(self.to_dict(), indent=1))
 
     @classmethod
-    def load(cls, path: str | Path) -> Plan:
+    def load(cls, path: str | Path) -> SharingPlan:
         return cls.from_dict(json.loads(Path(path).read_text()))
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ def select(
     which: str = "largest",
     share: bool = True,
     seed: int = 0,
-) -> Plan:
+) -> SharingPlan:
     """Choose the layers that keep an own LoRA. Give `threshold` (T), `budget`, each in (0, 1], or `k`.
 
     `which` layers keep their own, with k, where not given, the number that LoRA-drop keeps of each module type: the k
@@ -192,7 +192,7 @@ def _which(importance: Measured, selected: set[Key], which: str, seed: int) -> s
     return result
 
 
-def _plan(importance: Measured, kept: set[Key], share: bool) -> Plan:
+def _plan(importance: Measured, kept: set[Key], share: bool) -> SharingPlan:
     split = {
         own: {
             kind: tuple(layer for layer in sorted(layers) if ((kind, layer) in kept) == own)
@@ -203,7 +203,7 @@ def _plan(importance: Measured, kept: set[Key], share: bool) -> Plan:
     sizes = importance.parameters
     own = sum(sizes[kind][layer] for kind, layers in split[True].items() for layer in layers)
     shared = sum(sizes[kind][layers[0]] for kind, layers in split[False].items() if share and layers)
-    return Plan(split[True], split[False], share, sum(sum(s.values()) for s in sizes.values()), own + shared)
+    return SharingPlan(split[True], split[False], share, sum(sum(s.values()) for s in sizes.values()), own + shared)
 
 
 def _listed(layers: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loradrop.lora import LoRALinear, Site, remove_lora, split_name
-from loradrop.peft_model import LoRA, PeftLoRA, adapted_sites, remove_adapter
-from loradrop.selection import Key, Plan
+from loradrop.lora.inject import remove_lora
+from loradrop.lora.layer import LoRALinear
+from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, remove_adapter
+from loradrop.lora.sites import Site, split_name
+from loradrop.selection import Key, SharingPlan
 
 INITIAL = ("first", "mean")
 
 
-def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | None = None) -> None:
+def share(model: nn.Module, plan: SharingPlan, initial: str = "first", adapter: str | None = None) -> None:
     """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place.
 
     `model`: one that add_lora has adapted, or a PEFT model, whose `adapter` is meant (None: the active one); its config's
@@ -31,12 +33,12 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
     already changes nothing, and one that is refused leaves the model as it was.
     ValueError: a plan for other module types or layers than the model's, LoRAs of different shapes, types or devices to
     share, layers that share already and are not to, a wrapped or merged model, what PEFT's layers cannot do
-    (peft_model.adapted_sites). TypeError: not a module, not a Plan.
+    (peft_model.adapted_sites). TypeError: not a module, not a SharingPlan.
     """
     if initial not in INITIAL:
         raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got '{initial}'")
-    if not isinstance(plan, Plan):
-        raise TypeError(f"a Plan is needed, what select returns, got {type(plan).__name__}")
+    if not isinstance(plan, SharingPlan):
+        raise TypeError(f"a SharingPlan is needed, what select returns, got {type(plan).__name__}")
     if isinstance(model, DistributedDataParallel):
         raise ValueError("the model is wrapped in DistributedDataParallel, which knows its parameters by now: share first")
     sites = {(site.module_type, site.layer): (site.name, lora) for site, lora in adapted_sites(model, adapter).items()}
@@ -60,7 +62,7 @@ def share(model: nn.Module, plan: Plan, initial: str = "first", adapter: str | N
         _remove(model, [one for group in groups.values() for one in group])
 
 
-def plan_of(model: nn.Module, adapter: str | None = None) -> Plan:
+def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     """The plan that a model's LoRA follows, read from its parameters: which layers share A and B, which have none.
 
     A layer that is alone in using its A and B keeps its own, whatever it was planned as. Where nothing is shared and layers
@@ -81,7 +83,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> Plan:
         for other in (False, True)
     )
     own = sum(size for key, size in present.items() if key not in others)
-    return Plan(kept, rest, not without, sum(sizes.values()), own + sum(present[keys[0]] for keys in shared))
+    return SharingPlan(kept, rest, not without, sum(sizes.values()), own + sum(present[keys[0]] for keys in shared))
 
 
 def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, int]:

@@ -55,7 +55,7 @@ FAMILIES = {
 }
 
 
-def build(family: str = "roberta", seed: int = 0) -> torch.nn.Module:
+def tiny_model(family: str = "roberta", seed: int = 0) -> torch.nn.Module:
     """A small model with random weights, in eval mode."""
     cls, config, _ = FAMILIES[family]
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import results
-from experiments.jobs import planned
+from experiments.config.sweep import run_configs
 
 LAYERS = 12
 
@@ -59,7 +59,7 @@ def result(config: Mapping[str, Any], primary: str = "accuracy", metrics: Callab
 
 def write(outputs: Path, *overrides: str, leave: Callable = lambda config: False, **options: Any) -> list[dict[str, Any]]:
     """Finish all runs of these overrides but those that `leave` names; the finished results."""
-    done = [result(config, **options) for config in planned(overrides) if not leave(config)]
+    done = [result(config, **options) for config in run_configs(overrides) if not leave(config)]
     for one in done:
         results.write(outputs, one)
     return done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import torch
-from conftest import build, train_b
+from conftest import tiny_model, train_b
 
 from loradrop.methods.prilora import PRILoRA
 from loradrop.methods.sparse_adapter import SparseAdapter
@@ -32,7 +32,7 @@ def prilora(**changes):
 
 def installed(method, family="roberta", seed=0):
     """A frozen model with the method's adapters; the head trains."""
-    model = build(family, seed).requires_grad_(False)
+    model = tiny_model(family, seed).requires_grad_(False)
     head = model.classifier if hasattr(model, "classifier") else model.score
     head.requires_grad_(True)
     method.install(model)

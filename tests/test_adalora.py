@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import build
+from conftest import tiny_model
 from test_other_methods import STEPS, Run, installed, make, train
 
 from loradrop.backbones import freeze_encoder, head_parameters
@@ -15,12 +15,12 @@ from loradrop.methods.adalora import ADAPTER, SCORES
 
 def test_adalora_meets_the_budget_exactly_and_reports_it(batch):
     method, model = installed("adalora", "roberta")
-    assert method.report() == {}
+    assert method.result_fields() == {}
     train(method, model, batch)
     modules = [module for module in model.modules() if hasattr(module, "lora_E")]
     ranks = [int((module.lora_E[ADAPTER] != 0).sum()) for module in modules]
     assert len(modules) == 3 * 6 and sum(ranks) == 2 * 18 and len(set(ranks)) > 1
-    report = method.report()
+    report = method.result_fields()
     assert report["inactive"] == sum(
         (3 - rank) * (m.in_features + m.out_features + 1) for rank, m in zip(ranks, modules, strict=True)
     )
@@ -36,7 +36,9 @@ def test_adaloras_training_is_pefts(batch):
     rank = {"init_r": 3, "target_r": 2, "lora_alpha": 16, "lora_dropout": 0.0, "orth_reg_weight": 0.1}
     schedule = {"total_step": STEPS, "tinit": 1, "tfinal": 4, "deltaT": 2}
     targets = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
-    theirs = get_peft_model(freeze_encoder(build("bert")), AdaLoraConfig(**rank, **schedule, target_modules=targets)).eval()
+    theirs = get_peft_model(
+        freeze_encoder(tiny_model("bert")), AdaLoraConfig(**rank, **schedule, target_modules=targets)
+    ).eval()
     theirs = theirs.base_model  # PeftModel.forward goes past the penalty where no task type is given
     inner = theirs.model
     for _, parameter in head_parameters(inner):
@@ -50,7 +52,7 @@ def test_adaloras_training_is_pefts(batch):
         theirs(**batch).loss.backward()
         optimizer.step()
         theirs.update_and_allocate(step)
-    assert method.state()["rank_pattern"] == theirs.peft_config[ADAPTER].rank_pattern
+    assert method.state_dict()["rank_pattern"] == theirs.peft_config[ADAPTER].rank_pattern
     for name, value in inner.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-4)
 
@@ -58,7 +60,7 @@ def test_adaloras_training_is_pefts(batch):
 @pytest.mark.parametrize("at", [1, 5, 9, 10, 12])
 def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
     def fresh():
-        model, method = freeze_encoder(build()), make("adalora")
+        model, method = freeze_encoder(tiny_model()), make("adalora")
         torch.manual_seed(1)
         method.install(model)
         return method, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -68,22 +70,22 @@ def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
             optimizer.zero_grad()
             (model(**batch).loss + method.penalty(model)).backward()
             optimizer.step()
-            method.after_step(model, step)
+            method.on_step_end(model, step)
 
     method, model, optimizer = fresh()
     method.prepare(model, Run())
     run(method, model, optimizer, range(1, at + 1))
     file = tmp_path / "checkpoint"
-    torch.save([method.state(), model.state_dict(), optimizer.state_dict()], file)
+    torch.save([method.state_dict(), model.state_dict(), optimizer.state_dict()], file)
     run(method, model, optimizer, range(at + 1, STEPS + 1))
     again, resumed, other = fresh()
     state, values, moments = torch.load(file, weights_only=True)
     json.dumps({key: value for key, value in state.items() if key not in SCORES})
-    again.load_state(resumed, state)
+    again.load_state_dict(resumed, state)
     resumed.load_state_dict(values)
     other.load_state_dict(moments)
     run(again, resumed, other, range(at + 1, STEPS + 1))
-    assert again.report() == method.report() != {}
+    assert again.result_fields() == method.result_fields() != {}
     for name, value in model.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
@@ -97,7 +99,7 @@ def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
     ],
 )
 def test_a_schedule_of_adalora_that_does_not_fit_the_run_is_refused(steps, changes, message):
-    model, method = freeze_encoder(build()), make("adalora", **changes)
+    model, method = freeze_encoder(tiny_model()), make("adalora", **changes)
     method.install(model)
     with pytest.raises(ValueError, match=message):
         method.prepare(model, Run(steps))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, build
+from conftest import FAMILIES, tiny_model
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from loradrop.backbones import Backbone, freeze_encoder, head_parameters
-from loradrop.importance import Importance
-from loradrop.lora import lora_modules, lora_sites
+from loradrop.importance.measurement import Importance
+from loradrop.lora.inject import lora_modules, lora_sites
 from loradrop.methods.lora import LoRA
 from loradrop.selection import select
 from loradrop.sharing import share
@@ -75,7 +75,7 @@ def test_the_paper_s_half_of_roberta_base():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_is_what_is_not_the_encoder_and_its_pooler(family):
-    names = {name for name, _ in head_parameters(build(family))}
+    names = {name for name, _ in head_parameters(tiny_model(family))}
     expected = {
         "roberta": {
             "classifier.dense.weight",
@@ -95,7 +95,7 @@ def task():
         name="sst2",
         columns=("sentence",),
         labels=("negative", "positive"),
-        metric="loradrop.metrics.Accuracy",
+        metric="loradrop.metrics.labels.Accuracy",
         primary="accuracy",
         official="SST-2",
         config="sst2",
@@ -109,7 +109,7 @@ def test_a_local_folder_takes_the_place_of_the_hub(tmp_path, monkeypatch):
     backbone = Backbone(name="mine", hub_id="someone/model", revision="abc", dtype="float32")
     with pytest.raises(FileNotFoundError, match="someone/model is no folder"):
         backbone.check(task(), 20, tmp_path)
-    build("bert").save_pretrained(tmp_path / "someone" / "model")
+    tiny_model("bert").save_pretrained(tmp_path / "someone" / "model")
     backbone.check(task(), 20, tmp_path)
     with pytest.raises(ValueError, match=r"recipe\.max_length is 41, but backbone mine takes at most 40 tokens"):
         backbone.check(task(), 41, tmp_path)

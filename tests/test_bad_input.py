@@ -12,9 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import CONF, UserError, run_id
-from experiments.execution import run
-from experiments.restore import restore
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF, UserError
+from experiments.runner.execution import run
+from experiments.runner.restore import restore
 
 CASES = {
     "unknown key": (["method.treshold=0.5"], "treshold"),

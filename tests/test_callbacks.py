@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import build
+from conftest import tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_wiring import composed
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 import loradrop
-from experiments.config import build as build_part
-from experiments.setup import Setup
-from experiments.stages import RunProbe
-from loradrop.lora import lora_modules
+from experiments.config.validation import instantiate_group
+from experiments.runner.components import RunComponents
+from experiments.runner.probe import RunProbe
+from loradrop.lora.inject import lora_modules
 
 SAMPLE, BATCH, RATE = 16, 4, 0.01
 
@@ -29,7 +29,7 @@ def rows(count=SAMPLE):
 
 def ours():
     """Our LoRA without dropout, and so the same whatever trains it."""
-    model = build().train()
+    model = tiny_model().train()
     torch.manual_seed(5)
     loradrop.add_lora(model, rank=4, alpha=8)
     for module in model.modules():
@@ -41,7 +41,7 @@ def ours():
 def theirs():
     """PEFT's, with the same values."""
     source = ours()
-    model = build().train()
+    model = tiny_model().train()
     model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"]))
     for name, module in lora_modules(source).items():
         layer = model.base_model.model.get_submodule(name)
@@ -137,13 +137,13 @@ def lightning(folder, epochs, callback, **settings):
 def test_in_the_middle_of_a_training(when, tmp_path):
     importance, plan, expected = plain(1, 1)
     for make in (ours, theirs):
-        callback = loradrop.LoRADropCallback(DataLoader(rows(), BATCH), k=1, **when)
+        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), k=1, **when)
         trainer = Ordered(make(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback])
         trainer.train()
         assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
         assert callback.plan == plan == loradrop.plan_of(trainer.model)
         same(values(trainer.model), expected)
-    callback = loradrop.LightningLoRADrop(DataLoader(rows(), BATCH), attribute="model", k=1, **when)
+    callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), attribute="model", k=1, **when)
     module = Module(ours())
     lightning(tmp_path, 2, callback).fit(module, DataLoader(rows(), BATCH))
     assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
@@ -153,7 +153,7 @@ def test_in_the_middle_of_a_training(when, tmp_path):
 def test_on_a_sample_first_and_then_on_everything(tmp_path):
     """The paper's procedure: two trainings, LoRAs starting afresh in the second."""
     model, start = theirs(), values(theirs())
-    callback = loradrop.LoRADropCallback(DataLoader(rows(8), BATCH), threshold=0.5, weights="fresh")
+    callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(8), BATCH), threshold=0.5, weights="fresh")
     Ordered(model, arguments(tmp_path), train_dataset=rows(8), callbacks=[callback]).train()
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == callback.plan.parameters
     assert all(value.eq(0).all() for value in start.values()) and all(value.eq(0).all() for value in values(model).values())
@@ -166,7 +166,7 @@ def test_on_a_sample_first_and_then_on_everything(tmp_path):
 @pytest.mark.parametrize(("make", "share"), [(ours, True), (theirs, True), (theirs, False)])
 def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
     def trainer(folder, **settings):
-        callback = loradrop.LoRADropCallback(DataLoader(rows(), BATCH), epochs=1, k=1, share=share)
+        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), epochs=1, k=1, share=share)
         options = arguments(folder, save_strategy="epoch", num_train_epochs=3, **settings)
         return Ordered(make(), options, train_dataset=rows(), callbacks=[callback])
 
@@ -180,7 +180,7 @@ def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
 
 def test_lightning_goes_on_with_the_plan(tmp_path):
     def fit(epochs, **settings):
-        callback = loradrop.LightningLoRADrop(DataLoader(rows(), BATCH), "model", epochs=1, k=1)
+        callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", epochs=1, k=1)
         module, trainer = Module(ours()), lightning(tmp_path, epochs, callback)
         trainer.fit(module, DataLoader(rows(), BATCH), **settings)
         return module, trainer
@@ -206,22 +206,22 @@ class Reseeded(Trainer):
 
 def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     """On a built-in model and task, dropout, warm-up, clipping and a head that trains included."""
-    setup = Setup(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2"))
-    task, recipe, rows = setup.data.task, setup.recipe, setup.data.of_rows(setup.data.sample(0.1, 2))
+    components = RunComponents(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2"))
+    task, recipe, rows = components.data.task, components.recipe, components.data.of_rows(components.data.sample(0.1, 2))
     torch.manual_seed(2)
-    base, _ = build_part("backbone", setup.config.backbone).load(task, None)
+    base, _ = instantiate_group("backbone", components.config.backbone).load(task, None)
     config = LoraConfig(r=8, lora_alpha=recipe.lora_alpha, target_modules=["query", "value"], modules_to_save=["classifier"])
     model = get_peft_model(base, config)
-    for name, module in lora_modules(setup.model).items():
+    for name, module in lora_modules(components.model).items():
         model.base_model.model.get_submodule(name).lora_A["default"].weight.data.copy_(module.lora_A.data)
-    setup.method.prepare(setup.model, RunProbe(setup, tmp_path))
+    components.method.prepare(components.model, RunProbe(components, tmp_path))
     settings = {"num_train_epochs": 3, "learning_rate": recipe.learning_rate, "lr_scheduler_type": "linear", "seed": 2}
     settings |= {"warmup_steps": recipe.warmup_ratio, "max_grad_norm": recipe.max_grad_norm, "adam_epsilon": 1e-8}
     settings["weight_decay"] = recipe.weight_decay
-    callback = loradrop.LoRADropCallback(rows.ordered_train_loader(), threshold=0.9)
+    callback = loradrop.LoRADropTrainerCallback(rows.ordered_train_loader(), threshold=0.9)
     trainer = Reseeded(model, arguments(tmp_path, **settings), train_dataset=rows.train_loader(), callbacks=[callback])
     trainer.train()
     assert trainer.state.global_step == 3 * 2
-    for kind, layers in setup.method.importance.normalized.items():
+    for kind, layers in components.method.importance.normalized.items():
         assert callback.importance.normalized[kind] == pytest.approx(layers, abs=1e-5)
-    assert callback.plan == setup.method.plan
+    assert callback.plan == components.method.plan

@@ -13,8 +13,10 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import CONF, build, check, run_id
-from experiments.jobs import as_config, plan, planned
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF
+from experiments.config.sweep import as_config, expand_sweep, run_configs
+from experiments.config.validation import check, instantiate_group
 
 GROUPS = ("backbone", "task", "method", "recipe", "trainer", "logger")
 FILES = sorted(Path(CONF).rglob("*.yaml"))
@@ -35,7 +37,7 @@ def test_every_yaml_composes_and_instantiates(path):
         config = composed(f"{group}={path.stem}")
     check(config)
     if group in ("backbone", "task", "method"):
-        assert build(group, config[group]).name == path.stem == config[group].name
+        assert instantiate_group(group, config[group]).name == path.stem == config[group].name
 
 
 # how a head says where values come from: a paper, somebody's code, an experiment of ours, another file
@@ -73,7 +75,7 @@ def test_no_two_tasks_backbones_or_methods_have_one_head():
 
 @pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_run_of_every_experiment_is_valid_and_distinct(path):
-    configs = planned([f"experiment={path.stem}"])
+    configs = run_configs([f"experiment={path.stem}"])
     for config in configs:
         check(as_config(config))
         assert run_id(as_config(config)) == config["id"]
@@ -93,7 +95,7 @@ def test_recipes_are_found_by_backbone_and_task():
 
 
 def test_the_grid_of_learning_rates_is_every_method_s_own():
-    configs = planned(["experiment=learning_rate_sensitivity", "task=rte,cola", "seed=0"])
+    configs = run_configs(["experiment=learning_rate_sensitivity", "task=rte,cola", "seed=0"])
     for config in configs:
         assert config["method"].get("learning_rate", config["recipe"]["learning_rate"]) == config["recipe"]["learning_rate"]
     assert len({(c["task"]["name"], c["method"]["name"], c["recipe"]["learning_rate"]) for c in configs}) == 2 * 6 * 8
@@ -101,7 +103,7 @@ def test_the_grid_of_learning_rates_is_every_method_s_own():
 
 @pytest.mark.parametrize("name", ["figure7", "figure8"])
 def test_figure_7_shares_after_four_epochs_on_a_fifth(name):
-    lora, drop = planned([f"experiment={name}"])
+    lora, drop = run_configs([f"experiment={name}"])
     assert (drop["method"]["sample_ratio"], drop["method"]["sample_epochs"]) == (0.2, 4)
     assert lora["recipe"] == drop["recipe"] and lora["recipe"]["epochs"] == 4
 
@@ -155,7 +157,7 @@ def test_a_missing_key_and_a_wrong_type_are_named():
         ("method.weights=old", "weights must be one of fresh, keep"),
         ("recipe.epochs=-1", r"recipe\.epochs must not be negative"),
         ("trainer.precision=float8", r"trainer\.precision must be one of"),
-        ("task.metric=loradrop.metrics.Nothing", "no such metric|there is no metric"),
+        ("task.metric=loradrop.metrics.labels.Nothing", "no such metric|there is no metric"),
     ],
 )
 def test_numbers_and_words_out_of_range(override, message):
@@ -193,9 +195,9 @@ def test_the_id_is_readable_and_follows_what_can_change_a_number():
 
 
 def test_a_plan_is_the_product_of_its_sweeps_and_can_be_narrowed():
-    ids = [run_id(config) for config in plan(["method=lora,lora_drop", "seed=range(0,3)", "task=rte"])]
+    ids = [run_id(config) for config in expand_sweep(["method=lora,lora_drop", "seed=range(0,3)", "task=rte"])]
     assert len(set(ids)) == 6 and ids[0].startswith("tiny_roberta-rte-lora-s0")
-    assert [config.seed for config in plan(["experiment=demo", "seed=5"])] == [5, 5, 5]
-    assert {config.method.threshold for config in plan(["experiment=demo", "method=lora_drop", "method.threshold=0.8"])} == {
-        0.8
-    }
+    assert [config.seed for config in expand_sweep(["experiment=demo", "seed=5"])] == [5, 5, 5]
+    assert {
+        config.method.threshold for config in expand_sweep(["experiment=demo", "method=lora_drop", "method.threshold=0.8"])
+    } == {0.8}

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from loradrop.backbones import ASSETS
-from loradrop.data import Collator, LengthGroupedSampler, TaskData
 from loradrop.tasks.base import LabelTask, Splits
+from loradrop.training.data import Collator, LengthGroupedSampler, TaskData
 
 LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
@@ -54,7 +54,7 @@ class Toy(LabelTask):
 
 
 def toy(labels, values):
-    task = Toy(name="toy", columns=["text"], labels=labels, metric="loradrop.metrics.Accuracy", primary="accuracy")
+    task = Toy(name="toy", columns=["text"], labels=labels, metric="loradrop.metrics.labels.Accuracy", primary="accuracy")
     rows = Dataset.from_dict({"text": [" ".join(["a"] * n) for n in (1, 9, 4)], "label": values})
     return task, Splits(rows, {"validation": rows})
 
@@ -105,7 +105,9 @@ def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
     rows = Dataset.from_dict({"a": ["the dog"], "b": ["the cat sees the dog"], "label": [0]})
     ids = []
     for columns in (["a", "b"], ["b", "a"]):
-        task = Toy(name="toy", columns=columns, labels=["x", "y"], metric="loradrop.metrics.Accuracy", primary="accuracy")
+        task = Toy(
+            name="toy", columns=columns, labels=["x", "y"], metric="loradrop.metrics.labels.Accuracy", primary="accuracy"
+        )
         ids += TaskData(task, Splits(rows, {"validation": rows}), tokenizer, 30, 2, seed=0, cache=tmp_path).train[
             "input_ids"
         ][:]

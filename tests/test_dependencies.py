@@ -22,7 +22,7 @@ from types import ModuleType
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, ROOT, build
+from conftest import FAMILIES, ROOT, tiny_model
 
 SOURCES = {path: path.read_text() for part in ("loradrop", "experiments", "tests") for path in (ROOT / part).rglob("*.py")}
 OURS = {path: text for path, text in SOURCES.items() if path.is_relative_to(ROOT / "loradrop")}
@@ -49,7 +49,7 @@ def relies_on(library: str, code: str, needs: str) -> Callable[[Callable[[], Non
 
 
 def encoder(family: str) -> torch.nn.Module:
-    model = build(family)
+    model = tiny_model(family)
     return getattr(model, model.base_model_prefix)
 
 
@@ -99,7 +99,7 @@ def _():
 
 @relies_on("transformers", "activation_checkpointing", "models can be told to recompute activations, and say that they do")
 def _():
-    model = build()
+    model = tiny_model()
     assert not model.is_activation_checkpointing
     model.activation_checkpointing_enable({"use_reentrant": False})
     assert model.is_activation_checkpointing
@@ -124,14 +124,14 @@ def _():
 )
 def _():
     for family in FAMILIES:
-        model = build(family)
+        model = tiny_model(family)
         assert model.base_model is getattr(model, model.base_model_prefix)
         assert any(name.startswith(f"{model.base_model_prefix}.") for name, _ in model.named_parameters())
 
 
 @relies_on("transformers", "get_output_embeddings", "None for a classifier, the language model's head for a decoder")
 def _():
-    assert build("roberta").get_output_embeddings() is None and build("llama").get_output_embeddings() is None
+    assert tiny_model("roberta").get_output_embeddings() is None and tiny_model("llama").get_output_embeddings() is None
     decoder = transformers.LlamaForCausalLM(FAMILIES["llama"][1])
     assert decoder.get_output_embeddings() is decoder.lm_head
 
@@ -167,11 +167,11 @@ def _():
     from safetensors.torch import load_file
 
     from loradrop import add_lora, select, share
-    from loradrop.importance import uniform
+    from loradrop.importance.measurement import uniform
 
-    model = build()
+    model = tiny_model()
     add_lora(model, rank=2, alpha=4)
-    share(model, select(uniform(model), k=1))
+    share(model, select(uniform(model), threshold=0.3))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         names = [name for name in load_file(Path(folder, "model.safetensors")) if name.endswith("query.lora_A")]
@@ -252,12 +252,12 @@ def _():
 
 @relies_on("transformers", "state.best_model_checkpoint", "the Trainer's state has these fields, its callbacks these hooks")
 def _():
-    from loradrop.trainer_callback import LoRADropCallback
+    from loradrop.callbacks.trainer import LoRADropTrainerCallback
 
     has(transformers.TrainerState(), "global_step", "epoch", "max_steps", "num_train_epochs", "is_world_process_zero")
     has(transformers.TrainerState(), "best_metric", "best_global_step", "best_model_checkpoint")
     has(transformers.TrainingArguments, "world_size", "bf16", "fp16", "max_steps", "num_train_epochs")
-    takes_over(LoRADropCallback, transformers.TrainerCallback)
+    takes_over(LoRADropTrainerCallback, transformers.TrainerCallback)
 
 
 @relies_on("transformers", '"name_or_path"', "a config says where its model came from, and can be told")
@@ -273,7 +273,7 @@ def _():
 def peft_model(**settings: object) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(build(), LoraConfig(r=2, target_modules=["query"], **settings))
+    return get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["query"], **settings))
 
 
 @relies_on("peft", "peft.tuners.lora.layer", "this module holds LoraLayer, the base class of all LoRA layers")
@@ -322,7 +322,7 @@ def _():
     from peft import LoraConfig
     from peft.tuners.lora.layer import LoraLayer
 
-    from loradrop.peft_model import OUT_OF_THE_BASE
+    from loradrop.lora.peft import OUT_OF_THE_BASE
 
     source = inspect.getsource(LoraLayer.update_layer)
     assert [name for name in OUT_OF_THE_BASE if f'"{name}"' not in source] == []
@@ -370,7 +370,7 @@ def _():
     from loradrop.methods.adalora import SCORES
 
     config = AdaLoraConfig(init_r=3, target_r=2, target_modules=["query"], total_step=10)
-    tuner = AdaLoraModel(build(), config, "default")
+    tuner = AdaLoraModel(tiny_model(), config, "default")
     has(tuner.rankallocator, *SCORES)
     has(tuner.peft_config["default"], "total_step", "tinit", "tfinal", "rank_pattern")
     has(tuner, "update_and_allocate")
@@ -430,10 +430,10 @@ def _():
 def _():
     import pytorch_lightning as pl
 
-    from loradrop.lightning_callback import LightningLoRADrop
-    from loradrop.modules import RunModule
+    from loradrop.callbacks.lightning import LoRADropLightningCallback
+    from loradrop.training.module import RunModule
 
-    takes_over(LightningLoRADrop, pl.Callback)
+    takes_over(LoRADropLightningCallback, pl.Callback)
     takes_over(RunModule, pl.LightningModule)
 
 
@@ -502,7 +502,7 @@ def _():
 def _():
     from omegaconf import OmegaConf
 
-    from experiments.config import Run, Trainer
+    from experiments.config.schema import Run, Trainer
 
     node = OmegaConf.structured(Run)
     assert OmegaConf.get_type(node) is Run and OmegaConf.get_type(node, "trainer") is Trainer

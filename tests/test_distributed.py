@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import build, train_b
+from conftest import tiny_model, train_b
 from peft import LoraConfig, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +31,7 @@ def batches():
 
 
 def adapted(kind):
-    model = build()
+    model = tiny_model()
     if kind == "ours":
         loradrop.add_lora(model, rank=4)
         train_b(model)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, build, train_b
+from conftest import ROOT, tiny_model, train_b
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainingArguments, default_data_collator
 
 import loradrop
-from experiments.config import check
-from experiments.items import names
-from experiments.jobs import as_config, planned
+from experiments.config.catalog import names
+from experiments.config.sweep import as_config, run_configs
+from experiments.config.validation import check
 from experiments.table import PARAMETERS
 
 TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
@@ -66,7 +66,7 @@ def test_every_command_resolves(page, monkeypatch):
         if module in SHOWN:
             arguments[0] = f"experiment={arguments[0]}"
         if module in ("experiments.run", *SHOWN):
-            for config in planned(arguments):
+            for config in run_configs(arguments):
                 check(as_config(config))
 
 
@@ -86,12 +86,12 @@ def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "loradrop" / "docs" / "guide.md").read_text(), re.DOTALL)
     draw = random.Random(0)
     rows = [{"input_ids": [draw.randrange(3, 60) for _ in range(8)], "labels": i % 2} for i in range(40)]
-    names = {"model": build(), "train": Dataset.from_list(rows), "collate": default_data_collator}
+    names = {"model": tiny_model(), "train": Dataset.from_list(rows), "collate": default_data_collator}
     names["arguments"] = TrainingArguments("out", num_train_epochs=2, use_cpu=True, report_to=[], save_strategy="no")
     exec(code, names)
     assert names["drop"].plan == loradrop.plan_of(names["model"])
     inputs = {"input_ids": torch.tensor([row["input_ids"] for row in rows[:4]])}
-    loaded = PeftModel.from_pretrained(build(), "adapter").eval()
+    loaded = PeftModel.from_pretrained(tiny_model(), "adapter").eval()
     assert torch.equal(loaded(**inputs).logits, names["model"].eval()(**inputs).logits)
 
 
@@ -107,7 +107,7 @@ def test_docstrings_render_to_pages(tmp_path):
 
 def test_the_code_in_the_readme_runs(batch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    model = build()
+    model = tiny_model()
     names = {"model": model, "batches": [batch]}
     first, rest = code.split("importance = ")
     exec(first, names)

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from loradrop import hub
-from loradrop.download import cache_folder, check_sha256, fetch_file
+from loradrop.tasks.download import cache_folder, check_sha256, fetch_file
 
 CONF = Path(__file__).parents[1] / "conf/task"
 FILES = {"train": "train.json", "test": "test.xml"}

@@ -9,11 +9,12 @@ from test_wiring import composed
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import loradrop
-from experiments.command import guarded
-from experiments.config import UserError, run_id
-from experiments.execution import run
+from experiments.cli import guarded
+from experiments.config.identity import run_id
+from experiments.config.schema import UserError
 from experiments.export import export, main
-from experiments.restore import restore
+from experiments.runner.execution import run
+from experiments.runner.restore import restore
 from loradrop.backbones import ASSETS
 
 TEXTS = ["the old song is wonderful .", "a boring film"]

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
-from experiments import analysis, drawing, figure, figure_data, results
-from experiments.config import UserError
-from experiments.items import EXPERIMENTS
+from experiments import figure, results
+from experiments.config.catalog import EXPERIMENTS
+from experiments.config.schema import UserError
+from experiments.reporting import figure_data, plots
+from experiments.runner import post_hoc
 
 SPECS = yaml.safe_load(figure.SPECS.read_text())
 MEASURED = ("distribution", "removal")  # of trained models: tests/test_run.py
@@ -38,7 +40,7 @@ def test_every_figure_can_be_drawn(name, tmp_path):
 def test_every_spec_is_of_an_experiment_and_a_kind():
     for name, spec in SPECS.items():
         assert (EXPERIMENTS / f"{name}.yaml").exists()
-        assert hasattr(figure_data, spec["kind"]) and hasattr(drawing, spec["kind"])
+        assert hasattr(figure_data, spec["kind"]) and hasattr(plots, spec["kind"])
 
 
 def test_the_largest_layer_has_magnitude_one(tmp_path):
@@ -85,10 +87,10 @@ def test_outlines_of_several_runs_are_not_mixed(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="one run of each method"):
         figure_data.distribution(load(tmp_path, *narrowed), str(tmp_path), 0)
     found = {"log10_edges": [0, 1, 2], "counts": {"query": {"0": [1, 3]}}, "mean": {"query": {"0": 5.0}}}
-    monkeypatch.setattr(analysis, "distribution", lambda *_: found)
+    monkeypatch.setattr(post_hoc, "distribution", lambda *_: found)
     three = ("experiment=figure7", "method=lora,lora_drop,lora_drop_random")
     made_up.write(tmp_path, *three)
-    drawn = drawing.distribution(figure_data.distribution(load(tmp_path, *three), str(tmp_path), 0), 0)
+    drawn = plots.distribution(figure_data.distribution(load(tmp_path, *three), str(tmp_path), 0), 0)
     assert len(drawn.axes[0].patches) == 3
 
 
@@ -96,7 +98,7 @@ def test_outlines_of_several_runs_are_not_mixed(tmp_path, monkeypatch):
 def test_the_numbers_of_many_layers_do_not_run_into_each_other(layers, ticks):
     columns = {"backbone": "b", "task": "t", "seed": 0, "module_type": "query", "layer": range(layers)}
     data = pd.DataFrame(columns | {"importance": 1 / layers, "kept": 1.0})
-    assert len(drawing.importances(data).axes[0].get_xticks()) == ticks
+    assert len(plots.importances(data).axes[0].get_xticks()) == ticks
 
 
 def test_curves_are_means_over_seeds(tmp_path):
@@ -111,11 +113,11 @@ def test_curves_are_means_over_seeds(tmp_path):
 def test_what_was_analysed_once_is_read_again(tmp_path):
     folder = results.run_folder(tmp_path, "run")
     folder.mkdir(parents=True)
-    (folder / "removal.json").write_text(json.dumps({"version": analysis.VERSION, "layers": [1]}))
-    assert analysis.removal("run", tmp_path)["layers"] == [1]
+    (folder / "removal.json").write_text(json.dumps({"version": post_hoc.VERSION, "layers": [1]}))
+    assert post_hoc.removal("run", tmp_path)["layers"] == [1]
     (folder / "removal.json").write_text(json.dumps({"version": -1}))
     with pytest.raises(FileNotFoundError, match="no finished run"):
-        analysis.removal("run", tmp_path)
+        post_hoc.removal("run", tmp_path)
 
 
 def test_experiments_without_an_entry_show_importances(tmp_path):

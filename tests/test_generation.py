@@ -12,14 +12,15 @@ from hydra import compose, initialize_config_dir
 from test_llama_deberta import LETTERS
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from experiments import show
-from experiments.config import CONF, UserError, run_id
-from experiments.execution import run
-from experiments.restore import restore
+from experiments.common import console
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF, UserError
+from experiments.runner.components import RunComponents
+from experiments.runner.execution import run
+from experiments.runner.restore import restore
 from experiments.score import scores
-from experiments.setup import Setup
-from loradrop import modules
-from loradrop.generation import GenerationModule, NoRepeatedNgrams
+from loradrop.training import module
+from loradrop.training.generation import GenerationModule, NoRepeatedNgrams
 
 SMALL = [
     *("backbone=llama2_7b", "task=mini_summary", "task.train_size=48", "task.validation_size=12", "task.max_new_tokens=6"),
@@ -69,7 +70,7 @@ def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
 
     # each prompt alone, unpadded, by the restored model: the same texts in the same order
     model, tokenizer, _ = restore(id, tmp_path, models)
-    data = Setup(config).data
+    data = RunComponents(config).data
     assert [line["source"] for line in lines] == data.splits.evaluation["validation"]["source"][:]
     for line, ids in zip(lines, data.evaluation["validation"]["input_ids"], strict=True):
         text = tokenizer.decode(greedy(model, ids, tokenizer.eos_token_id), skip_special_tokens=True)
@@ -94,7 +95,7 @@ def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
     id = run_id(config)
     result = run(config, id)
     model, tokenizer, _ = restore(id, tmp_path, models)
-    data, eos = Setup(config).data, tokenizer.eos_token_id
+    data, eos = RunComponents(config).data, tokenizer.eos_token_id
     prompts = data.evaluation["validation"]["input_ids"]
     made = [greedy(model, ids, eos, size=2, most=24) for ids in prompts]
     lines = (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()
@@ -114,13 +115,13 @@ def test_a_text_may_copy_its_prompt():
 
 def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
     overrides = ["decoding.num_beams=4", "decoding.no_repeat_ngram_size=2", "decoding.length_penalty=0.0"]
-    setup = Setup(composed(models, tmp_path, "method=lora", *overrides))
-    model, eos, made = setup.model.eval(), setup.tokenizer.eos_token_id, []
+    components = RunComponents(composed(models, tmp_path, "method=lora", *overrides))
+    model, eos, made = components.model.eval(), components.tokenizer.eos_token_id, []
     generate = model.generate
     monkeypatch.setattr(type(model), "generate", lambda self, **given: made.append(generate(**given)) or made[-1])
-    settings = {"tokenizer": setup.tokenizer, "decoding": setup.decoding}
-    module = GenerationModule(model, setup.data, setup.recipe, None, 0, **settings)
-    batch = next(iter(setup.data.evaluation_loaders()[0]))
+    settings = {"tokenizer": components.tokenizer, "decoding": components.decoding}
+    module = GenerationModule(model, components.data, components.recipe, None, 0, **settings)
+    batch = next(iter(components.data.evaluation_loaders()[0]))
     module.validation_step(batch, 0)
 
     def likelihood(ids, text):
@@ -139,7 +140,7 @@ def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
 
 
 def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tmp_path):
-    data = Setup(composed(models, tmp_path, "method=lora")).data
+    data = RunComponents(composed(models, tmp_path, "method=lora")).data
     batch = next(iter(data.train_loader()))
     for ids, mask, labels in zip(*(batch[key] for key in ("input_ids", "attention_mask", "labels")), strict=True):
         real = int(mask.sum())
@@ -153,9 +154,9 @@ def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tm
 
 
 def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(modules, "time", Clock)
-    step = modules.RunModule.training_step
-    monkeypatch.setattr(modules.RunModule, "training_step", lambda self, *given: Clock.tick() or step(self, *given))
+    monkeypatch.setattr(module, "time", Clock)
+    step = module.RunModule.training_step
+    monkeypatch.setattr(module.RunModule, "training_step", lambda self, *given: Clock.tick() or step(self, *given))
     results = []
     for each in ("true", "false"):
         config = composed(models, tmp_path, "method=lora", f"decoding.every_epoch={each}")
@@ -164,7 +165,7 @@ def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsy
     assert alone == last and alone["epoch"] == 2  # its training loss is that of the last epoch, too
     assert results[1]["metrics"]["best"] == last
     assert results[0]["tokens_per_second"] == results[1]["tokens_per_second"]  # 12 steps each, one a second
-    show.summary(results[1], tmp_path)
+    console.summary(results[1], tmp_path)
     assert "(epoch 2 of 2)" in capsys.readouterr().out
 
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from loradrop.backbones import ASSETS
-from loradrop.data import TaskData
-from loradrop.tasks.generation import IGNORED
+from loradrop.tasks.text import IGNORED
+from loradrop.training.data import TaskData
 
 CONF = Path(__file__).parents[1] / "conf/task"
 MINI = ("mini_table2text", "mini_summary")

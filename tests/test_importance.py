@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, build, train_b
+from conftest import FAMILIES, tiny_model, train_b
 from transformers import LlamaForCausalLM
 
-from loradrop.importance import Importance, measure
-from loradrop.lora import add_lora, lora_sites
+from loradrop.importance.measurement import Importance, measure
+from loradrop.lora.inject import add_lora, lora_sites
 
 
 def adapted(family="roberta", rank=4, alpha=10):
-    model = build(family)
+    model = tiny_model(family)
     add_lora(model, rank=rank, alpha=alpha)
     train_b(model)
     return model
@@ -137,7 +137,7 @@ def test_saved_and_loaded(tmp_path, batch):
 
 def test_errors(batch):
     with pytest.raises(ValueError, match="holds no LoRA"):
-        measure(build(), [batch])
+        measure(tiny_model(), [batch])
     with pytest.raises(ValueError, match=r"nothing was measured at roberta\.encoder\.layer\.0\.attention\.self\.query:"):
         measure(adapted(), [])
     with pytest.raises(TypeError, match="input_ids of a batch must be a tensor, got list: put rows together"):
@@ -146,7 +146,7 @@ def test_errors(batch):
         measure(adapted(), [{"input_ids": batch["input_ids"][0]}])
     with pytest.raises(ValueError, match="average must be one of tokens, examples, target_tokens, got 'mean'"):
         measure(adapted(), [batch], "mean")
-    untrained = build()
+    untrained = tiny_model()
     add_lora(untrained)
     with pytest.raises(ValueError, match="all importances are zero"):
         _ = measure(untrained, [batch]).normalized

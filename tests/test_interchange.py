@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from conftest import FAMILIES, SHAPE, build, train_b
+from conftest import FAMILIES, SHAPE, tiny_model, train_b
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForMaskedLM
 
 import loradrop
-from loradrop.lora import lora_modules
+from loradrop.lora.inject import lora_modules
 from loradrop.methods.vera import VeRA
 
 VARIANTS = {
@@ -29,7 +29,7 @@ VARIANTS = {
 
 def adapted(batch, family="roberta", **selection):
     """A model with our LoRA, values in every B, and the plan of these settings carried out."""
-    model = build(family)
+    model = tiny_model(family)
     loradrop.add_lora(model, rank=4, alpha=10)
     train_b(model)
     if selection:
@@ -48,7 +48,7 @@ def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, t
     model = adapted(batch, family, **VARIANTS[variant])
     expected = model(**batch).logits
     saved = loradrop.save_pretrained(model, tmp_path / "peft")
-    loaded = PeftModel.from_pretrained(build(family), tmp_path / "peft").eval()
+    loaded = PeftModel.from_pretrained(tiny_model(family), tmp_path / "peft").eval()
     assert torch.equal(loaded(**batch).logits, expected)
     held = {n for n, m in loaded.get_base_model().named_modules() if hasattr(m, "lora_A")}
     assert held == set(lora_modules(model))
@@ -56,10 +56,10 @@ def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, t
     small = loradrop.save_pretrained(model, tmp_path / "compact", compact=True)
     assert small.lora_parameters == lora_numbers(model) == loradrop.plan_of(model).parameters
     for form in ("peft", "compact"):
-        again = loradrop.from_pretrained(build(family), tmp_path / form)
+        again = loradrop.from_pretrained(tiny_model(family), tmp_path / form)
         assert torch.equal(again(**batch).logits, expected)
         assert lora_numbers(again) == lora_numbers(model) and loradrop.plan_of(again) == loradrop.plan_of(model)
-        tied = loradrop.from_pretrained(build(family), tmp_path / form, as_peft=True).eval()
+        tied = loradrop.from_pretrained(tiny_model(family), tmp_path / form, as_peft=True).eval()
         assert torch.equal(tied(**batch).logits, expected)
         assert sum(p.numel() for p in tied.parameters() if p.requires_grad) == lora_numbers(model)
     torch.testing.assert_close(loradrop.merge(model)(**batch).logits, expected)
@@ -79,8 +79,8 @@ def test_training_goes_on_with_the_sharing(batch, tmp_path):
     loradrop.save_pretrained(model, tmp_path)
     copies = [
         model,
-        loradrop.from_pretrained(build(), tmp_path),
-        loradrop.from_pretrained(build(), tmp_path, as_peft=True),
+        loradrop.from_pretrained(tiny_model(), tmp_path),
+        loradrop.from_pretrained(tiny_model(), tmp_path, as_peft=True),
     ]
     logits = []
     for one in copies:
@@ -106,33 +106,33 @@ def test_a_head_that_trains_is_kept(family, batch, tmp_path):
     expected = model(**batch).logits
     saved = loradrop.save_pretrained(model, tmp_path)
     assert saved.head_parameters == sum(parameter.numel() for parameter in head.parameters())
-    loaded = PeftModel.from_pretrained(build(family), tmp_path, is_trainable=True).eval()
+    loaded = PeftModel.from_pretrained(tiny_model(family), tmp_path, is_trainable=True).eval()
     assert torch.equal(loaded(**batch).logits, expected)
     assert all(
         parameter.requires_grad for parameter in loaded.get_base_model().get_submodule(name).modules_to_save.parameters()
     )
-    again = loradrop.from_pretrained(build(family), tmp_path)
+    again = loradrop.from_pretrained(tiny_model(family), tmp_path)
     assert torch.equal(again(**batch).logits, expected)
     trains = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == trains
 
 
 def test_ranks_and_alphas_of_their_own(batch, tmp_path):
-    model = build()
+    model = tiny_model()
     loradrop.add_lora(model, rank={0: 2, 1: 4, 2: 4}, alpha=6)
     lora_modules(model)["roberta.encoder.layer.2.attention.self.value"].alpha = 3.5
     train_b(model)
     loradrop.save_pretrained(model, tmp_path)
     expected = model(**batch).logits
-    torch.testing.assert_close(PeftModel.from_pretrained(build(), tmp_path).eval()(**batch).logits, expected)
-    assert torch.equal(loradrop.from_pretrained(build(), tmp_path)(**batch).logits, expected)
+    torch.testing.assert_close(PeftModel.from_pretrained(tiny_model(), tmp_path).eval()(**batch).logits, expected)
+    assert torch.equal(loradrop.from_pretrained(tiny_model(), tmp_path)(**batch).logits, expected)
 
 
 @pytest.mark.parametrize("adapter", ["default", "mine"])
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "alpha_pattern": {"layer.1.attention.self.query": 3}}])
 def test_a_peft_model_is_saved_with_its_plan(adapter, settings, batch, tmp_path):
     options = {"r": 4, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]} | settings
-    model = get_peft_model(build(), LoraConfig(**options), adapter_name=adapter).eval()
+    model = get_peft_model(tiny_model(), LoraConfig(**options), adapter_name=adapter).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -143,10 +143,10 @@ def test_a_peft_model_is_saved_with_its_plan(adapter, settings, batch, tmp_path)
     compact = loradrop.save_pretrained(model, tmp_path / "compact", compact=True)
     assert compact.lora_parameters == plan.parameters and compact.head_parameters
     for folder in (loradrop.save_pretrained(model, tmp_path / "peft").folder, compact.folder):
-        tied = loradrop.from_pretrained(build(), folder, as_peft=True).eval()
+        tied = loradrop.from_pretrained(tiny_model(), folder, as_peft=True).eval()
         assert torch.equal(tied(**batch).logits, expected) and loradrop.plan_of(tied) == plan
-        torch.testing.assert_close(loradrop.from_pretrained(build(), folder)(**batch).logits, expected)
-    assert torch.equal(PeftModel.from_pretrained(build(), tmp_path / "peft").eval()(**batch).logits, expected)
+        torch.testing.assert_close(loradrop.from_pretrained(tiny_model(), folder)(**batch).logits, expected)
+    assert torch.equal(PeftModel.from_pretrained(tiny_model(), tmp_path / "peft").eval()(**batch).logits, expected)
     torch.testing.assert_close(loradrop.merge(model)(**batch).logits, expected)
 
 
@@ -161,7 +161,7 @@ def test_checkpoints_of_loralib(form, batch, tmp_path):
         torch.save(state, path)
     elif form == "safetensors":
         save_file(state, path)
-    loaded = build()
+    loaded = tiny_model()
     loradrop.load_loralib(loaded, state if form == "mapping" else path, alpha=10)
     assert torch.equal(loaded(**batch).logits, model(**batch).logits)
     trains = {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
@@ -169,7 +169,7 @@ def test_checkpoints_of_loralib(form, batch, tmp_path):
 
 
 def test_low_precision_is_merged_in_its_own_type(batch):
-    model = build().to(torch.bfloat16)
+    model = tiny_model().to(torch.bfloat16)
     loradrop.add_lora(model, rank=4)
     train_b(model)
     expected = model(**batch).logits
@@ -206,7 +206,7 @@ def test_a_weight_that_cannot_take_an_update_is_not_merged():
     loradrop.add_lora(tied, rank=4, targets=["lm_head"])
     with pytest.raises(ValueError, match=r"lm_head: another module has the same weight \(tied embeddings\)"):
         loradrop.merge(tied)
-    scaled = build()
+    scaled = tiny_model()
     loradrop.add_lora(scaled, rank=4)
     base = next(iter(lora_modules(scaled).values())).base
     base.weight.data = base.weight.data.to(torch.float8_e4m3fn)  # whose scale is kept elsewhere
@@ -219,33 +219,33 @@ def test_errors_are_single_messages(batch, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"holds no adapter: adapter_config\.json and adapter_model\.safetensors, or"
     ):
-        loradrop.from_pretrained(build(), tmp_path)
+        loradrop.from_pretrained(tiny_model(), tmp_path)
     loradrop.save_pretrained(model, tmp_path)
     with pytest.raises(ValueError, match=r"the adapter does not fit the model: it has no linear module roberta\.encoder"):
-        loradrop.from_pretrained(build("llama"), tmp_path)
+        loradrop.from_pretrained(tiny_model("llama"), tmp_path)
     with pytest.raises(ValueError, match="holds LoRA modules already"):
         loradrop.from_pretrained(model, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(ValueError, match="plain LoRA is needed, not DoRA"):
-        loradrop.from_pretrained(build(), tmp_path)
+        loradrop.from_pretrained(tiny_model(), tmp_path)
     with pytest.raises(ValueError, match="holds no LoRA"):
-        loradrop.save_pretrained(build(), tmp_path)
+        loradrop.save_pretrained(tiny_model(), tmp_path)
     with pytest.raises(ValueError, match="the model holds no LoRA to merge"):
-        loradrop.merge(build())
+        loradrop.merge(tiny_model())
     with pytest.raises(ValueError, match="adapter='mine' names an adapter of a PEFT model, and this is none"):
         loradrop.merge(model, adapter="mine")
     model.classifier.dense.bias.requires_grad_(True)
     with pytest.raises(ValueError, match=r"classifier\.dense\.bias trains though not all of its module does"):
         loradrop.save_pretrained(model, tmp_path)
-    vera = build()
+    vera = tiny_model()
     VeRA("vera", rank=4, dropout=0.0, targets=None, d_initial=0.1, learning_rate=0.1).install(vera)
     with pytest.raises(ValueError, match="the update of a ScaledLoRALinear is no plain LoRA's"):
         loradrop.save_pretrained(vera, tmp_path)
     with pytest.raises(ValueError, match=r"holds no '<module>\.lora_A'"):
-        loradrop.load_loralib(build(), {}, alpha=1)
+        loradrop.load_loralib(tiny_model(), {}, alpha=1)
     fused = {"roberta.encoder.layer.0.attention.self.query.lora_A": torch.zeros(8, 32)}
     fused["roberta.encoder.layer.0.attention.self.query.lora_B"] = torch.zeros(64, 4)
     with pytest.raises(ValueError, match="a MergedLinear"):
-        loradrop.load_loralib(build(), fused, alpha=1)
+        loradrop.load_loralib(tiny_model(), fused, alpha=1)
     assert load_file(tmp_path / "adapter_model.safetensors")

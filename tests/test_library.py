@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, build, clean_environment, train_b
+from conftest import ROOT, clean_environment, tiny_model, train_b
 
 import loradrop
 
@@ -46,7 +46,7 @@ def test_every_public_name_is_there_and_documented():
 
 
 def test_an_importance_as_a_frame_and_as_a_figure(batch, tmp_path):
-    model = build("llama")
+    model = tiny_model("llama")
     loradrop.add_lora(model, rank=4)
     train_b(model)
     importance = loradrop.measure(model, [batch])
@@ -63,22 +63,22 @@ def test_an_importance_as_a_frame_and_as_a_figure(batch, tmp_path):
 
 
 def test_a_plan_reads_and_is_kept(batch, tmp_path):
-    model = build()
+    model = tiny_model()
     loradrop.add_lora(model, rank=4)
     train_b(model)
     plan = loradrop.select(loradrop.measure(model, [batch]), budget=0.7)
     plan.save(tmp_path / "plan.json")
-    assert loradrop.Plan.load(tmp_path / "plan.json") == plan
+    assert loradrop.SharingPlan.load(tmp_path / "plan.json") == plan
     assert f"{plan.parameters:,} of LoRA's {plan.lora_parameters:,} parameters" in str(plan)
 
 
 def test_what_is_no_model_importance_or_plan_is_refused():
-    model = build()
+    model = tiny_model()
     loradrop.add_lora(model, rank=4)
     for act in (loradrop.add_lora, loradrop.merge, lambda name: loradrop.measure(name, [])):
         with pytest.raises(TypeError, match=r"a torch\.nn\.Module .*is needed, got str"):
             act("roberta-base")
     with pytest.raises(TypeError, match="an Importance is needed, what measure returns, got dict"):
         loradrop.select({"query": {0: 1.0}}, threshold=0.9)
-    with pytest.raises(TypeError, match="a Plan is needed, what select returns, got dict"):
+    with pytest.raises(TypeError, match="a SharingPlan is needed, what select returns, got dict"):
         loradrop.share(model, {"query": (0,)})

@@ -25,13 +25,13 @@ from transformers import (
     LlamaTokenizer,
 )
 
-from experiments.setup import check_method
+from experiments.runner.components import check_method
 from loradrop.backbones import Backbone, head_parameters
-from loradrop.data import Collator
 from loradrop.methods.full import Full
 from loradrop.methods.lora import LoRA
-from loradrop.tasks.mini import Mini
-from loradrop.tasks.mini_text import MiniText
+from loradrop.tasks.builtin.labels import Mini
+from loradrop.tasks.builtin.text import MiniText
+from loradrop.training.data import Collator
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHAPE = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -85,7 +85,7 @@ def backbone(name, dtype="float32", revision=None):
 
 def task():
     names = {"name": "mini_sentiment", "columns": ("sentence",), "labels": ("negative", "positive")}
-    metric = {"metric": "loradrop.metrics.Accuracy", "primary": "accuracy"}
+    metric = {"metric": "loradrop.metrics.labels.Accuracy", "primary": "accuracy"}
     return Mini(**names, **metric, train_size=10, validation_size=10, data_seed=0, label_noise=0.0)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, build, train_b
+from conftest import FAMILIES, tiny_model, train_b
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from loradrop.importance import uniform
-from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules, lora_sites, remove_lora
+from loradrop.importance.measurement import uniform
+from loradrop.lora.inject import add_lora, lora_modules, lora_sites, remove_lora
+from loradrop.lora.layer import LoRALinear
+from loradrop.lora.sites import find_sites
 from loradrop.selection import select
 from loradrop.sharing import plan_of, share
 
@@ -17,7 +19,7 @@ from loradrop.sharing import plan_of, share
 @pytest.mark.parametrize("family", FAMILIES)
 def test_outputs_and_gradients_equal_pefts(family, batch):
     targets = list(FAMILIES[family][2])
-    ours, theirs = build(family), build(family)
+    ours, theirs = tiny_model(family), tiny_model(family)
     add_lora(ours, rank=4, alpha=10)
     train_b(ours)
     theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=10, target_modules=targets, lora_dropout=0.0))
@@ -40,7 +42,7 @@ def test_outputs_and_gradients_equal_pefts(family, batch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fresh_adapter_leaves_the_output_unchanged(family, batch):
-    model = build(family)
+    model = tiny_model(family)
     before = model(**batch).logits
     sites = add_lora(model)
     assert torch.equal(model(**batch).logits, before)
@@ -49,7 +51,7 @@ def test_a_fresh_adapter_leaves_the_output_unchanged(family, batch):
 
 
 def test_only_lora_trains_and_it_is_initialised_as_published():
-    model = build()
+    model = tiny_model()
     add_lora(model, rank=8)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trainable and all(name.endswith(("lora_A", "lora_B")) for name in trainable)
@@ -61,7 +63,7 @@ def test_only_lora_trains_and_it_is_initialised_as_published():
 
 
 def test_removing_puts_the_model_back(batch):
-    model = build()
+    model = tiny_model()
     before, names = model(**batch).logits, list(model.state_dict())
     add_lora(model)
     train_b(model)
@@ -72,7 +74,7 @@ def test_removing_puts_the_model_back(batch):
 
 
 def test_targets_of_any_depth_and_types_that_need_a_longer_name():
-    model = build("bert")
+    model = tiny_model("bert")
     sites = find_sites(model, ["attention.output.dense", "intermediate.dense"])
     assert {site.module_type for site in sites} == {"output.dense", "intermediate.dense"} and len(sites) == 6
 
@@ -89,13 +91,13 @@ def test_targets_of_any_depth_and_types_that_need_a_longer_name():
 
 
 def test_a_head_is_no_target_where_a_layer_has_one_of_that_name():
-    assert {site.name.split(".")[1] for site in find_sites(build("roberta"), ["dense"])} == {"encoder"}
-    assert [site.name for site in find_sites(build("roberta"), ["out_proj"])] == ["classifier.out_proj"]
-    assert len(find_sites(build("bert"), ["all-linear"])) == 3 * 6
+    assert {site.name.split(".")[1] for site in find_sites(tiny_model("roberta"), ["dense"])} == {"encoder"}
+    assert [site.name for site in find_sites(tiny_model("roberta"), ["out_proj"])] == ["classifier.out_proj"]
+    assert len(find_sites(tiny_model("bert"), ["all-linear"])) == 3 * 6
 
 
 def test_low_precision_models_get_a_float32_adapter(batch):
-    model = build().to(torch.bfloat16)
+    model = tiny_model().to(torch.bfloat16)
     add_lora(model)
     train_b(model)
     assert all(module.lora_A.dtype == torch.float32 for module in lora_modules(model).values())
@@ -117,7 +119,7 @@ def test_low_precision_models_get_a_float32_adapter(batch):
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_model_left_as_it_was(arguments, message):
-    model = build()
+    model = tiny_model()
     with pytest.raises(ValueError, match=message):
         add_lora(model, **arguments)
     assert not lora_modules(model) and model.classifier.dense.weight.requires_grad
@@ -125,8 +127,8 @@ def test_what_does_not_fit_is_refused_and_the_model_left_as_it_was(arguments, me
 
 def test_a_model_that_holds_lora_is_refused():
     with pytest.raises(ValueError, match="the model holds LoRA of PEFT already: go on with that"):
-        add_lora(get_peft_model(build(), LoraConfig(target_modules=["query"])))
-    model = build()
+        add_lora(get_peft_model(tiny_model(), LoraConfig(target_modules=["query"])))
+    model = tiny_model()
     add_lora(model)
     with pytest.raises(ValueError, match="the model holds LoRA modules already"):
         add_lora(model)
@@ -142,12 +144,12 @@ class Pipeline(nn.Sequential):
 
 
 def test_layers_are_those_of_the_stack_inside_a_pipeline(batch):
-    bare, model = build(), Pipeline(build(), nn.Linear(32, 32))
+    bare, model = tiny_model(), Pipeline(tiny_model(), nn.Linear(32, 32))
     keys = [[(site.module_type, site.layer) for site in add_lora(m)] for m in (bare, model)]
     assert keys[0] == keys[1] and {layer for _, layer in keys[1]} == {0, 1, 2}
     share(model, select(uniform(model), k=1, share=False))
     assert plan_of(model).others["query"] == (1, 2)  # still told by the names of what is left
-    assert all(site.name.startswith("0.") for site in find_sites(Pipeline(build(), nn.Linear(32, 32)), "all-linear"))
+    assert all(site.name.startswith("0.") for site in find_sites(Pipeline(tiny_model(), nn.Linear(32, 32)), "all-linear"))
     blocks = nn.Sequential(*(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(3)))
     assert [site.layer for site in find_sites(blocks, "q")] == [0, 1, 2]
 

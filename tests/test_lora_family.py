@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from conftest import FAMILIES, build
+from conftest import FAMILIES, tiny_model
 from peft import VeraConfig, get_peft_model
 from relatives import COMMON, installed, prilora, randomise, sparse, vera
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from loradrop.importance import measure
-from loradrop.lora import lora_modules, lora_sites
+from loradrop.importance.measurement import measure
+from loradrop.lora.inject import lora_modules, lora_sites
 from loradrop.methods.adapter_drop import AdapterDrop
 from loradrop.methods.lora import LoRA
 from loradrop.methods.s2_lora import S2LoRA
@@ -24,7 +24,7 @@ def test_veras_outputs_and_gradients_equal_pefts(family, batch):
     ours = installed(vera(), family)
     randomise(ours, "lora_v")
     config = VeraConfig(r=4, target_modules=list(FAMILIES[family][2]), vera_dropout=0.0, d_initial=0.1)
-    theirs = get_peft_model(build(family), config).eval()
+    theirs = get_peft_model(tiny_model(family), config).eval()
     pairs = []
     for name, module in lora_modules(ours).items():
         other = theirs.base_model.model.get_submodule(name)
@@ -48,7 +48,7 @@ def test_veras_outputs_and_gradients_equal_pefts(family, batch):
 def test_veras_projection_follows_the_seed_and_is_drawn_as_pefts():
     def projections(seed):
         torch.manual_seed(seed)
-        method, model = vera(rank=512), build()
+        method, model = vera(rank=512), tiny_model()
         torch.manual_seed(seed)
         method.install(model)
         module = next(iter(lora_modules(model).values()))
@@ -117,7 +117,7 @@ def count(model):
 
 def test_tied_lora_needs_inputs_of_one_width():
     with pytest.raises(ValueError, match="need inputs of one width"):
-        TiedLoRA(**(COMMON | {"targets": "all-linear"}), vectors=True).install(build())
+        TiedLoRA(**(COMMON | {"targets": "all-linear"}), vectors=True).install(tiny_model())
 
 
 def test_s2_lora_shares_both_matrices_and_punishes_its_coefficients(batch):
@@ -157,7 +157,7 @@ def test_adapter_drop_leaves_the_lowest_layers_alone():
     method = AdapterDrop(**COMMON, dropped_layers=2)
     model = installed(method)
     assert {site.layer for site in lora_sites(model)} == {2}
-    assert method.report()["lora_parameters"] == 3 * count(model)
+    assert method.result_fields()["lora_parameters"] == 3 * count(model)
     with pytest.raises(ValueError, match="dropped_layers must be below the model's 3 layers, got 3"):
         installed(AdapterDrop(**COMMON, dropped_layers=3))
 

@@ -10,14 +10,14 @@ from pkgutil import iter_modules
 import pytest
 import torch
 import yaml
-from conftest import FAMILIES, build
+from conftest import FAMILIES, tiny_model
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 import loradrop.methods
-from experiments.config import CONF
-from experiments.config import build as build_node
-from experiments.stages import save_tensors
+from experiments.config.schema import CONF
+from experiments.config.validation import instantiate_group
+from experiments.runner.record import save_tensors
 from loradrop.backbones import freeze_encoder
 from loradrop.methods.base import Method, load_values
 
@@ -75,14 +75,14 @@ def train(model, batch, method, steps):
         (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
         if method is not None:
-            method.after_step(model, step)
+            method.on_step_end(model, step)
 
 
 def make(name, family):
     """(method, frozen model with its adapters), as a run makes them."""
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("run", [f"method={name}", *SMALL.get(name, ()), "paths.models=null", "paths.data=null"])
-    method, model = build_node("method", config.method), freeze_encoder(build(family))
+    method, model = instantiate_group("method", config.method), freeze_encoder(tiny_model(family))
     torch.manual_seed(0)
     method.install(model)
     return method, model
@@ -116,10 +116,10 @@ def test_a_method_on_a_family(name, family, batch, tmp_path):
 
     # saved, and loaded into a fresh model
     save_tensors({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, tmp_path / "adapter.safetensors")
-    report = method.report()
+    report = method.result_fields()
     state = {key: report[key].to_dict() for key in ("importance", "plan") if key in report}
     other, fresh = make(name, family)
-    other.load_state(fresh, state)
+    other.load_state_dict(fresh, state)
     saved = load_file(tmp_path / "adapter.safetensors")
     assert set(saved) == {n for n, p in fresh.named_parameters() if p.requires_grad}
     load_values(fresh, saved)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build, train_b
+from conftest import tiny_model, train_b
 
-from loradrop.importance import Importance
-from loradrop.lora import lora_sites
+from loradrop.importance.measurement import Importance
+from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full
 from loradrop.methods.head import Head
@@ -64,7 +64,7 @@ def method(**changes):
 
 def prepared(**changes):
     """(model after prepare, its values before stage 1, its values after stage 1)."""
-    model, drop = build(), method(**changes)
+    model, drop = tiny_model(), method(**changes)
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
     drop.install(model)
@@ -101,21 +101,21 @@ def test_without_sharing_only_the_kept_layers_have_lora():
 
 
 def test_a_budget_that_cannot_be_met_is_said_on_installing():
-    model = build()
+    model = tiny_model()
     with pytest.raises(ValueError, match=r"budget 0\.2 is too small: the shared LoRAs alone need 0\.333"):
         method(threshold=None, budget=0.2).install(model)
     with pytest.raises(ValueError, match="no layer would have a LoRA"):
-        method(threshold=None, budget=0.2, share=False).install(build())
+        method(threshold=None, budget=0.2, share=False).install(tiny_model())
 
 
 def test_what_trains():
-    model = build()
+    model = tiny_model()
     Head("head").install(model.requires_grad_(False))
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    model = build()
+    model = tiny_model()
     Full("full").install(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    model = build()
+    model = tiny_model()
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
     LoRA("lora", rank=4, alpha=8, dropout=0.0, targets="query").install(model)

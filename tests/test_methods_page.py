@@ -10,7 +10,8 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.config import CONF, build
+from experiments.config.schema import CONF
+from experiments.config.validation import instantiate_group
 from experiments.parameters import skeleton
 from loradrop.backbones import parameter_counts
 from loradrop.methods.lora_drop import LoRADrop
@@ -40,7 +41,7 @@ def evaluated(formula, **values):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
-    method = build("method", composed(name).method)
+    method = instantiate_group("method", composed(name).method)
     formula, printed = re.search(r"`(.+?)`", ROWS[name][2]), int(ROWS[name][3].split()[0].replace(",", ""))
     if isinstance(method, LoRADrop):
         n = int(ROWS[name][3].split()[-1])
@@ -48,7 +49,7 @@ def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
         return
     model = skeleton("roberta_base")
     method.install(model)
-    assert parameter_counts(model, method.report().get("inactive", 0))["adapter"] == printed
+    assert parameter_counts(model, method.result_fields().get("inactive", 0))["adapter"] == printed
     if formula:
         symbols = {"r": "rank", "s": "sparsity", "k": "dropped_layers", "b": "bottleneck", "v": "virtual_tokens"}
         values = {symbol: getattr(method, key) for symbol, key in symbols.items() if hasattr(method, key)}

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from loradrop.metrics import Accuracy, AccuracyF1, Matthews, Spearman
+from loradrop.metrics.labels import Accuracy, AccuracyF1, Matthews, Spearman
 
 CLASSIFIERS = [Matthews, Accuracy, AccuracyF1]
 

@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import loradrop
-from experiments.tiny_roberta.corpus import Corpus
-from loradrop.tasks.grammar import Clause, Grammar, Phrase, Word
-from loradrop.tasks.lexicon import NOUN_SETS, TRANSITIVE_SETS
-from loradrop.tasks.meaning import alter, overlap, paraphrase, weaken
-from loradrop.tasks.mini import VALIDATION, Mini
-from loradrop.tasks.reviews import ADJECTIVES, Critic
+from experiments.builtin_models.tiny_roberta.corpus import Corpus
+from loradrop.tasks.builtin.labels import VALIDATION, Mini
+from loradrop.tasks.builtin.language.grammar import Clause, Grammar, Phrase, Word
+from loradrop.tasks.builtin.language.lexicon import NOUN_SETS, TRANSITIVE_SETS
+from loradrop.tasks.builtin.language.meaning import alter, overlap, paraphrase, weaken
+from loradrop.tasks.builtin.reviews import ADJECTIVES, ReviewGenerator
 
 CONF = Path(__file__).parents[1] / "conf"
 MODEL = Path(loradrop.__file__).parent / "assets" / "tiny_roberta"
@@ -92,7 +92,7 @@ def test_no_text_of_validation_occurs_in_train(name):
 def test_half_of_the_polarity_words_are_new_in_validation():
     known, every = (
         {critic.word(ADJECTIVES[1]) for _ in range(3000)}
-        for critic in (Critic(random.Random(0), 0.3, common_only=True), Critic(random.Random(0), 0.3))
+        for critic in (ReviewGenerator(random.Random(0), 0.3, common_only=True), ReviewGenerator(random.Random(0), 0.3))
     )
     assert known < every
     assert len(known) < 0.65 * len(every)
@@ -123,7 +123,7 @@ def test_nothing_is_weakened_below_a_negation(clause):
 
 
 def test_conclusions_have_the_verdict():
-    critic = Critic(random.Random(0), 0.3)
+    critic = ReviewGenerator(random.Random(0), 0.3)
     for verdict, wrong in ((1, "negative"), (-1, "positive")):
         conclusions = " ".join(critic.conclusion(verdict) for _ in range(300)).split()
         assert wrong not in conclusions

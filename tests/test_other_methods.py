@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import FAMILIES, build
+from conftest import FAMILIES, tiny_model
 from torch import nn
 
 from loradrop.backbones import freeze_encoder, head_parameters
@@ -54,7 +54,7 @@ def make(name, **changes):
 
 def installed(name, family, **changes):
     """(method, model with a trainable head and the method in place), always from the same random numbers."""
-    model, method = freeze_encoder(build(family)), make(name, **changes)
+    model, method = freeze_encoder(tiny_model(family)), make(name, **changes)
     torch.manual_seed(1)
     method.install(model)
     method.prepare(model, Run())
@@ -93,19 +93,19 @@ def train(method, model, batch, steps=STEPS, lr=1e-2):
         penalty = method.penalty(model)
         (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
-        method.after_step(model, step)
+        method.on_step_end(model, step)
     return losses
 
 
 @fitting
 def test_exactly_this_and_the_head_train(name, family):
     _, model = installed(name, family)
-    assert trained_names(model) == expected(name, model, build(family)) != set()
+    assert trained_names(model) == expected(name, model, tiny_model(family)) != set()
 
 
 @fitting
 def test_where_the_output_starts(name, family, batch):
-    before = build(family)(**batch).logits
+    before = tiny_model(family)(**batch).logits
     _, model = installed(name, family)
     assert torch.equal(model(**batch).logits, before) == (name in UNCHANGED)
 
@@ -140,10 +140,10 @@ def test_skeletons_on_the_meta_device_count_the_same(name, family):
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_bf16(name, family, weights, batch):
     """Autocast of float32 weights, and a backbone of bfloat16 weights: what a method adds stays in float32."""
-    model, method = freeze_encoder(build(family).to(weights)), make(name)
+    model, method = freeze_encoder(tiny_model(family).to(weights)), make(name)
     old = {id(parameter) for parameter in model.parameters()}
     method.install(model)
-    assert trained_names(model) == expected(name, model, build(family))
+    assert trained_names(model) == expected(name, model, tiny_model(family))
     with torch.autocast("cpu", torch.bfloat16, enabled=weights == torch.float32):
         loss = model(**batch).loss
     loss.backward()

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import loradrop
-from loradrop.lora import lora_sites
+from loradrop.lora.inject import lora_sites
 
 
 def gpt2():

@@ -9,7 +9,7 @@ import yaml
 from conftest import run_module
 from hydra import initialize_config_dir
 
-from experiments.config import CONF
+from experiments.config.schema import CONF
 from experiments.parameters import ARCHITECTURES, PAPER, cells, count, skeleton
 
 CELLS = list(cells())

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build
+from conftest import tiny_model
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from test_peft_model import measured, plan_for, wrapped
 
-from loradrop.importance import measure
-from loradrop.lora import add_lora
-from loradrop.selection import Plan
+from loradrop.importance.measurement import measure
+from loradrop.lora.inject import add_lora
+from loradrop.selection import SharingPlan
 from loradrop.sharing import plan_of, share
 
 
 def test_what_is_no_plain_lora_is_refused(batch):
-    dora = get_peft_model(build(), LoraConfig(target_modules=["query"], use_dora=True))
+    dora = get_peft_model(tiny_model(), LoraConfig(target_modules=["query"], use_dora=True))
     with pytest.raises(ValueError, match="DoRA rescales W \\+ B A by a trained magnitude"):
         measure(dora, [batch])
-    bias = get_peft_model(build(), LoraConfig(target_modules=["query"], lora_bias=True))
+    bias = get_peft_model(tiny_model(), LoraConfig(target_modules=["query"], lora_bias=True))
     with pytest.raises(ValueError, match="its update has a bias"):
         measure(bias, [batch])
-    embedding = get_peft_model(build(), LoraConfig(target_modules=["word_embeddings"]))
+    embedding = get_peft_model(tiny_model(), LoraConfig(target_modules=["word_embeddings"]))
     with pytest.raises(ValueError, match="LoRA of a Embedding cannot be measured"):
         measure(embedding, [batch])
     for initial in ("pissa", "pissa_niter_4", "olora"):
-        changed = get_peft_model(build(), LoraConfig(target_modules=["query"], init_lora_weights=initial))
+        changed = get_peft_model(tiny_model(), LoraConfig(target_modules=["query"], init_lora_weights=initial))
         with pytest.raises(ValueError, match=f"init_lora_weights='{initial}' moves a part of the base weights into B A"):
             measure(changed, [batch])
-    adalora = get_peft_model(build(), AdaLoraConfig(target_modules=["query"], total_step=10, tinit=1, tfinal=1))
+    adalora = get_peft_model(tiny_model(), AdaLoraConfig(target_modules=["query"], total_step=10, tinit=1, tfinal=1))
     with pytest.raises(ValueError, match=r"adapter 'default': LoRA of a Linear cannot be measured"):
         measure(adalora, [batch])
 
@@ -44,11 +44,11 @@ def test_errors_are_single_messages(batch):
     with pytest.raises(ValueError, match="the model has no LoRA adapter 'mine'; it has default"):
         measure(model, [batch], adapter="mine")
     with pytest.raises(ValueError, match="the model holds no LoRA: call add_lora first, or give a PeftModel"):
-        measure(build(), [batch])
+        measure(tiny_model(), [batch])
     with pytest.raises(ValueError, match="target_tokens needs labels of"):
         measure(model, [{k: v for k, v in batch.items() if k != "labels"}], "target_tokens")
     with pytest.raises(ValueError, match="the plan does not fit the model: only in the plan: query 3"):
-        share(model, Plan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1))
+        share(model, SharingPlan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1))
     ranks = wrapped(rank_pattern={"layer.2.attention.self.value": 2})
     with pytest.raises(ValueError, match=r"value: LoRAs of different shapes cannot be shared: \[\(4, 32\), \(2, 32\)\]"):
         share(ranks, plan_for(ranks, (0,)))
@@ -58,7 +58,7 @@ def test_errors_are_single_messages(batch):
     model.base_model.set_adapter([])
     with pytest.raises(ValueError, match="0 adapters are active; name one of default"):
         measure(model, [batch])
-    ours = build()
+    ours = tiny_model()
     add_lora(ours)
     with pytest.raises(ValueError, match="adapter='default' names an adapter of a PEFT model, and this is none"):
         measure(ours, [batch], adapter="default")

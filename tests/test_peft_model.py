@@ -7,21 +7,21 @@ import importlib.util
 
 import pytest
 import torch
-from conftest import FAMILIES, SHAPE, build
+from conftest import FAMILIES, SHAPE, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from loradrop.importance import measure
-from loradrop.lora import add_lora, lora_modules
-from loradrop.selection import Plan, select
+from loradrop.importance.measurement import measure
+from loradrop.lora.inject import add_lora, lora_modules
+from loradrop.selection import SharingPlan, select
 from loradrop.sharing import plan_of, share
 
 
 def wrapped(family="roberta", adapter="default", **settings):
     """A PEFT model with values in every B, in eval mode."""
     options = {"r": 4, "lora_alpha": 10, "target_modules": list(FAMILIES[family][2])} | settings
-    model = get_peft_model(build(family), LoraConfig(**options), adapter_name=adapter)
+    model = get_peft_model(tiny_model(family), LoraConfig(**options), adapter_name=adapter)
     return with_values(model).eval()
 
 
@@ -70,7 +70,7 @@ def measured(importance):
 def plan_for(model, kept, do_share=True):
     kinds = dict.fromkeys(name.split(".")[-1] for name in layers_of(model))
     rest = tuple(i for i in range(3) if i not in kept)
-    return Plan(dict.fromkeys(kinds, kept), dict.fromkeys(kinds, rest), do_share, 1, 1)
+    return SharingPlan(dict.fromkeys(kinds, kept), dict.fromkeys(kinds, rest), do_share, 1, 1)
 
 
 def trainable(model):
@@ -85,7 +85,7 @@ def test_importances_are_the_norms_of_pefts_outputs(family, rslora, batch):
 
 
 def test_importances_equal_those_of_our_own_lora(batch):
-    ours, theirs = build(), wrapped()
+    ours, theirs = tiny_model(), wrapped()
     add_lora(ours, rank=4, alpha=10)
     for name, module in lora_modules(ours).items():
         layer = theirs.base_model.model.get_submodule(name)
@@ -98,7 +98,7 @@ def test_importances_equal_those_of_our_own_lora(batch):
 
 def test_a_bf16_base_with_a_float32_or_bf16_adapter(batch):
     for upcast in (True, False):
-        base = build().to(torch.bfloat16)
+        base = tiny_model().to(torch.bfloat16)
         model = get_peft_model(base, LoraConfig(r=4, target_modules=["query", "value"]), autocast_adapter_dtype=upcast)
         with_values(model).eval()
         assert measured(measure(model, [batch])) == pytest.approx(by_key(explicit(model, batch)), rel=1e-2)
@@ -165,7 +165,7 @@ def explicit_of_named(model, batch, adapter):
 
 def plan_for_kinds(kinds, kept, do_share):
     rest = tuple(i for i in range(3) if i not in kept)
-    return Plan(dict.fromkeys(kinds, kept), dict.fromkeys(kinds, rest), do_share, 1, 1)
+    return SharingPlan(dict.fromkeys(kinds, kept), dict.fromkeys(kinds, rest), do_share, 1, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -183,7 +183,7 @@ def test_shared_layers_use_the_same_parameters(family, batch):
 @pytest.mark.parametrize("do_share", [True, False])
 def test_peft_trains_saves_loads_merges_and_disables(do_share, batch, tmp_path):
     model = wrapped("llama")
-    plain = build("llama")(**batch).logits
+    plain = tiny_model("llama")(**batch).logits
     share(model, plan_for(model, (1,), do_share))
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     before = model(**batch)
@@ -196,7 +196,7 @@ def test_peft_trains_saves_loads_merges_and_disables(do_share, batch, tmp_path):
     with model.disable_adapter():
         torch.testing.assert_close(model(**batch).logits, plain)
     model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(build("llama"), tmp_path).eval()
+    loaded = PeftModel.from_pretrained(tiny_model("llama"), tmp_path).eval()
     assert torch.equal(loaded(**batch).logits, after.logits)
     assert set(layers_of(loaded)) == set(layers_of(model))
     share(loaded, plan_for(model, (1,), do_share))

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 import loradrop
-from experiments.config import build
+from experiments.config.validation import instantiate_group
 from loradrop.backbones import ASSETS
 
 SCRIPT = """
@@ -28,7 +28,7 @@ batches = DataCollatorWithPadding(tokenizer)
 options = TrainingArguments(str(output), num_train_epochs=2, learning_rate=3e-3, report_to=[], **quiet)
 
 sample = train.select(loradrop.stratified_sample(train["label"], ratio=0.2, seed=0))  # +
-drop = loradrop.LoRADropCallback(DataLoader(sample, 32, collate_fn=batches), k=4, weights="fresh")  # +
+drop = loradrop.LoRADropTrainerCallback(DataLoader(sample, 32, collate_fn=batches), k=4, weights="fresh")  # +
 Trainer(model, options, batches, sample, processing_class=tokenizer, callbacks=[drop]).train()  # +
 Trainer(model, options, batches, train, processing_class=tokenizer).train()
 model.save_pretrained(output / "adapter")
@@ -38,10 +38,10 @@ FOLDER = ASSETS / "tiny_roberta"
 
 @pytest.fixture
 def names(tmp_path):
-    settings = {"_target_": "loradrop.tasks.mini.Mini", "name": "mini_sentiment", "columns": ["sentence"]}
-    settings |= {"labels": ["negative", "positive"], "metric": "loradrop.metrics.Accuracy", "primary": "accuracy"}
+    settings = {"_target_": "loradrop.tasks.builtin.labels.Mini", "name": "mini_sentiment", "columns": ["sentence"]}
+    settings |= {"labels": ["negative", "positive"], "metric": "loradrop.metrics.labels.Accuracy", "primary": "accuracy"}
     settings |= {"train_size": 160, "validation_size": 48, "data_seed": 0, "label_noise": 0.0}
-    rows = build("task", settings).load(None).train
+    rows = instantiate_group("task", settings).load(None).train
     quiet = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
     return {"folder": FOLDER, "output": tmp_path, "rows": rows, "quiet": quiet}
 

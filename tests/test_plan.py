@@ -6,12 +6,12 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from conftest import build, run_module
+from conftest import run_module, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from experiments.plan import frozen_bytes, kept_for_backward
+from experiments.estimate import frozen_bytes, kept_for_backward
 from loradrop.backbones import Backbone
-from loradrop.lora import add_lora
+from loradrop.lora.inject import add_lora
 
 SHAPE = {"vocab_size": 90, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 3}
 
@@ -45,7 +45,7 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing():
 
 
 def test_frozen_weights():
-    model = build("llama").requires_grad_(False)
+    model = tiny_model("llama").requires_grad_(False)
     assert frozen_bytes(model, False) == 4 * sum(p.numel() for p in model.parameters())
     linear = sum(m.weight.numel() for m in model.model.modules() if isinstance(m, torch.nn.Linear))
     saved = frozen_bytes(model, False) - frozen_bytes(model, True)
@@ -53,10 +53,10 @@ def test_frozen_weights():
 
 
 def test_the_command_prints_steps_and_memory():
-    done = run_module("experiments.plan", "task=mini_sentiment", "method=lora,full")
+    done = run_module("experiments.estimate", "task=mini_sentiment", "method=lora,full")
     assert done.returncode == 0, done.stderr
     assert "250 (2 epochs of 125 batches of 16; 2,000 rows)" in done.stdout and done.stdout.count("activations") == 2
-    wrong = run_module("experiments.plan", "method=lora", "method.rank=0")
+    wrong = run_module("experiments.estimate", "method=lora", "method.rank=0")
     assert wrong.returncode == 1 and "rank must be at least 1" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
@@ -74,11 +74,11 @@ def test_quantization_needs_its_library_and_a_known_name(monkeypatch):
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_lora_on_four_bits(tmp_path):
-    from test_generation import Setup, composed, save_model
+    from test_generation import RunComponents, composed, save_model
 
     save_model(tmp_path / "models")
     config = composed(tmp_path / "models", tmp_path, "method=lora", "backbone.quantization=nf4")
-    model = Setup(config).model
+    model = RunComponents(config).model
     layer = model.model.layers[0].self_attn.q_proj
     assert type(layer.base).__name__ == "Linear4bit" and layer.lora_A.dtype == torch.float32
     ids = torch.randint(3, 60, (2, 8))
@@ -87,6 +87,8 @@ def test_lora_on_four_bits(tmp_path):
 
 
 def test_a_model_that_is_not_at_hand_has_its_published_shape():
-    done = run_module("experiments.plan", "backbone=llama2_7b", "task=mini_table2text", "method=lora", "paths.models=null")
+    done = run_module(
+        "experiments.estimate", "backbone=llama2_7b", "task=mini_table2text", "method=lora", "paths.models=null"
+    )
     assert done.returncode == 0, done.stderr
     assert "as published" in done.stdout and "12.55 GiB" in done.stdout  # 6,738,415,616 bfloat16 numbers (its model card)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from relatives import installed, prilora, randomise
 
-from loradrop.lora import lora_modules, lora_sites
+from loradrop.lora.inject import lora_modules, lora_sites
 from loradrop.methods.prilora import keep_largest, linear_ranks
 
 
@@ -24,7 +24,7 @@ def step(method, model, batch, number):
     torch.manual_seed(number)
     model.train()
     model(**batch).loss.backward()
-    method.after_step(model, number)
+    method.on_step_end(model, number)
 
 
 @pytest.mark.parametrize("matrix", ["A", "B"])
@@ -70,7 +70,7 @@ def test_pruned_entries_grow_again_or_stay(batch, regrow):
         model.train()
         model(**batch).loss.backward()
         optimizer.step()
-        method.after_step(model, number)
+        method.on_step_end(model, number)
     for name, module in lora_modules(model).items():
         assert int((~method.masks[name]).sum()) == module.rank * (module.in_features // 2)
         assert bool(module.lora_A[~method.masks[name]].any()) == regrow
@@ -115,7 +115,7 @@ def test_validation_and_a_second_look_at_a_step_leave_the_norms_alone(batch):
     norms = {name: values.clone() for name, values in method.norms.items()}
     model(**batch)  # as checkpointed activations are computed twice
     model.eval()
-    method.after_step(model, 1)
+    method.on_step_end(model, 1)
     model(**batch)
     assert all(torch.equal(method.norms[name], values) for name, values in norms.items())
 

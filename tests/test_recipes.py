@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from experiments.config import CONF
+from experiments.config.schema import CONF
 
 RECIPES = Path(CONF) / "recipe"
 # rows of GLUE's training sets; AdaLoRA's scripts for DeBERTaV3-base: warm-up steps, t_i and t_f (its Table 8), batches of 32
@@ -38,7 +38,7 @@ def test_deberta_s_ratios_are_the_scripts_steps(task):
     config = composed("backbone=deberta_v3_base", f"task={task}", "method=adalora")
     steps = math.ceil(ROWS[task] / config.recipe.batch_size) * config.recipe.epochs
     if task in WARMUP:  # MRPC's script gives a ratio
-        assert math.ceil(config.recipe.warmup_ratio * steps) == WARMUP[task]  # as loradrop/modules.py rounds
+        assert math.ceil(config.recipe.warmup_ratio * steps) == WARMUP[task]  # as loradrop/training/module.py rounds
     for ratio, expected in zip((config.method.warmup_ratio, config.method.final_ratio), BUDGET[task], strict=True):
         assert ratio * steps == pytest.approx(expected, abs=0.5e-4 * steps)
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.config import CONF
-from experiments.setup import Setup
-from experiments.stages import CHECKPOINT, RunProbe, fit
-from loradrop.modules import SequenceModule
+from experiments.config.schema import CONF
+from experiments.runner.components import RunComponents
+from experiments.runner.probe import RunProbe
+from experiments.runner.trainer import CHECKPOINT
+from experiments.runner.training import fit
+from loradrop.training.module import SequenceModule
 
 STEPS = 4  # of an epoch; there are two
 
@@ -28,9 +30,9 @@ def config(tmp_path_factory):
 
 
 def trained(config, folder):
-    setup = Setup(config)
-    assert len(setup.data.train_loader()) == STEPS
-    module, _ = fit(setup, folder, None, RunProbe(setup, folder / "stage1"))
+    components = RunComponents(config)
+    assert len(components.data.train_loader()) == STEPS
+    module, _ = fit(components, folder, None, RunProbe(components, folder / "stage1"))
     return module.epochs, module.best
 
 

@@ -14,8 +14,8 @@ from conftest import ROOT, clean_environment, run_module
 from safetensors.torch import load_file
 
 import experiments.results
-from experiments.files import claimed
-from experiments.jobs import planned
+from experiments.common.files import run_lock
+from experiments.config.sweep import run_configs
 
 SMALL = (
     "trainer.num_threads=1",
@@ -35,7 +35,7 @@ BIN = ("log10_from", "log10_to")
 KILLED = """
 import os, signal
 from experiments.run import main
-from loradrop.modules import RunModule
+from loradrop.training.module import RunModule
 
 step = RunModule.training_step
 
@@ -174,14 +174,14 @@ def test_a_damaged_checkpoint_costs_its_training_alone(sweep, tmp_path):
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(sweep):
-    frame = experiments.results.load([*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True)
-    assert list(experiments.results.over_seeds(frame).seeds) == [2, 2]
+    frame = experiments.results.frames.load([*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True)
+    assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
     changed = json.loads(json.dumps(frame.result.iloc[1]))
     frame.at[frame.index[1], "result"] = changed
     changed["config"] |= {"wait": False, "save_weights": False}  # which change no number
-    assert list(experiments.results.over_seeds(frame).seeds) == [2, 2]
+    assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
     changed["config"]["method"]["rank"] = 4
-    table = experiments.results.over_seeds(frame)
+    table = experiments.results.frames.over_seeds(frame)
     kept = [result["plan"]["kept"] for result in frame.result[2:]]
     means = {kind: sum(len(layers[kind]) for layers in kept) / 2 for kind in ("query", "value")}
     assert list(table.kept) == ["-", "-", f"query {means['query']:.1f}, value {means['value']:.1f}"]
@@ -294,8 +294,8 @@ def test_two_processes_do_not_make_the_same_run_twice(tmp_path):
 
 def test_processes_share_the_runs_of_a_sweep_out(tmp_path):
     sweep = ("-m", *SMALL, "method=lora", "seed=0,1")
-    first, second = (config["id"] for config in planned(sweep[1:]))
-    with claimed(tmp_path / "runs" / first):  # as another process would
+    first, second = (config["id"] for config in run_configs(sweep[1:]))
+    with run_lock(tmp_path / "runs" / first):  # as another process would
         done = run_module("experiments.run", *sweep, "wait=false", outputs=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"{first} is left to" in done.stdout and f"{second}: accuracy" in done.stdout

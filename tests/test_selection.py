@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from loradrop.importance import Importance
-from loradrop.selection import Plan, select
+from loradrop.importance.measurement import Importance
+from loradrop.selection import SharingPlan, select
 
 
 def importance(size=100, **values):
@@ -139,4 +139,4 @@ def test_importances_that_say_nothing_are_refused(values, jointly):
 def test_a_plan_is_saved_and_loaded(tmp_path):
     plan = select(SIX, threshold=0.75)
     plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json") == plan
+    assert SharingPlan.load(tmp_path / "plan.json") == plan

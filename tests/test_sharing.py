@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, build, train_b
+from conftest import FAMILIES, tiny_model, train_b
 
-from loradrop.importance import measure
-from loradrop.lora import add_lora, lora_modules, lora_sites
-from loradrop.selection import Plan, select
+from loradrop.importance.measurement import measure
+from loradrop.lora.inject import add_lora, lora_modules, lora_sites
+from loradrop.selection import SharingPlan, select
 from loradrop.sharing import plan_of, share
 
 
 def adapted(family="roberta"):
-    model = build(family)
+    model = tiny_model(family)
     add_lora(model, rank=4)
     train_b(model)
     return model
@@ -28,7 +28,7 @@ def plan_for(model, kept, do_share=True):
     kinds = dict.fromkeys(site.module_type for site in sites)
     own = dict.fromkeys(kinds, kept)
     others = {kind: tuple(i for i in range(3) if i not in kept) for kind in kinds}
-    return Plan(own, others, do_share, 1, 1)
+    return SharingPlan(own, others, do_share, 1, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,7 +89,7 @@ def test_without_sharing_the_other_layers_get_none(batch):
 
 def test_a_plan_for_another_model_is_refused():
     model = adapted()
-    plan = Plan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1)
+    plan = SharingPlan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1)
     with pytest.raises(ValueError, match="does not fit the model: only in the plan: query 3; only in the model: value 0"):
         share(model, plan)
     with pytest.raises(ValueError, match="initial must be one of first, mean"):

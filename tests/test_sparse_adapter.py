@@ -53,7 +53,7 @@ def test_exactly_the_lowest_scores_are_masked_for_good(batch, sparsity, scope):
         assert not parameter[~method.masks[name]].any() and parameter[method.masks[name]].all()
         assert not parameter.grad[~method.masks[name]].any()
     nonzero = sum(int((parameter != 0).sum()) for parameter in parameters.values())
-    assert method.report()["inactive"] == method.report()["lora_parameters"] - nonzero
+    assert method.result_fields()["inactive"] == method.result_fields()["lora_parameters"] - nonzero
 
 
 def test_scores_that_are_all_zero_are_refused(batch):

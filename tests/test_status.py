@@ -12,12 +12,15 @@ from conftest import run_module
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import files, index, jobs, results
-from experiments.comparison import published
-from experiments.config import CONF, run_id
-from experiments.files import claimed, is_claimed
-from experiments.items import EXPERIMENTS, FIELDS, item, names
-from experiments.show import first_line
+from experiments import catalog, results
+from experiments.common import files
+from experiments.common.console import first_line
+from experiments.common.files import is_locked, run_lock
+from experiments.config import sweep
+from experiments.config.catalog import EXPERIMENTS, FIELDS, item, names
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF
+from experiments.reporting.comparison import published
 
 NARROWED = ("task=rte,mrpc", "seed=0")
 
@@ -26,7 +29,7 @@ NARROWED = ("task=rte,mrpc", "seed=0")
 def half(tmp_path):
     """Of ten runs of Table 7 six are finished, one is failed, one running, two are missing."""
     overrides = ("experiment=table7", *NARROWED)
-    configs = jobs.planned(overrides)
+    configs = sweep.run_configs(overrides)
     made_up.write(tmp_path, *overrides, leave=lambda config: config in configs[6:])
     try:
         raise ValueError("the head of it\nand more")
@@ -40,14 +43,14 @@ def half(tmp_path):
 def test_the_status_counts_and_names_what_is_left(half):
     outputs, configs = half
     folder = results.run_folder(outputs, configs[7]["id"])
-    with claimed(folder):
+    with run_lock(folder):
         shown = run_module("experiments.status", "experiment=table7", *NARROWED, outputs=outputs)
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"table7\W+10\W+6\W+1\W+1\W+2\W", shown.stdout), shown.stdout
     assert f"failed: {configs[6]['id']}: ValueError: the head of it\n" in shown.stdout and "and more" not in shown.stdout
     assert f"running: {configs[7]['id']}" in shown.stdout
     unfinished = {config["id"] for config in configs[6:]}
-    shared = unfinished & {config["id"] for config in jobs.planned(["experiment=table1"])}
+    shared = unfinished & {config["id"] for config in sweep.run_configs(["experiment=table1"])}
     assert not shared or f"table1 ({len(shared)})" in shown.stdout
 
 
@@ -65,7 +68,7 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
 def test_all_experiments_have_a_line(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    for path in jobs.Path(CONF, "experiment").glob("*.yaml"):
+    for path in sweep.Path(CONF, "experiment").glob("*.yaml"):
         assert path.stem in shown.stdout
 
 
@@ -93,7 +96,7 @@ def test_results_can_be_looked_at_without_the_right_to_write(tmp_path, monkeypat
 
     (tmp_path / ".lock").touch()
     monkeypatch.setattr(files, "FileLock", refused)
-    assert not is_claimed(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_the_status_fits_a_narrow_terminal(tmp_path):
@@ -106,21 +109,21 @@ def test_a_folder_is_one_process_at_a_time(tmp_path):
     order = []
 
     def other():
-        with claimed(tmp_path):
+        with run_lock(tmp_path):
             order.append("other")
 
-    with claimed(tmp_path):
-        assert is_claimed(tmp_path)
+    with run_lock(tmp_path):
+        assert is_locked(tmp_path)
         thread = threading.Thread(target=other)
         thread.start()
         thread.join(0.3)
         order.append("first")
     thread.join()
-    assert order == ["first", "other"] and not is_claimed(tmp_path)
+    assert order == ["first", "other"] and not is_locked(tmp_path)
 
 
 def test_a_plan_is_what_hydra_composes_one_by_one():
-    configs = jobs.plan(["experiment=learning_rate_sensitivity", "task=rte"])
+    configs = sweep.expand_sweep(["experiment=learning_rate_sensitivity", "task=rte"])
     assert len(configs) == 144
     with initialize_config_dir(CONF, version_base="1.3"):
         for config in random.Random(0).sample(configs, 5):
@@ -131,18 +134,18 @@ def test_a_plan_is_what_hydra_composes_one_by_one():
 
 
 def test_plans_are_remembered_until_a_yaml_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "PLANS", tmp_path)
+    monkeypatch.setattr(sweep, "SWEEPS", tmp_path)
     overrides = ["experiment=demo"]
-    first = jobs.planned([*overrides, "paths.outputs=elsewhere"])  # which changes no plan
-    monkeypatch.setattr(jobs, "plan", None)  # composing again would fail
-    assert jobs.planned(overrides) == first
-    monkeypatch.setattr(jobs, "_content", lambda: "changed")
+    first = sweep.run_configs([*overrides, "paths.outputs=elsewhere"])  # which changes no plan
+    monkeypatch.setattr(sweep, "expand_sweep", None)  # composing again would fail
+    assert sweep.run_configs(overrides) == first
+    monkeypatch.setattr(sweep, "_content", lambda: "changed")
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-        jobs.planned(overrides)
+        sweep.run_configs(overrides)
 
 
 def test_a_key_that_is_null_changes_no_id(tmp_path):
-    (config,) = jobs.plan(["method=lora_drop", "seed=0"])
+    (config,) = sweep.expand_sweep(["method=lora_drop", "seed=0"])
     before = run_id(config)
     OmegaConf.set_struct(config, False)
     del config.method["budget"]
@@ -159,9 +162,9 @@ def test_heads_say_what_they_must(name):
     for field in FIELDS:
         assert sum(line.startswith(f"# {field}: ") for line in lines) <= 1
     assert found.title and f"experiment={name}" in found.fields["Command"] and found.fields["Expected"]
-    configs = jobs.planned([f"experiment={name}"])
+    configs = sweep.run_configs([f"experiment={name}"])
     assert found.fields["Runs"].split(",")[0] == str(len(configs))
-    mini = jobs.planned([f"experiment={name}", *found.mini])
+    mini = sweep.run_configs([f"experiment={name}", *found.mini])
     assert all(config["backbone"]["name"].startswith(("tiny_", "minilm")) for config in mini)
     assert len({config["id"] for config in mini}) == len(mini)
     published_or_studied = name in published() or name.startswith("figure")
@@ -169,13 +172,13 @@ def test_heads_say_what_they_must(name):
 
 
 def test_the_list_of_experiments_is_up_to_date(tmp_path, monkeypatch):
-    before = index.README.read_text()
-    monkeypatch.setattr(index, "EXPERIMENTS", tmp_path)
+    before = catalog.README.read_text()
+    monkeypatch.setattr(catalog, "EXPERIMENTS", tmp_path)
     for path in EXPERIMENTS.glob("*.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
-    monkeypatch.setattr(index, "README", tmp_path / "README.md")
-    index.README.write_text(before)
-    index.main()
-    assert index.README.read_text() == before
+    monkeypatch.setattr(catalog, "README", tmp_path / "README.md")
+    catalog.README.write_text(before)
+    catalog.main()
+    assert catalog.README.read_text() == before
     for path in EXPERIMENTS.glob("*.yaml"):
         assert (tmp_path / path.name).read_text() == path.read_text()

@@ -13,9 +13,10 @@ import pytest
 from conftest import run_module
 from rich.console import Console
 
-from experiments import render, results
-from experiments.comparison import AVERAGE, compare, paired_test, published
-from experiments.config import UserError
+from experiments import results
+from experiments.config.schema import UserError
+from experiments.reporting import tables
+from experiments.reporting.comparison import AVERAGE, compare, paired_test, published
 
 TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli", "mnli", "qqp")
 TABLE1 = "experiment=table1"
@@ -84,11 +85,11 @@ def test_markdown_latex_and_text_show_the_same(table1):
     cell = table.cell("lora", "cola")
     ours, paper = f"{cell.ours:.1f}", "62.4"
     for format in ("markdown", "latex", "text"):
-        text = render.comparison(table, format)
+        text = tables.comparison(table, format)
         assert ours in text and paper in text and f"{cell.difference:+.1f}" in text and "2 of 3" in text
-        assert render.MISSING in text and "7 of 8" in text and "91.9 from the same source" in text
-    assert "lora\\_drop" in render.comparison(table, "latex")
-    rows = list(csv.DictReader(render.comparison(table, "csv").splitlines()))
+        assert tables.MISSING in text and "7 of 8" in text and "91.9 from the same source" in text
+    assert "lora\\_drop" in tables.comparison(table, "latex")
+    rows = list(csv.DictReader(tables.comparison(table, "csv").splitlines()))
     (named,) = (row["runs"].split() for row in rows if (row["row"], row["column"]) == ("lora", "cola"))
     assert sorted(named) == sorted(table1[1]["lora", "cola", seed]["id"] for seed in (0, 1))
     assert len(rows) == 6 * 9 and {row["row"] for row in rows} == set(table.rows)
@@ -96,7 +97,7 @@ def test_markdown_latex_and_text_show_the_same(table1):
 
 def test_the_command_prints_and_saves_the_table(table1):
     outputs, done = table1
-    for format, suffix in render.SUFFIXES.items():
+    for format, suffix in tables.SUFFIXES.items():
         shown = run_module("experiments.table", "table1", "--format", format, "--epoch", "last", outputs=outputs)
         assert shown.returncode == 0, shown.stderr
         assert "4 of 144 runs are missing" in shown.stdout and "last epoch" in shown.stdout
@@ -156,7 +157,7 @@ def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
     made_up.write(tmp_path, *mini)
     table = compare("table1", frame(tmp_path, *mini))
     assert table.columns == ("mini_sentiment", AVERAGE) and table.cells.paper.isna().all()
-    shown = render.comparison(table, "markdown")
+    shown = tables.comparison(table, "markdown")
     assert "Best **bold**" in shown and "paper" not in shown
     assert "here on tiny_roberta" in table.caption and table.parameters["lora"] == ("1,000", "")
 
@@ -174,7 +175,7 @@ def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
     # two digits, as printed: with one, 35.94 and 35.92 would share a place
     assert [table.cell(row, "e2e rouge_l").paper_place for row in ("full", "lora")] == [1, 2]
     assert str(table.cell("lora_drop", "e2e rouge_l").paper_place) == "<NA>"
-    assert all(text in render.comparison(table, "markdown") for text in ("35.94", "35.92", "53.70"))
+    assert all(text in tables.comparison(table, "markdown") for text in ("35.94", "35.92", "53.70"))
 
 
 def test_columns_of_several_metrics(tmp_path):
@@ -219,20 +220,20 @@ def test_settings_are_not_averaged_over(tmp_path):
     other = ["experiment=table6", "task=rte", "seed=0", "method.threshold=0.85"]
     made_up.write(tmp_path, *other)
     table = compare("table6", frame(tmp_path, *other))
-    assert table.left_out == ("lora_drop",) and "belong to no row" in render.comparison(table, "text")
+    assert table.left_out == ("lora_drop",) and "belong to no row" in tables.comparison(table, "text")
 
 
 def test_what_a_format_reads_as_its_own_is_escaped():
     table = pd.DataFrame({"a|b": ["[bold]x[/]", "50 % of $_{i}"], "n": ["1", "2"]})
-    assert "a\\|b" in render.frame(table, "markdown") and "[bold]x[/]" in render.frame(table, "text")
-    latex = render.frame(table, "latex")
+    assert "a\\|b" in tables.frame(table, "markdown") and "[bold]x[/]" in tables.frame(table, "text")
+    latex = tables.frame(table, "latex")
     assert "50 \\% of \\$\\_\\{i\\}" in latex and "a\\textbar{}b" in latex
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_nothing_is_cut_in_a_terminal(table1, width):
     console = Console(file=io.StringIO(), width=width)
-    for part in render.for_terminal(compare("table1", frame(table1[0])), width):
+    for part in tables.for_terminal(compare("table1", frame(table1[0])), width):
         console.print(part, soft_wrap=isinstance(part, str))
     shown = console.file.getvalue()
     assert "…" not in shown and all(task in shown for task in (*TASKS, AVERAGE, "sparse_adapter"))

@@ -14,7 +14,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from experiments.score import export
-from loradrop.text_metrics import FinalAnswer, TextOverlap, final_answer
+from loradrop.metrics.text import FinalAnswer, TextOverlap, final_answer
 
 PREDICTIONS = [
     "The Anchor is a cheap pub by the river.",

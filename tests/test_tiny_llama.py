@@ -15,15 +15,17 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from experiments.config import CONF, build, run_id
-from experiments.execution import run
+from experiments.builtin_models.pretraining import ASSETS, HELD_OUT_SEED, Batches, evaluate
+from experiments.builtin_models.tiny_llama.corpus import Corpus
+from experiments.builtin_models.tiny_llama.pretrain import guess
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF
+from experiments.config.validation import instantiate_group
+from experiments.runner.execution import run
 from experiments.score import export, predictions
-from experiments.tiny_llama.corpus import Corpus
-from experiments.tiny_llama.pretrain import guess
-from experiments.tiny_models import ASSETS, HELD_OUT_SEED, Batches, evaluate
 
 MODEL = ASSETS / "tiny_llama"
-RECORD = json.loads((Path(CONF).parent / "experiments/tiny_llama/record.json").read_text())
+RECORD = json.loads((Path(CONF).parent / "experiments/builtin_models/tiny_llama/record.json").read_text())
 TASKS = ("mini_table2text", "mini_summary")
 
 
@@ -71,7 +73,7 @@ def test_it_has_learnt_its_language(model, tokenizer):
 
 
 def test_it_has_seen_no_prompt_and_no_answer_of_the_tasks():
-    tasks = [build("task", composed(f"task={name}").task) for name in TASKS]
+    tasks = [instantiate_group("task", composed(f"task={name}").task) for name in TASKS]
     splits = [task.load(None) for task in tasks]
     answers = {text for part in splits for texts in part.evaluation["validation"]["references"] for text in texts}
     answers |= {text for part in splits for text in part.train["target"]}
@@ -82,7 +84,7 @@ def test_it_has_seen_no_prompt_and_no_answer_of_the_tasks():
 
 
 def test_the_tasks_stay_to_be_learned(model, tokenizer):
-    task = build("task", composed("task=mini_table2text", "task.validation_size=24").task)
+    task = instantiate_group("task", composed("task=mini_table2text", "task.validation_size=24").task)
     rows = task.load(None).evaluation["validation"]
     greedy = GenerationConfig(max_new_tokens=task.max_new_tokens, do_sample=False, pad_token_id=0, eos_token_id=2)
     texts = []

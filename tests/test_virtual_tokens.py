@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import FAMILIES, build
+from conftest import FAMILIES, tiny_model
 from test_other_methods import FITTING, VIRTUAL, installed, make, trained_names
 
 from loradrop.backbones import freeze_encoder
@@ -49,7 +49,7 @@ def test_hidden_states_are_pefts_at_the_same_weights(name, family, batch):
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
     cls, n = (PromptTuningConfig, 6) if name == "prompt_tuning" else (PrefixTuningConfig, 0)
-    bare = build(family)
+    bare = tiny_model(family)
     config = cls(task_type="FEATURE_EXTRACTION", num_virtual_tokens=6)
     theirs = get_peft_model(getattr(bare, bare.base_model_prefix), config).eval()
     _, model = installed(name, family)
@@ -76,7 +76,7 @@ def test_a_prompt_of_words_reads_like_those_words_and_leaves_token_types_aligned
         model.bert.prompt_embedding.embedding.weight.copy_(model.bert.embeddings.word_embeddings.weight[words])
     inputs, _ = padded("bert", batch)
     types = (torch.arange(9) > 4).long().expand(4, -1)
-    plain = build("bert").bert
+    plain = tiny_model("bert").bert
     longer = {
         "input_ids": torch.cat([words.expand(4, -1), inputs["input_ids"]], dim=1),
         "attention_mask": torch.cat([torch.ones(4, 6, dtype=torch.long), inputs["attention_mask"]], dim=1),
@@ -180,7 +180,7 @@ def test_a_prefix_that_is_ignored_is_an_error(family, batch):
 @pytest.mark.parametrize("family", PREFIXED)
 def test_a_prefix_and_activation_checkpointing_exclude_each_other(family, batch):
     """Before the method is installed and after: the layers of Transformers then take no cache."""
-    model = freeze_encoder(build(family))
+    model = freeze_encoder(tiny_model(family))
     model.activation_checkpointing_enable({"use_reentrant": False})
     with pytest.raises(ValueError, match=r"set backbone\.gradient_checkpointing=false"):
         make("prefix_tuning").install(model)

@@ -6,13 +6,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.config import CONF, run_id
-from experiments.execution import run
-from experiments.restore import restore
-from experiments.setup import Setup
-from experiments.stages import RunProbe, describe, fit
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF
+from experiments.runner.components import RunComponents
+from experiments.runner.execution import run
+from experiments.runner.probe import RunProbe
+from experiments.runner.record import describe
+from experiments.runner.restore import restore
+from experiments.runner.training import fit
 from loradrop.methods.base import Method
-from loradrop.modules import SequenceModule
+from loradrop.training.module import SequenceModule
 
 SMALL = ["task.train_size=96", "task.validation_size=48", "recipe.batch_size=16", "recipe.epochs=3"]
 QUICK = ["trainer.num_threads=1", "trainer.progress_bar=false", "paths.models=null", "paths.data=null"]
@@ -25,18 +28,18 @@ def composed(outputs, *overrides):
 
 
 def trained(config, folder):
-    setup = Setup(config)
-    module, _ = fit(setup, folder, None, RunProbe(setup, folder / "stage1"))
-    return setup, module
+    components = RunComponents(config)
+    module, _ = fit(components, folder, None, RunProbe(components, folder / "stage1"))
+    return components, module
 
 
 def test_adalora_cuts_its_budget_in_a_run_and_its_best_epoch_is_one_that_keeps_it(tmp_path):
-    setup, module = trained(composed(tmp_path, "method=adalora", "method.interval=1"), tmp_path)
-    result = describe(setup, module)
+    components, module = trained(composed(tmp_path, "method=adalora", "method.interval=1"), tmp_path)
+    result = describe(components, module)
     sizes = {"query": 257, "key": 257, "value": 257}  # of a triplet: d_in + d_out + 1
-    assert sum(sum(rank) for rank in setup.method._config.rank_pattern.values()) == 8 * 72
+    assert sum(sum(rank) for rank in components.method._config.rank_pattern.values()) == 8 * 72
     active = 0
-    for name, layer in setup.method._layers().items():
+    for name, layer in components.method._layers().items():
         live = int((layer.lora_E["default"] != 0).sum())
         active += live * (layer.in_features + layer.out_features + 1)
         assert sizes.get(name.rpartition(".")[2], 0) in (0, layer.in_features + layer.out_features + 1)
@@ -48,10 +51,10 @@ def test_adalora_cuts_its_budget_in_a_run_and_its_best_epoch_is_one_that_keeps_i
 
 
 def test_vectors_train_at_their_own_rate(tmp_path):
-    setup = Setup(composed(tmp_path, "method=vera", "method.learning_rate=0.123"))
-    module = SequenceModule(setup.model, setup.data, setup.recipe, setup.method, 0)
+    components = RunComponents(composed(tmp_path, "method=vera", "method.learning_rate=0.123"))
+    module = SequenceModule(components.model, components.data, components.recipe, components.method, 0)
     module.trainer = type("Trainer", (), {"estimated_stepping_batches": STEPS})()
-    names = {id(parameter): name for name, parameter in setup.model.named_parameters()}
+    names = {id(parameter): name for name, parameter in components.model.named_parameters()}
     for group in module.configure_optimizers()["optimizer"].param_groups:
         own = {names[id(parameter)].rpartition(".")[2] in ("lora_u", "lora_v") for parameter in group["params"]}
         assert own == {group["initial_lr"] == 0.123}
@@ -70,22 +73,22 @@ class Spy(Method):
     def penalty(self, model):
         return 3 * model.only_punished
 
-    def after_step(self, model, step):
+    def on_step_end(self, model, step):
         assert float(model.only_punished.grad) == pytest.approx(3)
         self.steps.append(step)
 
-    def settled(self, step):
+    def is_final(self, step):
         return step >= self.settled_from
 
 
 @pytest.mark.parametrize(("settled_from", "earliest"), [(0, 1), (7, 2), (STEPS, 3)])
 def test_penalty_steps_and_epochs_that_count(tmp_path, settled_from, earliest):
-    setup = Setup(composed(tmp_path, "method=head", "recipe.max_grad_norm=null"))
-    setup.method = Spy(settled_from)
-    setup.method.install(setup.model)
-    module, _ = fit(setup, tmp_path, None, RunProbe(setup, tmp_path / "stage1"))
-    assert setup.method.steps == list(range(1, STEPS + 1))
-    primary = setup.data.task.primary
+    components = RunComponents(composed(tmp_path, "method=head", "recipe.max_grad_norm=null"))
+    components.method = Spy(settled_from)
+    components.method.install(components.model)
+    module, _ = fit(components, tmp_path, None, RunProbe(components, tmp_path / "stage1"))
+    assert components.method.steps == list(range(1, STEPS + 1))
+    primary = components.data.task.primary
     candidates = [epoch for epoch in module.epochs if epoch["epoch"] >= earliest]
     assert module.best["epoch"] == max(candidates, key=lambda epoch: epoch[primary])["epoch"]
 
@@ -101,10 +104,10 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
     assert expected in (None, result["parameters"]["adapter"])
     model, _, again = restore(id, tmp_path)
     assert again == result and not model.training
-    setup = Setup(config)
+    components = RunComponents(config)
     right = rows = 0
     with torch.no_grad():
-        for batch in setup.data.evaluation_loaders()[0]:
+        for batch in components.data.evaluation_loaders()[0]:
             labels = batch.pop("labels")
             right += int((model(**batch).logits.argmax(-1) == labels).sum())
             rows += len(labels)
@@ -115,9 +118,9 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
 
 
 def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gradients(tmp_path):
-    setup = Setup(composed(tmp_path, "method=head"))
-    probe = RunProbe(setup, tmp_path)
-    setup.device = torch.device("meta")
+    components = RunComponents(composed(tmp_path, "method=head"))
+    probe = RunProbe(components, tmp_path)
+    components.device = torch.device("meta")
     sizes = {gradients: [len(b["labels"]) for b in probe.batches(range(64), gradients)] for gradients in (True, False)}
     assert sizes == {True: [16] * 4, False: [32] * 2}
     assert all(value.device.type == "meta" for batch in probe.batches(range(8)) for value in batch.values())
@@ -125,4 +128,4 @@ def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gra
 
 def test_a_schedule_that_does_not_fit_is_no_failed_run(tmp_path):
     with pytest.raises(ValueError, match="AdaLoRA's schedule does not fit a run of 18 steps"):
-        Setup(composed(tmp_path, "method=adalora", "method.interval=100"))
+        RunComponents(composed(tmp_path, "method=adalora", "method.interval=100"))

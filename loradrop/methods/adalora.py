@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.lora import Site, find_sites
+from loradrop.lora.sites import Site, find_sites
 from loradrop.methods.base import Method, Probe
 
 ADAPTER = "default"  # PEFT's name for an adapter without one
@@ -25,7 +25,7 @@ class AdaLoRA(Method):
     """Of the run's optimiser steps, the first `warmup_ratio` keep the initial budget and the last `final_ratio` the target.
 
     In between it is cut every `interval` steps. `beta1` and `beta2` smooth sensitivity and uncertainty; `orthogonality`
-    weighs the penalty. `targets` as in loradrop.lora.add_lora.
+    weighs the penalty. `targets` as in loradrop.lora.inject.add_lora.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class AdaLoRA(Method):
         self.check_steps(probe.steps)
         self._schedule(probe.steps, *self._parts(probe.steps))
 
-    def settled(self, step: int) -> bool:
+    def is_final(self, step: int) -> bool:
         return step >= self._config.total_step - self._config.tfinal
 
     def penalty(self, model: nn.Module) -> Tensor | None:
@@ -122,7 +122,7 @@ class AdaLoRA(Method):
                 norms += [torch.linalg.matrix_norm(P.T @ P - unit), torch.linalg.matrix_norm(Q @ Q.T - unit)]
         return self.orthogonality * torch.stack(norms).mean()
 
-    def after_step(self, model: nn.Module, step: int) -> None:
+    def on_step_end(self, model: nn.Module, step: int) -> None:
         allocator, device = self.tuner.rankallocator, next(model.parameters()).device
         for key in SCORES:  # those of a checkpoint come on the CPU
             setattr(allocator, key, {name: score.to(device) for name, score in getattr(allocator, key).items()})
@@ -131,7 +131,7 @@ class AdaLoRA(Method):
                 parameter.grad.nan_to_num_(0, 0, 0)  # of a step that float16 left out: it must not stay in the scores
         self.tuner.update_and_allocate(step)
 
-    def report(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         """The adapter is the final budget: triplets masked at the end do not count."""
         config = self._config
         if config.rank_pattern is None:
@@ -151,13 +151,13 @@ class AdaLoRA(Method):
             ],
         }
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         config, allocator = self._config, self.tuner.rankallocator
         scores = {key: dict(getattr(allocator, key)) for key in SCORES}
         schedule = [config.total_step, config.tinit, config.tfinal]
         return {"schedule": schedule, "rank_pattern": config.rank_pattern, **scores}
 
-    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         if not state:  # of a finished run: its masked l are zero in the saved weights
             return
         self._schedule(*state["schedule"])

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from loradrop.lora import lora_sites, remove_lora
+from loradrop.lora.inject import lora_sites, remove_lora
 from loradrop.methods.lora import LoRA
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance import Importance
+from loradrop.importance.measurement import Importance
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Method:
     def check_steps(self, steps: int) -> None:
         """ValueError where a run of so many optimiser steps does not do."""
 
-    def settled(self, step: int) -> bool:
+    def is_final(self, step: int) -> bool:
         """Has the model its final form after this step? Epochs that end before it do not count as the best."""
         return True
 
@@ -80,10 +80,10 @@ class Method:
         """A term to add to the loss of every training step."""
         return None
 
-    def after_step(self, model: nn.Module, step: int) -> None:
+    def on_step_end(self, model: nn.Module, step: int) -> None:
         """Act after optimiser step `step` (from 1); the gradients are still there."""
 
-    def report(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         """Facts for the result file, all optional:
 
         importance, plan   of LoRA-drop
@@ -93,14 +93,14 @@ class Method:
         """
         return {}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What was decided in `prepare` or gathered in training and is no parameter: JSON values and tensors.
 
         Kept in checkpoints, beside the values of the trainable parameters.
         """
         return {}
 
-    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         """Bring an installed model to a state, in place of `prepare`; parameters are loaded afterwards.
 
         `state` comes from `state`, or from a finished run's result file: importance and plan, if it has them.

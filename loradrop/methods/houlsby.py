@@ -14,7 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from loradrop.lora import find_sites, set_module
+from loradrop.lora.inject import set_module
+from loradrop.lora.sites import find_sites
 from loradrop.methods.base import Method, one_of
 
 # last linear modules of attention and feed-forward part by family; the first that a model has are its default

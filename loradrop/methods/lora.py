@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from loradrop.lora import add_lora, lora_modules
+from loradrop.lora.inject import add_lora, lora_modules
 from loradrop.methods.base import Method
 
 
@@ -37,5 +37,5 @@ class LoRA(Method):
         """Put the adapters in; all else gets frozen, the head too."""
         add_lora(model, self.rank, self.alpha, self.dropout, self.targets)
 
-    def report(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         return {"lora_parameters": self.lora_parameters}

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loradrop.importance import AVERAGES, Importance, measure, uniform
-from loradrop.lora import lora_sites
+from loradrop.importance.measurement import AVERAGES, Importance, measure, uniform
+from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA
-from loradrop.selection import Plan, check_selection, select
+from loradrop.selection import SharingPlan, check_selection, select
 from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"
@@ -85,7 +85,7 @@ class LoRADrop(LoRA):
         check_selection(threshold, budget, k, which)
         self.weights, self.shared_weights = weights, shared_weights
         self.importance: Importance | None = None
-        self.plan: Plan | None = None
+        self.plan: SharingPlan | None = None
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
@@ -117,12 +117,12 @@ class LoRADrop(LoRA):
             importance = measure(model, probe.batches(rows), self.average)
         return Stage1(importance, trainable_values(model))
 
-    def report(self) -> dict[str, Any]:
-        return super().report() | {"importance": self.importance, "plan": self.plan}
+    def result_fields(self) -> dict[str, Any]:
+        return super().result_fields() | {"importance": self.importance, "plan": self.plan}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"importance": self.importance.to_dict(), "plan": self.plan.to_dict()}
 
-    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        self.importance, self.plan = Importance.from_dict(state["importance"]), Plan.from_dict(state["plan"])
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        self.importance, self.plan = Importance.from_dict(state["importance"]), SharingPlan.from_dict(state["plan"])
         share(model, self.plan)

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.lora import LoRALinear, add_lora, find_sites, lora_modules
-from loradrop.masks import holds_tokens
+from loradrop.importance.token_masks import holds_tokens
+from loradrop.lora.inject import add_lora, lora_modules
+from loradrop.lora.layer import LoRALinear
+from loradrop.lora.sites import find_sites
 from loradrop.methods.base import one_of
 from loradrop.methods.lora import LoRA
 
@@ -101,7 +103,7 @@ class PRILoRA(LoRA):
         self.norms[name] = norm if old is None else self.decay * old.to(norm.device) + (1 - self.decay) * norm
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module, step: int) -> None:
+    def on_step_end(self, model: nn.Module, step: int) -> None:
         self.metered = set()
         if self.pruning == "none":
             return
@@ -115,13 +117,13 @@ class PRILoRA(LoRA):
                 self.masks[name] = self.masks[name].to(weight.device)
                 weight.mul_(self.masks[name])
 
-    def report(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         return {}  # its ranks are not one of plain LoRA's
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"norms": self.norms, "masks": self.masks}
 
-    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         self.norms, self.masks = dict(state.get("norms", {})), dict(state.get("masks", {}))
 
 

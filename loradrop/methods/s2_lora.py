@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from loradrop.lora import Site, fresh_matrices, lora_modules, wrap
+from loradrop.lora.inject import lora_modules, wrap
+from loradrop.lora.layer import fresh_matrices
+from loradrop.lora.sites import Site
 from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loradrop.lora import LoRALinear, find_sites
+from loradrop.lora.layer import LoRALinear
+from loradrop.lora.sites import find_sites
 from loradrop.methods.lora import LoRA
 
 
@@ -46,7 +47,7 @@ class ScaledLoRALinear(LoRALinear):
 class ScaledLoRA(LoRA):
     """Base of the methods whose modules share matrices. A rank of theirs is not one of plain LoRA's."""
 
-    def report(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         return {}
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance import evaluating
-from loradrop.lora import lora_modules
+from loradrop.importance.measurement import evaluating
+from loradrop.lora.inject import lora_modules
 from loradrop.methods.base import Probe, one_of
 from loradrop.methods.lora import LoRA
 
@@ -98,13 +98,13 @@ class SparseAdapter(LoRA):
             self.masks[name] = self.masks[name].to(device)
         return self.masks[name]
 
-    def report(self) -> dict[str, Any]:
-        return super().report() | {"inactive": self.inactive}
+    def result_fields(self) -> dict[str, Any]:
+        return super().result_fields() | {"inactive": self.inactive}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"masks": self.masks}
 
-    def load_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         if "masks" in state:  # a finished run's masked entries are zeros of its weights
             self._apply(model, state["masks"])
 
@@ -139,7 +139,7 @@ def snip_scores(model: nn.Module, probe: Probe, rows: Iterable[int]) -> dict[str
 
 
 def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
-    """Masks that leave out exactly ceil(sparsity * N) entries, those of the smallest scores; of equal ones the first."""
+    """TokenMask that leave out exactly ceil(sparsity * N) entries, those of the smallest scores; of equal ones the first."""
     if scope == "matrix":
         return {name: _mask(score.flatten(), sparsity).view_as(score) for name, score in scores.items()}
     together = _mask(torch.cat([score.flatten() for score in scores.values()]), sparsity)

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from loradrop.lora import Site, fresh_matrices, wrap
+from loradrop.lora.inject import wrap
+from loradrop.lora.layer import fresh_matrices
+from loradrop.lora.sites import Site
 from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear
 
 

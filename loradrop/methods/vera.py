@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from loradrop.lora import Site, wrap
+from loradrop.lora.inject import wrap
+from loradrop.lora.sites import Site
 from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
 
 

@@ -63,7 +63,7 @@ class Task:
     generates: ClassVar[bool] = False
 
     name: str
-    metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.Accuracy
+    metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.labels.Accuracy
     primary: str  # the key of the metric's result that tables show and that picks the best epoch
 
     def check_metric(self) -> None:

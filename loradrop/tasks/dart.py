@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from loradrop.tasks.generation import Entry
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.text import Entry
 
 
 class Dart(OfficialTask):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loradrop.tasks.generation import Entry
 from loradrop.tasks.jsonl import read_lines
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.text import Entry
 
 DIALOGUE, SUMMARY = "dialogue", "summary"
 SUMMARIES = ("summary1", "summary2", "summary3")

@@ -14,8 +14,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from loradrop.tasks.generation import Entry
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.text import Entry
 
 COLUMNS = ["mr", "ref"]
 ATTRIBUTE = re.compile(r"\s*([^\[\],]+)\[([^\[\]]*)\]\s*(?:,|$)")

@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradrop.hub import fetch_dataset
-from loradrop.tasks.generation import Entry
 from loradrop.tasks.glue import find_parquet, read_parquet
 from loradrop.tasks.jsonl import read_lines
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.text import Entry
 
 QUESTION, ANSWER = "question", "answer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gsm8k(OfficialTask):
-    """Word problems; loradrop.text_metrics.FinalAnswer finds the number in what is generated."""
+    """Word problems; loradrop.metrics.text.FinalAnswer finds the number in what is generated."""
 
     config: str  # name of the configuration on the Hub
     hub_id: str
     revision: str | None = None  # commit of the Hub's repository; None is its newest
 
     def entries(self, path: Path, training: bool) -> list[Entry]:
-        from loradrop.text_metrics import final_answer  # late: evaluate's import takes seconds
+        from loradrop.metrics.text import final_answer  # late: evaluate's import takes seconds
 
         entries = super().entries(path, training)
         for number, (_, (answer,)) in enumerate(entries, start=1):

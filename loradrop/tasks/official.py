@@ -9,10 +9,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from loradrop.download import cache_folder, check_sha256, fetch_file
 from loradrop.hub import find_local
 from loradrop.tasks.base import TRAIN, Splits
-from loradrop.tasks.generation import Entry, TextTask, evaluation_rows, training_rows
+from loradrop.tasks.download import cache_folder, check_sha256, fetch_file
+from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""What the pretraining of the two built-in models shares: batches, growing a stack, the training loop, the record.
+
+The stack grows by doubling (Gong et al. 2019, "Efficient Training of BERT by Progressively Stacking"): most steps are
+cheap, and a thin stack of 12 layers does not get stuck at the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+import torch
+import transformers
+from torch import Tensor, nn
+
+ASSETS = Path(__file__).parents[2] / "loradrop" / "assets"
+HELD_OUT_SEED = 10_000  # added to the seed
+HELD_OUT_TEXTS = 3000
+
+
+class Guess(NamedTuple):
+    """One batch: the loss, the true ids of the guessed tokens, which were guessed right, and which the curve reports."""
+
+    loss: Tensor
+    targets: Tensor  # (tokens,) like the next two
+    hits: Tensor
+    watched: Tensor
+
+
+Guesser = Callable[[nn.Module, Any], Guess]
+
+
+def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentParser:
+    """The command line of both models; `defaults` are the values that differ."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--texts", type=int, help="texts generated; they are repeated where the steps need more")
+    made.add_argument("--vocabulary", type=int, default=2600)
+    made.add_argument("--layers", type=int, nargs="+", default=[3, 6, 12], help="layers of each stage")
+    made.add_argument("--steps", type=int, nargs="+", help="steps of each stage")
+    made.add_argument("--lr", type=float, nargs="+", help="peak learning rate of each stage")
+    made.add_argument("--batch-tokens", type=int, default=1024)
+    made.add_argument("--threads", type=int, default=1, help="more are no faster per second of a busy machine")
+    made.add_argument("--bf16", action="store_true", help="autocast; gains nothing on a CPU without AMX")
+    made.add_argument("--output", type=Path, default=ASSETS / name)
+    made.add_argument("--record", type=Path, default=Path(__file__).with_name(name) / "record.json")
+    made.set_defaults(**defaults)
+    return made
+
+
+class Batches:
+    """Batches of rows of token ids of one length each (no padding)."""
+
+    def __init__(self, rows: list[list[int]], tokens: int, seed: int) -> None:
+        self.by_length: dict[int, list[list[int]]] = defaultdict(list)
+        for row in rows:
+            self.by_length[len(row)].append(row)
+        self.tokens, self.rng = tokens, random.Random(seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One pass over all texts, in random order."""
+        batches = []
+        for length, rows in self.by_length.items():
+            self.rng.shuffle(rows)
+            size = max(1, self.tokens // length)
+            batches += [rows[start : start + size] for start in range(0, len(rows), size)]
+        self.rng.shuffle(batches)
+        for rows in batches:
+            yield self.prepare(torch.tensor(rows))
+
+    def prepare(self, ids: Tensor) -> Any:
+        """(rows, length) ids -> what a Guesser takes."""
+        return ids
+
+
+def stack(layers: nn.ModuleList, smaller: nn.ModuleList) -> None:
+    """Repeat a smaller stack until the larger one is full."""
+    for index, layer in enumerate(layers):
+        layer.load_state_dict(smaller[index % len(smaller)].state_dict())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, guess: Guesser) -> dict[str, float]:
+    """Loss and accuracy of the guessed tokens, and the loss of always answering by word frequency."""
+    model.eval()
+    loss = hits = count = 0.0
+    targets = []
+    for batch in batches:
+        made = guess(model, batch)
+        loss, count = loss + float(made.loss) * len(made.targets), count + len(made.targets)
+        hits += float(made.hits.sum())
+        targets.append(made.targets)
+    frequency = torch.bincount(torch.cat(targets)).float()
+    frequency = frequency[frequency > 0] / frequency.sum()
+    model.train()
+    return {"loss": loss / count, "accuracy": hits / count, "unigram_loss": float(-(frequency * frequency.log()).sum())}
+
+
+def train_stage(
+    model: nn.Module, batches: Batches, guess: Guesser, steps: int, lr: float, bf16: bool, last: bool
+) -> list[list]:
+    """Warm-up, then linear decay (to zero only at the full depth). Rows: step, loss, accuracy if watched, seconds."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    warmup, floor = max(1, steps // 15), 0.0 if last else 0.3
+    slope = lambda step: min((step + 1) / warmup, floor + (1 - floor) * (steps - step) / max(1, steps - warmup))  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, slope)
+    curve, recent, watched, start, step = [], [], [], time.time(), 0
+    while step < steps:
+        for batch in islice(batches, steps - step):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                made = guess(model, batch)
+            made.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            recent.append(made.loss.item())
+            watched += made.hits[made.watched].tolist()
+            step += 1
+            if step % 100 == 0 or step == steps:
+                means = [round(sum(values) / len(values), 3) for values in (recent, watched)]
+                curve.append([step, *means, round(time.time() - start)])
+                recent, watched = [], []
+                depth = model.config.num_hidden_layers
+                print(f"{depth} layers, step {step}/{steps}: loss, watched, seconds {curve[-1][1:]}", flush=True)
+    return curve
+
+
+def grow(
+    args: argparse.Namespace,
+    build: Callable[[int, nn.Module | None], nn.Module],
+    train: Batches,
+    held_out: Batches,
+    guess: Guesser,
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Train every stage, and save the model after each: the model of the last one, and what the record says of them."""
+    model, stages = None, []
+    for layers, steps, lr in zip(args.layers, args.steps, args.lr, strict=True):
+        model, start = build(layers, model), time.time()
+        curve = train_stage(model, train, guess, steps, lr, args.bf16, layers == args.layers[-1])
+        scores = {name: round(value, 4) for name, value in evaluate(model, held_out, guess).items()}
+        stages.append(
+            {"layers": layers, "steps": steps, "lr": lr, "seconds": round(time.time() - start), "held_out": scores}
+        )
+        stages[-1]["loss"] = curve[:: math.ceil(len(curve) / 15)] + curve[-1:]
+        print(stages[-1]["held_out"], flush=True)
+        model.half().save_pretrained(args.output)
+        model.float()
+    return model, stages
+
+
+def write_record(
+    args: argparse.Namespace, tokens: int, model: nn.Module, stages: list[dict[str, Any]], begin: float
+) -> None:
+    """Settings, sizes, losses, seconds and versions as JSON."""
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)}
+    record = {
+        "settings": {name: value for name, value in vars(args).items() if not isinstance(value, Path)},
+        "texts": args.texts,
+        "tokens": tokens,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "megabytes": round((args.output / "model.safetensors").stat().st_size / 1e6, 2),
+        "stages": stages,
+        "held_out": stages[-1]["held_out"],
+        "seconds": round(time.time() - begin),
+        "versions": {"python": platform.python_version(), **versions},
+        "hardware": f"CPU, {platform.machine()}, {args.threads} threads",
+    }
+    args.record.write_text(json.dumps(record, indent=1) + "\n")

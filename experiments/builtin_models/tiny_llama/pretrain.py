@@ -1,0 +1,121 @@
+"""Make the built-in decoder anew: text from the generator, tokenizer and weights, all from one seed.
+
+    python -m experiments.builtin_models.tiny_llama.pretrain --help
+
+Next-token prediction on CPU, on a stack that grows (experiments/tiny_models.py).
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experiments.builtin_models.pretraining import (
+    HELD_OUT_SEED,
+    HELD_OUT_TEXTS,
+    Batches,
+    Guess,
+    grow,
+    parser,
+    stack,
+    write_record,
+)
+from experiments.builtin_models.tiny_llama.corpus import Corpus
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+POSITIONS = 256
+NEW = 0.2  # weight in training of a token that its text does not have before: with 1, copying takes far longer to be found
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which a word is the same token within a line and at its start; a text begins with `<s>`."""
+    bpe = Tokenizer(models.BPE())
+    lines, in_words = pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, in_words])
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[PAD, BOS, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    bpe.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        model_max_length=POSITIONS,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+    )
+
+
+def build(layers: int, vocabulary: int, smaller: LlamaForCausalLM | None) -> LlamaForCausalLM:
+    """A model of this depth; from a smaller one, its stack is repeated and everything else taken over."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=256,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        initializer_range=0.05,  # 0.02 is meant for a width of 4096
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).train()
+    if smaller is not None:
+        model.model.embed_tokens.load_state_dict(smaller.model.embed_tokens.state_dict())
+        model.model.norm.load_state_dict(smaller.model.norm.state_dict())
+        stack(model.model.layers, smaller.model.layers)
+    return model
+
+
+def guess(model: LlamaForCausalLM, ids: Tensor) -> Guess:
+    """Every token but the first, from those before it; watched are those that occur in their text before."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+    targets = ids[:, 1:]
+    earlier = (targets.unsqueeze(2) == ids[:, :-1].unsqueeze(1)).tril().any(2)  # (rows, targets)
+    losses = F.cross_entropy(logits.float(), targets.flatten(), reduction="none")
+    weights = torch.where(earlier.flatten(), 1.0, NEW if model.training else 1.0)
+    loss = (losses * weights).sum() / weights.sum()
+    return Guess(loss, targets.flatten(), logits.argmax(-1) == targets.flatten(), earlier.flatten())
+
+
+def main() -> None:
+    defaults = {"texts": 70_000, "steps": [1800, 400, 600], "lr": [3e-3, 2e-3, 1.5e-3]}
+    args = parser(__doc__, "tiny_llama", **defaults).parse_args()
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    begin = time.time()
+    texts = list(islice(Corpus(args.seed), args.texts))
+    tokenizer = train_tokenizer(texts[:50_000], args.vocabulary)
+    tokenizer.save_pretrained(args.output)
+
+    def batches(some: list[str]) -> Batches:
+        rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(some)["input_ids"]]
+        return Batches(rows, args.batch_tokens, args.seed)
+
+    train = batches(texts)
+    held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
+    tokens = sum(length * len(rows) for length, rows in train.by_length.items())
+    print(f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s", flush=True)
+    model, stages = grow(args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess)
+    write_record(args, tokens, model, stages, begin)
+
+
+if __name__ == "__main__":
+    main()

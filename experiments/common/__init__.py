@@ -1,0 +1,1 @@
+"""What every command uses: the terminal and files."""

@@ -1,0 +1,57 @@
+"""The schema of a run's config. Imports neither torch nor Lightning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException
+from omegaconf import MISSING
+
+from loradrop.training.recipe import Decoding, Recipe
+
+CONF = str(Path(__file__).parents[2] / "conf")
+
+
+class UserError(CompactHydraException):
+    """A mistake of the user's, shown as one line; HYDRA_FULL_ERROR=1 shows the traceback."""
+
+
+@dataclass
+class Paths:
+    outputs: str = MISSING
+    cache: str = MISSING
+    models: str | None = None
+    data: str | None = None
+
+
+@dataclass
+class Trainer:
+    accelerator: str = MISSING
+    precision: str = MISSING
+    num_threads: int | None = None
+    num_workers: int = MISSING
+    progress_bar: bool = MISSING
+    checkpoint_minutes: float = MISSING
+
+
+@dataclass
+class Run:
+    """Keys of groups that name a class (`_target_`) are checked against that class's constructor instead."""
+
+    backbone: Any = MISSING
+    task: Any = MISSING
+    method: Any = MISSING
+    logger: Any = MISSING
+    recipe: Recipe = MISSING
+    decoding: Decoding | None = None
+    trainer: Trainer = field(default_factory=Trainer)
+    paths: Paths = field(default_factory=Paths)
+    seed: int = MISSING
+    save_weights: bool = MISSING
+    wait: bool = MISSING
+
+
+ConfigStore.instance().store(name="schema", node=Run)

@@ -1,0 +1,131 @@
+"""Which runs an experiment is made of: composed by Hydra, and remembered until a file of conf/ changes. Free of torch."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.common.files import atomic_write
+from experiments.config import schema
+from experiments.config.identity import digest, run_id
+from experiments.config.schema import CONF, UserError
+from loradrop.training import recipe
+
+OUTPUTS = "paths.outputs="
+OPTIONAL = ("recipe", "decoding")  # groups in which Hydra takes a name that is not there for none
+SWEEPS = Path(CONF).parent / "outputs" / "cache" / "sweeps"  # of this tree: whatever folder results are in
+
+
+def outputs_of(overrides: Iterable[str]) -> str:
+    """The folder of results that overrides name."""
+    return next((o.removeprefix(OUTPUTS) for o in reversed(list(overrides)) if o.startswith(OUTPUTS)), "outputs")
+
+
+def check_names(overrides: Iterable[str]) -> None:
+    """UserError for a name that Hydra would pass over, and for `group=null`, which it answers with a traceback."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        options = {path.stem for path in Path(CONF, group).glob("*.yaml")}
+        if options and value == "null":
+            raise UserError(f"{override}: a group cannot be null; leave it out, or write ~{group} where it has a default")
+        for name in value.split(",") if group in OPTIONAL else ():
+            if re.fullmatch(r"[\w-]+", name) and name not in options:
+                raise UserError(f"{group}={name}: there is no conf/{group}/{name}.yaml")
+
+
+def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
+    """The resolved configs of `plan`, each with its `id` and without `paths`; known ones lie in outputs/cache/plans."""
+    overrides = list(overrides)
+    key = {"overrides": [o for o in overrides if not o.startswith("paths.")], "conf": _content()}
+    path = SWEEPS / f"{digest(key)}.json"
+    with suppress(OSError, json.JSONDecodeError):
+        return json.loads(path.read_text())
+    configs = []
+    for config in expand_sweep(overrides):
+        plain = OmegaConf.to_container(config, resolve=True)
+        del plain["paths"]
+        configs.append({"id": run_id(config), **plain})
+    with suppress(OSError), atomic_write(path) as file:  # to remember is a convenience: a folder may be read-only
+        file.write_text(json.dumps(configs))
+    return configs
+
+
+def as_config(plain: Mapping[str, Any], **paths: str | None) -> DictConfig:
+    """A planned config, or that of a result file, as a run takes it, with this machine's paths."""
+    fields = {key: value for key, value in plain.items() if key != "id"}
+    return OmegaConf.merge(OmegaConf.structured(schema.Run), fields, {"paths": paths})
+
+
+def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
+    """The configs of all runs that `python -m experiments.run [-m] <overrides>` would make, in its order.
+
+    Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params. Runs that differ in values
+    alone, not in YAML files, are composed once.
+    """
+    overrides = list(overrides)
+    check_names(overrides)
+    inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep
+    with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        parser = OverridesParser.create(config_loader=loader)  # glob(*) asks it
+        single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+        params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
+        given = parser.parse_overrides(overrides)
+        keys = {o.key_or_group for o in given}
+        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
+        choices = [parser.parse_overrides(_choices(override)) for override in [*swept, *given]]
+        return list(_compose(itertools.product(*choices), loader))
+
+
+def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictConfig]:
+    composed: dict[tuple[str, ...], DictConfig] = {}  # files chosen -> config of the first job that chooses them
+    groups: dict[str, bool] = {}
+    for job in jobs:
+        for override in job:
+            key = override.key_or_group
+            if key not in groups:
+                groups[key] = "." not in key and bool(loader.get_group_options(key))
+        values = [o for o in job if not groups[o.key_or_group] and _sets(o)]
+        files = tuple(o.input_line for o in job if o not in values)
+        if files not in composed:
+            composed[files] = compose("run", [o.input_line for o in job])
+            yield composed[files]
+            continue
+        config = copy.deepcopy(composed[files])
+        for override in values:  # all of a sweep's jobs set the same keys
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        yield config
+
+
+def _sets(override: Override) -> bool:
+    """Is it key=value, neither +key=value nor ~key, and none of Hydra's own?"""
+    other = override.is_add() or override.is_force_add() or override.is_delete()
+    return not other and not override.key_or_group.startswith("hydra")
+
+
+def _choices(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [override.input_line]
+
+
+def _content() -> str:
+    """Stands for all that a plan is made from: the files of conf/ and the schema's."""
+    files = [*sorted(Path(CONF).rglob("*.yaml")), Path(schema.__file__), Path(recipe.__file__), Path(__file__)]
+    content = hashlib.sha256()
+    for file in files:
+        content.update(f"{file.parent.name}/{file.name}".encode() + file.read_bytes())
+    return content.hexdigest()

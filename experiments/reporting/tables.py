@@ -1,0 +1,183 @@
+"""Tables for the terminal and as text, Markdown, LaTeX and CSV: of plain frames, and of ours beside the paper's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from experiments.reporting.comparison import AVERAGE, Comparison
+
+SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
+MISSING = "missing"
+LEGEND = "Best {best}, second best {second}"
+BESIDE = "Each cell: ours, the paper's, the difference. {legend}, ours and the paper's apart."
+TEX = {letter: f"\\{letter}" for letter in "%_&#${}"} | {
+    "\\": "\\textbackslash{}",
+    "^": "\\textasciicircum{}",
+    "~": "\\textasciitilde{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "±": "$\\pm$",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a format marks and joins what stands in a cell."""
+
+    best: str
+    second: str
+    note: str  # the mark of a footnote
+    lines: Callable[[list[str]], str]
+    plain: Callable[[str], str] = str  # escapes a text
+
+    def marked(self, text: str, place: Any) -> str:
+        text = self.plain(text)
+        return text if pd.isna(place) else (self.best if place == 1 else self.second).format(text)
+
+
+def tex(text: str) -> str:
+    """Escaped for LaTeX."""
+    return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def in_markdown(text: str) -> str:
+    """Escaped for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+STYLES = {
+    "text": Style("**{}**", "_{}_", "[{}]", "\n".join),
+    "terminal": Style("[bold]{}[/]", "[underline]{}[/]", "\\[{}]", "\n".join, escape),
+    "markdown": Style("**{}**", "<u>{}</u>", "<sup>{}</sup>", "<br>".join, in_markdown),
+    "latex": Style(
+        "\\textbf{{{}}}",
+        "\\underline{{{}}}",
+        "\\textsuperscript{{{}}}",
+        lambda lines: "\\shortstack{" + " \\\\ ".join(lines) + "}",
+        tex,
+    ),
+}
+
+
+def frame(table: pd.DataFrame, format: str) -> str:
+    """A table of text cells."""
+    if format == "csv":
+        return table.to_csv(index=False)
+    lines = [list(table.columns), *table.astype(str).values.tolist()]
+    return _written([[STYLES[format].plain(cell) for cell in line] for line in lines], format)
+
+
+def comparison(table: Comparison, format: str) -> str:
+    """Ours beside the paper's, with footnotes and the test below; CSV has a line for each cell instead."""
+    if format == "csv":
+        return table.cells.to_csv(index=False)
+    style = STYLES[format]
+    lines, notes = _grid(table, style)
+    return _written(lines, format) + "".join(f"\n{line}\n" for line in _below(table, style, notes))
+
+
+def for_terminal(table: Comparison, width: int) -> list[Table | str]:
+    """rich's tables, each with as many columns as fit, and the lines below them."""
+    style = STYLES["terminal"]
+    lines, notes = _grid(table, style)
+    tables, rest = [], list(range(2, len(lines[0])))
+    while rest:
+        many = len(rest)
+        while many > 1 and _width(_part(lines, rest[:many])) > width:
+            many -= 1
+        tables.append(_part(lines, rest[:many]))
+        rest = rest[many:]
+    return [*tables, *_below(table, style, notes)]
+
+
+def _part(lines: list[list[str]], columns: list[int]) -> Table:
+    return _rich([line[:2] + [line[i] for i in columns] for line in lines])
+
+
+def _width(table: Table) -> int:
+    """With nothing cut."""
+    console = Console(file=io.StringIO(), width=10_000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def _grid(table: Comparison, style: Style) -> tuple[list[list[str]], dict[str, int]]:
+    """Lines of cells, the head first; the footnotes with their numbers."""
+    notes: dict[str, int] = {}
+    lines = [[style.plain(text) for text in ("method", "parameters", *table.columns)]]
+    for row in table.rows:
+        counts = [style.plain(count) for count in table.parameters[row] if count]
+        cells = [style.lines(_cell(table.cell(row, column), style, notes, table.digits)) for column in table.columns]
+        lines.append([style.plain(row), style.lines(counts), *cells])
+    return lines, notes
+
+
+def _cell(cell: Any, style: Style, notes: dict[str, int], digits: int) -> list[str]:
+    """Ours, the paper's and the difference, where they are there."""
+    lines = [MISSING if cell.planned else "-"]
+    if cell.n:
+        count = f" ({cell.n} of {cell.planned})" if cell.n < cell.planned else f" (n={cell.n})"
+        whole_average = cell.column == AVERAGE and cell.n == cell.planned
+        lines = [style.marked(_score(cell.ours, cell.std, digits), cell.place) + ("" if whole_average else count)]
+    if pd.notna(cell.paper):
+        note = style.note.format(notes.setdefault(cell.note, len(notes) + 1)) if cell.note else ""
+        lines.append(style.marked(_score(cell.paper, cell.paper_std, digits), cell.paper_place) + note)
+    if pd.notna(cell.difference):
+        lines.append(f"{cell.difference:+.{digits}f}")
+    return lines
+
+
+def _below(table: Comparison, style: Style, notes: dict[str, int]) -> list[str]:
+    legend = LEGEND.format(best=style.best.format("bold"), second=style.second.format("underlined"))
+    legend = f"{legend}." if table.cells.paper.isna().all() else BESIDE.format(legend=legend)
+    numbered = [f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()]
+    left_out = f"Runs of {', '.join(table.left_out)} belong to no row." if table.left_out else ""
+    return [legend, *numbered, *(style.plain(text) for text in (table.test, left_out) if text)]
+
+
+def _score(value: float, std: float, digits: int) -> str:
+    return f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if pd.notna(std) else "")
+
+
+def _written(lines: list[list[str]], format: str) -> str:
+    """Lines of escaped cells, the head first."""
+    if format == "text":
+        return _text(_rich(lines))
+    return {"markdown": _markdown, "latex": _latex}[format](lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _latex(lines: list[list[str]]) -> str:
+    """A tabular; needs the package booktabs."""
+    head, *body = [" & ".join(line) + " \\\\\n" for line in lines]
+    columns = "l" + "r" * (len(lines[0]) - 1)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _rich(lines: list[list[str]]) -> Table:
+    table = Table(show_lines=any("\n" in cell for line in lines for cell in line))
+    for i, name in enumerate(lines[0]):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for line in lines[1:]:
+        table.add_row(*line)
+    return table
+
+
+def _text(table: Table) -> str:
+    """As a terminal of any width would show it, without colours."""
+    console = Console(file=io.StringIO(), width=10_000, color_system=None, markup=False, emoji=False)
+    console.print(table)
+    return console.file.getvalue()

@@ -1,0 +1,168 @@
+"""What can be measured of a finished run's trained model, afterwards: computed once and kept beside the run's result.
+
+distribution   ||dW x||^2 of every token, as frequencies by module type and layer (Figures 2 and 4 to 8)
+removal        scores and loss as LoRAs are taken out of the model layer by layer (layer_removal)
+
+Both are of the best epoch's weights. Importing this module costs no torch; what is there already is read without it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments import results
+from experiments.common.files import atomic_write
+
+MOST_ROWS = 5000  # of the training set, stratified, that are measured
+BIN = 0.25  # width of a frequency's bin, in powers of ten
+ORDERS = {"least important first": 1, "most important first": 1, "random": 3}  # name -> permutations
+VERSION = 1  # to be raised when an analysis changes
+
+
+def distribution(id: str, outputs: str | Path) -> dict[str, Any]:
+    """Frequencies of ||dW x||^2 over tokens, in equal bins of its logarithm that all modules share.
+
+    {"log10_edges": [...], "counts": {module type: {layer: [...]}}, "mean": {module type: {layer: g}}, "tokens", "rows"};
+    tokens on which a LoRA puts out exactly zero are in no bin. Errors as of restore.restore.
+    """
+    return _kept(id, outputs, "distribution", _distribution)
+
+
+def removal(id: str, outputs: str | Path) -> dict[str, Any]:
+    """Loss and primary metric on the evaluation rows with the LoRAs of some layers set to zero.
+
+    {"layers": all of them by ascending importance (mean of y over module types), "importance": {layer: y},
+    "alone": {layer: scores}, "whole": scores, "orders": {name: [[scores after 0, 1, ... layers], ...]}}, scores being
+    {"loss", "score"}. ValueError: a task that generates text. Other errors as of restore.restore.
+    """
+    return _kept(id, outputs, "removal", _removal)
+
+
+def _kept(id: str, outputs: str | Path, name: str, compute: Callable[[str, Path], dict[str, Any]]) -> dict[str, Any]:
+    path = results.run_folder(outputs, id) / f"{name}.json"
+    if path.exists():
+        content = json.loads(path.read_text())
+        if content["version"] == VERSION:
+            return content
+    content = {"version": VERSION, **compute(id, Path(outputs))}
+    with atomic_write(path) as file:
+        file.write_text(json.dumps(content, allow_nan=False))
+    return content
+
+
+def _setup(id: str, outputs: Path) -> Any:
+    """The objects of the run, with its trained weights."""
+    import torch
+
+    from experiments.runner.components import RunComponents
+    from experiments.runner.restore import finished, load_trained
+
+    config, result = finished(id, outputs)
+    config.trainer.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    components = RunComponents(config)
+    if (components.weights, components.data.fingerprint) != (result["weights_fingerprint"], result["data_fingerprint"]):
+        raise ValueError(f"{id} was made with other pretrained weights or data than those at hand")
+    load_trained(components.model, components.method, result, results.run_folder(outputs, id))
+    return components
+
+
+def _distribution(id: str, outputs: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from experiments.runner.probe import RunProbe
+    from loradrop.importance.measurement import measure
+
+    components = _setup(id, outputs)
+    probe = RunProbe(components, outputs / "cache" / "stage1")
+    rows = probe.sample(min(1.0, MOST_ROWS / len(components.data.train)))
+    with probe.autocast():
+        importance = measure(components.model, probe.batches(rows), squared_norms=True)
+    logs = {
+        kind: {layer: np.log10(norms[norms > 0].double().numpy()) for layer, norms in layers.items()}
+        for kind, layers in importance.squared_norms.items()
+    }
+    every = [values for layers in logs.values() for values in layers.values() if len(values)]
+    if not every:
+        raise ValueError(f"{id}: all LoRA outputs are zero")
+    least, most = min(values.min() for values in every), max(values.max() for values in every)
+    edges = [BIN * i for i in range(math.floor(least / BIN), math.floor(most / BIN) + 2)]
+    counts = {
+        kind: {str(layer): np.histogram(values, edges)[0].tolist() for layer, values in layers.items()}
+        for kind, layers in logs.items()
+    }
+    mean = {kind: {str(layer): g for layer, g in layers.items()} for kind, layers in importance.values.items()}
+    return {"log10_edges": edges, "counts": counts, "mean": mean, "tokens": importance.tokens, "rows": len(rows)}
+
+
+def _removal(id: str, outputs: Path) -> dict[str, Any]:
+    from experiments.common.console import progress
+    from experiments.runner.probe import RunProbe
+    from loradrop.importance.measurement import measure
+
+    components = _setup(id, outputs)
+    if components.data.task.generates:
+        raise ValueError(f"{id}: layers are removed on tasks with labels only, not on {components.data.task.name}")
+    probe = RunProbe(components, outputs / "cache" / "stage1")
+    rows = probe.sample(min(1.0, MOST_ROWS / len(components.data.train)))
+    with probe.autocast():
+        shares = measure(components.model, probe.batches(rows)).normalized
+    importance = {layer: sum(y[layer] for y in shares.values()) / len(shares) for layer in next(iter(shares.values()))}
+    ascending = sorted(importance, key=lambda layer: (importance[layer], layer))
+    orders = {"least important first": [ascending], "most important first": [ascending[::-1]]}
+    orders["random"] = [random.Random(i).sample(ascending, len(ascending)) for i in range(ORDERS["random"])]
+    cuts = {frozenset(order[:n]) for lists in orders.values() for order in lists for n in range(len(order) + 1)}
+    cuts |= {frozenset([layer]) for layer in ascending}
+    scores = {cut: _scores(components, probe, cut) for cut in progress(sorted(cuts, key=sorted), f"{id}: removing layers")}
+    return {
+        "layers": ascending,
+        "importance": {str(layer): y for layer, y in importance.items()},
+        "whole": scores[frozenset()],
+        "alone": {str(layer): scores[frozenset([layer])] for layer in ascending},
+        "orders": {
+            name: [[scores[frozenset(order[:n])] for n in range(len(order) + 1)] for order in lists]
+            for name, lists in orders.items()
+        },
+    }
+
+
+def _scores(components: Any, probe: Any, without: frozenset[int]) -> dict[str, float]:
+    """Loss and primary metric on the evaluation rows, the LoRAs of some layers set to zero."""
+    import torch
+
+    from loradrop.importance.measurement import evaluating
+
+    task, losses, rows, outputs = components.data.task, 0.0, 0, {}
+    with torch.no_grad(), evaluating(components.model), probe.autocast(), _without(components.model, without):
+        for split, loader in zip(components.data.evaluation, components.data.evaluation_loaders(), strict=True):
+            logits, labels = [], []
+            for batch in loader:
+                batch = {key: value.to(components.device) for key, value in batch.items()}
+                output = components.model(**batch)
+                losses += float(output.loss) * len(batch["labels"])
+                rows += len(batch["labels"])
+                logits.append(output.logits.float().cpu())
+                labels.append(batch["labels"].cpu())
+            outputs[split] = task.decode(torch.cat(logits).numpy()), torch.cat(labels).numpy()
+    return {"loss": losses / rows, "score": task.score(outputs)[task.primary]}
+
+
+@contextmanager
+def _without(model: Any, layers: Collection[int]) -> Iterator[None]:
+    """Scale the LoRAs of these layers by zero inside the block."""
+    from loradrop.lora.inject import lora_sites
+
+    modules = [module for site, module in lora_sites(model).items() if site.layer in layers]
+    alphas = [module.alpha for module in modules]
+    try:
+        for module in modules:
+            module.alpha = 0.0
+        yield
+    finally:
+        for module, alpha in zip(modules, alphas, strict=True):
+            module.alpha = alpha

@@ -1,0 +1,86 @@
+"""The training set as a method may use it before the run: LoRA-drop's stage 1, and its cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from experiments.common.files import atomic_write, run_lock
+from experiments.config.identity import digest
+from experiments.runner.components import RunComponents
+from experiments.runner.record import save_tensors
+from experiments.runner.trainer import make_module, make_trainer
+from loradrop.importance.measurement import Importance
+from loradrop.methods.base import Stage1
+
+STAGE1_VERSION = 1  # to be raised when stage 1 or the measurement changes
+
+
+class RunProbe:
+    """The training set as a method may use it before the run (loradrop.methods.base.Probe)."""
+
+    def __init__(self, components: RunComponents, folder: Path) -> None:
+        self.components, self.folder = components, folder
+        self.seed: int = components.config.seed
+        self.steps = components.steps
+        self.cached: bool | None = None
+
+    def sample(self, ratio: float) -> Sequence[int]:
+        return self.components.data.sample(ratio, self.seed)
+
+    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
+        components = self.components
+        data = components.data.of_rows(rows)
+        data.batch_size = min(data.batch_size, batch_size)
+        module = make_module(components, data, None)
+        if steps is not None:
+            epochs = math.ceil(steps / len(data.train_loader()))
+        options = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0, "max_steps": steps or -1}
+        trainer = make_trainer(components, "stage 1", epochs, **options)
+        trainer.fit(module)
+
+    def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
+        device = self.components.device
+        self.components.model.to(device)  # Lightning puts a model back on the CPU when it is done
+        data = self.components.data.of_rows(rows)
+        if gradients:
+            data.evaluation_batch_size = data.batch_size
+        for batch in data.ordered_train_loader():
+            yield {key: value.to(device) for key, value in batch.items()}
+
+    def autocast(self) -> AbstractContextManager:
+        precision = self.components.config.trainer.precision
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+        return torch.autocast(self.components.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
+        """Computed once for all runs of one backbone, task, recipe, seed and precision: <cache>/stage1/<id>."""
+        config = OmegaConf.to_container(self.components.config, resolve=True)
+        trainer = {key: config["trainer"][key] for key in ("accelerator", "precision", "num_threads")}
+        recipe = {key: value for key, value in config["recipe"].items() if key != "epochs"}
+        shared = {key: config[key] for key in ("backbone", "task", "seed")}
+        key = {**shared, "recipe": recipe, "trainer": trainer, "stage1": dict(settings)}
+        key |= {"data": self.components.data.fingerprint, "weights": self.components.weights, "version": STAGE1_VERSION}
+        names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seed}"
+        folder = self.folder / f"{names}-{digest(key)}"
+        with run_lock(folder):  # runs side by side wait for the first one's measurement
+            self.cached = (folder / "importance.json").exists()
+            if not self.cached:
+                result = compute()
+                with atomic_write(folder / "trained.safetensors") as path:
+                    save_tensors(result.trained, path)
+                with atomic_write(folder / "importance.json") as path:  # last: it marks the cache entry as whole
+                    result.importance.save(path)
+        try:
+            return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
+        except (ValueError, KeyError, OSError, SafetensorError) as error:
+            raise ValueError(f"{folder} is damaged ({error}); delete it and run again") from error

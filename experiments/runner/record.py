@@ -1,0 +1,81 @@
+"""What a finished training leaves behind: the result's numbers, and the files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from experiments.common.files import atomic_write
+from experiments.results.store import PREDICTIONS
+from experiments.runner.components import RunComponents
+from loradrop.backbones import parameter_counts
+from loradrop.training.module import RunModule
+
+
+def describe(components: RunComponents, module: RunModule | None) -> dict[str, Any]:
+    """The part of a result that says what was trained and how well."""
+    task, report = components.data.task, components.method.result_fields()
+    importance, plan = report.get("importance"), report.get("plan")
+    return {
+        "metrics": module
+        and {
+            "primary": task.primary,
+            "epochs": module.epochs,
+            "best": next(scores for scores in module.epochs if scores["epoch"] == module.best["epoch"]),
+            "last": module.epochs[-1],
+        },
+        "parameters": {
+            **parameter_counts(components.model, report.get("inactive", 0)),
+            "lora_parameters": report.get("lora_parameters"),
+        },
+        "importance": importance and importance.to_dict(),
+        "plan": plan and plan.to_dict(),
+        "train_rows": len(components.data.train),
+        "evaluated_on": {name: len(rows) for name, rows in components.data.evaluation.items()},
+        "notes": [
+            *components.data.splits.notes,
+            *(module.notes() if module else []),
+            *(plan.notes if plan else []),
+            *report.get("notes", []),
+        ],
+        "data_fingerprint": components.data.fingerprint,
+        "weights_fingerprint": components.weights,
+    }
+
+
+def save(components: RunComponents, module: RunModule | None, folder: Path) -> None:
+    """importance.json, plan.json and the best epoch's adapter and head, beside the result; what was generated."""
+    report = components.method.result_fields()
+    for name in ("importance", "plan"):
+        if name in report:
+            with atomic_write(folder / f"{name}.json") as path:
+                report[name].save(path)
+    if module is None:
+        return
+    if "predictions" in module.best:
+        with atomic_write(folder / PREDICTIONS) as path:
+            path.write_text(
+                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _predictions(components, module))
+            )
+    if components.config.save_weights:
+        with atomic_write(folder / "adapter.safetensors") as path:
+            save_tensors(
+                module.best["state"], path, epoch=str(module.best["epoch"]), backbone=components.config.backbone.name
+            )
+
+
+def _predictions(components: RunComponents, module: RunModule) -> Iterator[dict[str, Any]]:
+    """A line for each text that the best epoch generated: split, source, references, prediction."""
+    for split, texts in module.best["predictions"].items():
+        for row, text in zip(components.data.splits.evaluation[split], texts, strict=True):
+            yield {"split": split, **row, "prediction": text}
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
+    """Safetensors; tensors that share memory are written under each name."""
+    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path, metadata=metadata)

@@ -1,0 +1,67 @@
+"""The end of a sweep: runs that other processes carry out, a table over seeds, the names of runs that did not finish."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import results
+from experiments.common import console
+from experiments.common.files import check_writable
+from experiments.config.schema import UserError
+from experiments.config.sweep import as_config
+from experiments.runner.execution import run
+
+
+class Summary(Callback):
+    """Named in conf/run.yaml; Hydra calls it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            check_writable(Path(config.paths.outputs))
+        except OSError as error:  # Hydra writes there, too, and would show a traceback
+            console.error(str(error))
+            sys.exit(1)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        overrides = OmegaConf.to_container(config.hydra.overrides.task)
+        try:
+            if config.wait:
+                _wait(results.load(overrides), config.paths)
+            unfinished = _show(results.load(overrides))
+        except Exception as error:  # Hydra would turn it into a warning
+            console.error(f"{type(error).__name__}: {error}")
+            sys.exit(1)
+        if unfinished:
+            sys.exit(1)
+
+
+def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
+    """For what other processes carry out; what they leave unfinished is carried out here."""
+    for planned in frame[frame.status == results.RUNNING].itertuples():
+        try:
+            run(as_config(planned.config, **paths), planned.id)
+        except UserError as error:
+            console.error(str(error))
+
+
+def _show(frame: pd.DataFrame) -> int:
+    """Print the table; the number of runs that did not finish."""
+    finished = frame[frame.status == results.FINISHED]
+    if len(finished):
+        console.overview(results.over_seeds(finished))
+    elsewhere = frame[frame.status == results.RUNNING]
+    if len(elsewhere):
+        console.info(f"{len(elsewhere)} of {len(frame)} runs are being carried out by other processes")
+    unfinished = frame[~frame.status.isin([results.FINISHED, results.RUNNING])]
+    for left in unfinished.itertuples():
+        error = "see above" if left.result is None else console.first_line(left.result["error"])
+        console.error(f"{left.status}: {left.id}: {error}")
+    if len(unfinished):
+        console.error(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")
+    return len(unfinished)

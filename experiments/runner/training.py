@@ -1,0 +1,57 @@
+"""Prepare, and fine-tune on the whole training set."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.runner.components import RunComponents
+from experiments.runner.probe import RunProbe
+from experiments.runner.trainer import CHECKPOINT, Checkpoint, make_module, make_trainer, usable_checkpoint
+from loradrop.training.module import RunModule
+
+
+def fit(components: RunComponents, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunModule | None, dict[str, Any]]:
+    """Prepare, and fine-tune on the whole training set; both from the last checkpoint where there is one.
+
+    Returns the module, and speed and memory of training; (None, {}) for a recipe without epochs, which prepares alone.
+    """
+    identity = "-".join([components.data.fingerprint, components.weights])
+    checkpoint, state = usable_checkpoint(folder / CHECKPOINT, identity)
+    with components.timed("prepare"):
+        if checkpoint is None:
+            components.method.prepare(components.model, probe)
+        else:
+            components.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
+            components.method.load_state_dict(components.model, state)
+    if components.recipe.epochs == 0:
+        if components.method.result_fields().get("importance") is None:
+            raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {components.method.name} measures nothing")
+        return None, {}
+    with components.timed("fit"):
+        return _fit(components, folder, logger, identity, checkpoint)
+
+
+def _fit(
+    components: RunComponents, folder: Path, logger: Any, identity: str, checkpoint: Path | None
+) -> tuple[RunModule, dict[str, Any]]:
+    on_gpu = components.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    epochs, decoding = components.recipe.epochs, components.decoding
+    module = make_module(components, components.data, components.method, identity)
+    checkpoints = Checkpoint(folder, timedelta(minutes=components.config.trainer.checkpoint_minutes))
+    every = 1 if decoding is None or decoding.every_epoch else epochs
+    options = {"logger": logger or False, "callbacks": [checkpoints], "check_val_every_n_epoch": every}
+    make_trainer(components, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
+    if len(module.epochs) != epochs // every:
+        raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
+    tokens = sum(components.data.lengths) * components.recipe.epochs
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    memory = {"process": process} | ({"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {})
+    return module, {"tokens_per_second": round(tokens / module.train_seconds, 1), "peak_memory_bytes": memory}

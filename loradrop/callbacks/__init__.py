@@ -1,0 +1,1 @@
+"""LoRA-drop's steps inside somebody else's training loop."""

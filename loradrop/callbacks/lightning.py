@@ -1,0 +1,68 @@
+"""LoRA-drop in a Lightning Trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from loradrop.callbacks.base import LoRADropSchedule
+from loradrop.selection import SharingPlan
+
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
+    """Measures, selects and shares in a Lightning Trainer's course; see LoRADropSchedule for the other arguments and when.
+
+    Trainer(callbacks=[LoRADropLightningCallback(batches, attribute="model", epochs=3, threshold=0.9)]).fit(module)
+
+    `attribute`: of the LightningModule, that holds the model which takes the batches; None: the module itself does. The
+    optimisers must see trainable parameters that are there from the start. A checkpoint holds the plan, and a resumed fit
+    shares again; not with share=False, whose checkpoint lacks weights that the module would have.
+    """
+
+    def __init__(self, batches: Iterable[Any], attribute: str | None = None, **settings: Any) -> None:
+        super().__init__(batches, **settings)
+        self.attribute = attribute
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.plan is not None:
+            self.resume(self._model(pl_module), self.plan)
+        else:
+            trying = trainer.fast_dev_run  # a few steps of what will be longer
+            epochs = math.inf if trying or trainer.max_epochs in (None, -1) else trainer.max_epochs
+            # in manual optimisation a batch may have several steps
+            known = pl_module.automatic_optimization and not trying
+            steps = trainer.estimated_stepping_batches if known else math.inf
+            self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        if self.is_due(steps=trainer.global_step):
+            self._now(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.is_due(epochs=trainer.current_epoch + 1):
+            self._now(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.is_due(ended=True):
+            self._now(trainer, pl_module)
+        self.end()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.plan is None else {"plan": self.plan.to_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "plan" in state_dict and not self.at_end:
+            self.plan = SharingPlan.from_dict(state_dict["plan"])
+
+    def _now(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.carry_out(self._model(module), trainer.optimizers, MIXED.get(str(trainer.precision)))
+
+    def _model(self, module: pl.LightningModule) -> nn.Module:
+        return module if self.attribute is None else module.get_submodule(self.attribute)

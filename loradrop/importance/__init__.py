@@ -1,0 +1,1 @@
+"""Measure: how strongly each LoRA's output moves the frozen model."""

@@ -1,0 +1,210 @@
+"""Measure: how strongly each LoRA's output moves the frozen model (LoRA-drop, arXiv 2402.07721, Section 3).
+
+    g_i = mean over tokens of || dW_i x_i ||^2,  dW_i = (alpha / r) B_i A_i,  x_i the input of the adapted module
+    y_i = g_i / sum_j g_j                        over the layers of one module type
+
+The d_out-dimensional output is never formed: with z = A x (r) and the moment M = mean of z z^T (r x r),
+mean || B z ||^2 = trace(B^T B M). One forward pass over the data, in eval mode, without padding tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from loradrop.importance.moments import (
+    AVERAGES,
+    TARGET_TOKENS,
+    MomentAccumulator,
+    evaluating,
+    hooked,
+    sum_over_processes,
+    to_device,
+)
+from loradrop.importance.token_masks import TokenMask
+from loradrop.lora.peft import activated, adapted_sites
+from loradrop.lora.sites import Site
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+ByLayer = dict[str, dict[int, float]]  # module type -> layer -> value
+
+
+@dataclass
+class Importance:
+    """Squared norms of the LoRA outputs by module type and layer."""
+
+    values: ByLayer  # g_i, mean squared norm
+    parameters: dict[str, dict[int, int]]  # trainable numbers of each LoRA: r (d_in + d_out)
+    tokens: int = 0  # that were averaged over, padding excluded
+    squared_norms: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)  # (tokens,) each, on request
+
+    @property
+    def normalized(self) -> ByLayer:
+        """y_i = g_i / sum_j g_j within each module type."""
+        return {kind: normalize(layers) for kind, layers in self.values.items()}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each LoRA: module_type, layer, squared_norm (g_i), importance (y_i), parameters.
+
+        ValueError as for `normalized`. ImportError without pandas.
+        """
+        import pandas
+
+        normalized = self.normalized
+        rows = [
+            (kind, layer, g, normalized[kind][layer], self.parameters[kind][layer])
+            for kind, layers in self.values.items()
+            for layer, g in layers.items()
+        ]
+        return pandas.DataFrame(rows, columns=["module_type", "layer", "squared_norm", "importance", "parameters"])
+
+    def plot(self) -> Figure:
+        """Bars of y_i over the layers, side by side for each module type, as in the paper's Figure 9 but summing to 1.
+
+        The figure belongs to no window: `figure.savefig(path)`, or show it in a notebook. ImportError without matplotlib.
+        """
+        from matplotlib.figure import Figure
+
+        normalized = self.normalized
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(normalized)
+        for i, (kind, layers) in enumerate(normalized.items()):
+            places = [layer + (i - (len(normalized) - 1) / 2) * width for layer in layers]
+            axes.bar(places, list(layers.values()), width, label=kind)
+        axes.set(xlabel="layer", ylabel="importance", xticks=sorted({i for layers in normalized.values() for i in layers}))
+        axes.legend()
+        return figure
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold: everything but the squared norms of single tokens."""
+        parts: dict[str, Mapping[str, Mapping[int, float]]] = {
+            "values": self.values,
+            "normalized": self.normalized,
+            "parameters": self.parameters,
+        }
+        by_text = {
+            key: {kind: {str(layer): value for layer, value in layers.items()} for kind, layers in part.items()}
+            for key, part in parts.items()
+        }
+        return {**by_text, "tokens": self.tokens}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Importance:
+        values, parameters = (
+            {kind: {int(layer): value for layer, value in layers.items()} for kind, layers in data[key].items()}
+            for key in ("values", "parameters")
+        )
+        return cls(values, parameters, data["tokens"])
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Importance:
+        return cls.from_dict(json.loads(Path(path).read_text()))
+
+
+def normalize(layers: Mapping[int, float]) -> dict[int, float]:
+    """Values divided by their sum. ValueError where there is nothing to compare: all zero, or not finite."""
+    total = math.fsum(layers.values())
+    if not math.isfinite(total):
+        raise ValueError("an importance is not finite: training on the sample has diverged")
+    if total <= 0:
+        raise ValueError("all importances are zero: train the LoRA on a sample first (B starts at zero)")
+    return {layer: value / total for layer, value in layers.items()}
+
+
+def measure(
+    model: nn.Module,
+    batches: Iterable[Any],
+    average: str = "tokens",
+    squared_norms: bool = False,
+    adapter: str | None = None,
+    autocast: torch.dtype | None = None,
+) -> Importance:
+    """Importances of all LoRA modules of `model`, in one pass over `batches`: g_i of Section 3, without unit.
+
+    `model`: one that add_lora has adapted, or a PEFT model with LoRA, whose `adapter` is measured (None: the active one).
+    Each batch holds what the model takes, on any device: its keyword arguments as a dictionary, or its positional arguments
+    as a tensor, list or tuple. `attention_mask` (batch, tokens) of ones and zeros, where given, excludes padding; of an
+    encoder-decoder's target `decoder_attention_mask` does, or labels of -100. What a module is applied to besides the
+    batch's tokens (DeBERTa's relative positions) does not count.
+    `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
+    generation alone, whose `labels` (batch, tokens) are not -100.
+    `squared_norms` also keeps || dW x ||^2 of every token (for histograms; under torch.distributed, of this process's own).
+    `autocast`: the type in which the model computes (torch.bfloat16), if it was trained so; moments are taken in the LoRA's
+    own precision. Under torch.distributed every process has to call it, with batches of its own: the moments are added up
+    over all, so that all get the same importances. Gradients are off; training flags are put back afterwards.
+    ValueError: no LoRA, no batch, an unknown average, a mask that fits no input, what PEFT's layers cannot do
+    (peft_model.adapted_sites). TypeError: not a module, one batch instead of several, or a row instead of a batch.
+    """
+    check_measurement(batches, average)
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # a forward pass of the wrapper waits for processes that may have fewer batches
+    sites = adapted_sites(model, adapter)
+    masks = TokenMask(model, average == TARGET_TOKENS)
+    meters = {site: MomentAccumulator(lora, masks, average, squared_norms) for site, lora in sites.items()}
+    device = next(model.parameters()).device
+    mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
+    with torch.no_grad(), evaluating(model), activated(model, sites.values()), hooked(meters.values(), masks), mixed:
+        for batch in batches:
+            _run(model, to_device(batch, device), masks)
+    sum_over_processes(meters.values())
+    unseen = next((site.name for site, meter in meters.items() if meter.tokens == 0), None)
+    if unseen is not None:
+        raise ValueError(
+            f"nothing was measured at {unseen}: the batches are empty, their attention_mask fits no input of that module, "
+            "or the model does not use it"
+        )
+    return _collect(meters)
+
+
+def check_measurement(batches: Iterable[Any], average: str) -> None:
+    """ValueError or TypeError where the arguments of `measure` make no sense, whatever the model."""
+    if average not in AVERAGES:
+        raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got '{average}'")
+    if isinstance(batches, Mapping | Tensor):
+        raise TypeError("batches must be an iterable of batches, got a single one: put it into a list")
+
+
+def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
+    """A forward pass that the meters see, with the batch's masks."""
+    if not isinstance(batch, dict | list | Tensor):
+        raise TypeError(f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}")
+    masks.read(batch if isinstance(batch, dict) else {})
+    if isinstance(batch, dict):
+        model(**batch)
+    else:
+        model(*([batch] if isinstance(batch, Tensor) else batch))
+
+
+def _collect(meters: Mapping[Site, MomentAccumulator]) -> Importance:
+    importance = Importance({}, {}, int(max(meter.tokens for meter in meters.values())))
+    for site, meter in meters.items():
+        importance.values.setdefault(site.module_type, {})[site.layer] = meter.mean_squared_norm()
+        importance.parameters.setdefault(site.module_type, {})[site.layer] = meter.lora.size
+        if meter.norms is not None:
+            importance.squared_norms.setdefault(site.module_type, {})[site.layer] = torch.cat(meter.norms)
+    return importance
+
+
+def uniform(model: nn.Module, adapter: str | None = None) -> Importance:
+    """The same importance for every LoRA: what can be said of a selection before anything is measured."""
+    importance = Importance({}, {})
+    for site, lora in adapted_sites(model, adapter).items():
+        importance.values.setdefault(site.module_type, {})[site.layer] = 1.0
+        importance.parameters.setdefault(site.module_type, {})[site.layer] = lora.size
+    return importance

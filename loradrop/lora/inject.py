@@ -1,0 +1,78 @@
+"""Put LoRA into a model, find it there, and take it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
+
+from torch import nn
+
+from loradrop.lora.layer import LoRALinear
+from loradrop.lora.sites import Site, find_sites, sites_of
+
+
+def add_lora(
+    model: nn.Module,
+    rank: int | Mapping[int, int] = 8,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    targets: Iterable[str] | None = None,
+) -> list[Site]:
+    """Wrap every target module of `model` in a LoRALinear, in place, and freeze all that is not LoRA.
+
+    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `targets` are
+    suffixes of module names (`query`, `attention.output.dense`), or `all-linear` for every linear module of the layers; None
+    takes query and value of the model's family. Modules outside the stack of layers (heads, poolers) are taken only where
+    none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit, whose
+    message lists the linear modules, or LoRA that is there already; the model is then as it was. TypeError: not a module.
+    """
+
+    def wrapped(site: Site, base: nn.Module) -> LoRALinear:
+        own = rank.get(site.layer) if isinstance(rank, Mapping) else rank
+        if not isinstance(own, Integral):
+            raise ValueError(f"rank must be a whole number, got {own} for layer {site.layer} ({site.name})")
+        return LoRALinear(base, own, alpha, dropout)
+
+    return wrap(model, targets, wrapped)
+
+
+def wrap(model: nn.Module, targets: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]) -> list[Site]:
+    """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a torch.nn.Module is needed, got {type(model).__name__}")
+    if lora_modules(model):
+        raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
+    if any(hasattr(module, "lora_A") for module in model.modules()):
+        raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
+    sites = find_sites(model, targets)
+    modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]  # all, before anything is replaced
+    model.requires_grad_(False)
+    for site, module in zip(sites, modules, strict=True):
+        set_module(model, site.name, module)
+    return sites
+
+
+def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
+    """Put the frozen base modules back at the named sites (all if None), in place. ValueError: a site without LoRA."""
+    adapted = lora_modules(model)
+    for name in list(adapted) if names is None else names:
+        if name not in adapted:
+            raise ValueError(f"there is no LoRA of add_lora at {name}")
+        set_module(model, name, adapted[name].base)
+
+
+def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
+    """All LoRALinear modules by name, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def lora_sites(model: nn.Module) -> dict[Site, LoRALinear]:
+    """All LoRALinear modules by site, in the model's order."""
+    adapted = lora_modules(model)
+    return dict(zip(sites_of(model, list(adapted)), adapted.values(), strict=True))
+
+
+def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule called `name`."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

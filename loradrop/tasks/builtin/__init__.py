@@ -1,0 +1,1 @@
+"""The generated tasks: no files, no download."""

@@ -1,0 +1,1 @@
+"""The English that the generated tasks are made of."""

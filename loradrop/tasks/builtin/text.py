@@ -1,0 +1,44 @@
+"""Built-in generation tasks, made from a fixed seed out of the words of the built-in language: no download, no files.
+
+A fifth of the things, people and places never occurs in training rows, so that copying a word has to be learned, not the
+word. A training row has one of the right sentences, an evaluation row all of them.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradrop.tasks.base import Splits
+from loradrop.tasks.builtin.dialogues import DialogueGenerator
+from loradrop.tasks.builtin.labels import VALIDATION
+from loradrop.tasks.builtin.records import RecordGenerator
+from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
+
+MAKERS = {"mini_table2text": RecordGenerator, "mini_summary": DialogueGenerator}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniText(TextTask):
+    """A generated task; `name` picks the maker."""
+
+    train_size: int
+    validation_size: int
+    data_seed: int
+
+    def load(self, data: Path | None) -> Splits:
+        """Generate both splits; no source and no right answer occurs twice, in one split or in both."""
+        rng, seen = random.Random(f"{self.name} {self.data_seed}"), set()
+        train = [(source, rng.choice(texts)) for source, texts in self._entries(rng, True, self.train_size, seen)]
+        validation = self._entries(rng, False, self.validation_size, seen)
+        return Splits(training_rows(train, self.name), {VALIDATION: evaluation_rows(validation, self.name)})
+
+    def _entries(self, rng: random.Random, training: bool, size: int, seen: set[str]) -> list[Entry]:
+        make, entries = MAKERS[self.name](rng, training), []
+        while len(entries) < size:
+            source, texts = make()
+            if seen.isdisjoint((source, *texts)):
+                seen.update((source, *texts))
+                entries.append((source, texts))
+        return entries

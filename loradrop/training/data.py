@@ -1,0 +1,205 @@
+"""Tokenise once, batch by length: the loaders of a run.
+
+The order of a training epoch is a function of (seed, epoch) alone, so an interrupted run can go on inside an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from pyarrow import ArrowException
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from loradrop.sampling import stratified_sample
+from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
+from loradrop.tasks.text import IGNORED, LABELS
+
+POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
+LONG = 20_000  # rows whose tokenising takes long enough for a progress bar
+
+
+class LengthGroupedSampler(Sampler[list[int]]):
+    """Lists of row numbers of similar length, in an order that depends on (seed, epoch) only.
+
+    `skip` leaves out the first batches of the next epoch (resuming).
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, skip: int = 0) -> None:
+        self.lengths, self.batch_size, self.seed, self.skip = lengths, batch_size, seed, skip
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = random.Random(f"{self.seed}-{self.epoch}")
+        order = draw.sample(range(len(self.lengths)), len(self.lengths))
+        batches = []
+        for start in range(0, len(order), POOL * self.batch_size):
+            pool = sorted(order[start : start + POOL * self.batch_size], key=lambda row: -self.lengths[row])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        draw.shuffle(batches)
+        skip, self.skip = self.skip, 0
+        yield from batches[skip:]
+
+
+class Collator:
+    """Rows -> one batch, padded to its longest row on the tokenizer's side."""
+
+    def __init__(self, tokenizer: Any, is_regression: bool) -> None:
+        self.tokenizer, self.label_type = tokenizer, torch.float32 if is_regression else torch.int64
+
+    def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
+        rows = dict(rows)
+        labels = torch.tensor(rows.pop(LABEL), dtype=self.label_type)
+        return {**self.tokenizer.pad(rows, return_tensors="pt"), "labels": labels}
+
+
+class TextCollator:
+    """Rows -> one batch: prompts with targets padded on the right, prompts alone on the left, where generating starts."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.padding = tokenizer.pad_token_id
+
+    def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
+        ids = rows["input_ids"]
+        width = max(map(len, ids))
+
+        def padded(lists: list[list[int]], value: int, on_the_left: bool) -> Tensor:
+            missing = [[value] * (width - len(row)) for row in lists]
+            pairs = zip(missing, lists, strict=True) if on_the_left else zip(lists, missing, strict=True)
+            return torch.tensor([first + second for first, second in pairs])
+
+        on_the_left = LABELS not in rows
+        mask = padded([[1] * len(row) for row in ids], 0, on_the_left)
+        batch = {"input_ids": padded(ids, self.padding, on_the_left), "attention_mask": mask}
+        return batch if on_the_left else batch | {LABELS: padded(rows[LABELS], IGNORED, on_the_left)}
+
+
+class TaskData:
+    """A task's rows as token ids, and loaders over them."""
+
+    def __init__(
+        self,
+        task: Task,
+        splits: Splits,
+        tokenizer: Any,
+        max_length: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,  # speeds up copies to a GPU
+        cache: Path | None = None,
+        evaluation_batch_size: int | None = None,  # None: twice the batch size of training
+    ) -> None:
+        if max_length < task.shortest(tokenizer):
+            raise ValueError(
+                f"recipe.max_length must be at least {task.shortest(tokenizer)} for {task.name}, got {max_length}"
+            )
+        self.task, self.splits, self.seed = task, splits, seed
+        self.evaluation_batch_size = evaluation_batch_size
+        self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
+        self.collate = TextCollator(tokenizer) if task.generates else Collator(tokenizer, task.is_regression)
+        self.fingerprint = splits.fingerprint()
+        arguments = (task, tokenizer, max_length, cache and cache / self._cache_key(tokenizer, max_length))
+        self.train = _tokenise(splits.train, "train", *arguments)
+        self.evaluation = {name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()}
+        self.lengths = [len(ids) for ids in self.train["input_ids"]]
+        for name, rows in {TRAIN: self.train, **self.evaluation}.items():
+            splits.notes += task.notes(name, rows)
+
+    def _cache_key(self, tokenizer: Any, max_length: int) -> str:
+        """Stands for all that token ids depend on."""
+        if tokenizer.is_fast:
+            settings = json.loads(tokenizer.backend_tokenizer.to_str())
+            # these two are set by use
+            vocabulary = json.dumps({key: value for key, value in settings.items() if key not in ("truncation", "padding")})
+        else:
+            vocabulary = repr(tokenizer)
+        encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
+        special = json.dumps(tokenizer.special_tokens_map)  # which stand beside the vocabulary, at the ends of texts
+        parts = (self.fingerprint, encoder, *self.task.encoding, str(max_length), vocabulary, special)
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+    def of_rows(self, rows: Sequence[int]) -> TaskData:
+        """The same data with these rows as its training set."""
+        part = copy(self)
+        part.train = self.train.select(rows)
+        part.lengths = [self.lengths[row] for row in rows]
+        return part
+
+    def train_loader(self, skip: int = 0) -> DataLoader:
+        """Shuffled batches of the training set; the first epoch leaves out its first `skip` batches."""
+        return self._loader(self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seed, skip))
+
+    def ordered_train_loader(self) -> DataLoader:
+        """The training set once, in a fixed order (for measuring)."""
+        return self._loader(self.train, self._batches(_longest_first(self.lengths)))
+
+    def evaluation_loaders(self) -> list[DataLoader]:
+        """Each split once, in the order of `evaluation_order`."""
+        return [self._loader(self.evaluation[name], self._batches(self.evaluation_order(name))) for name in self.evaluation]
+
+    def evaluation_order(self, split: str) -> list[int]:
+        """The rows of a split in the order of its batches."""
+        return _longest_first([len(ids) for ids in self.evaluation[split]["input_ids"]])
+
+    def sample(self, ratio: float, seed: int) -> list[int]:
+        """Rows of a stratified sample of the training set: by the task's strata."""
+        return stratified_sample(self.task.strata(self.splits.train), ratio, seed)
+
+    def _batches(self, order: list[int]) -> list[list[int]]:
+        size = self.evaluation_batch_size or 2 * self.batch_size  # without gradients more fits
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+    def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
+        return DataLoader(
+            rows,
+            sampler=batches,
+            batch_size=None,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+        )
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    """So that a batch that does not fit the memory shows at once."""
+    return sorted(range(len(lengths)), key=lambda row: -lengths[row])
+
+
+def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None) -> Dataset:
+    """Token ids and labels; read from `cache` where they have been made before."""
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+    path = None if cache is None else cache / f"{name}.arrow"
+    known = path is not None and path.exists()
+    (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
+    try:
+        return rows.map(
+            task.encode,
+            batched=True,
+            remove_columns=[column for column in rows.column_names if column != LABEL],
+            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+            cache_file_name=path and str(path),
+            load_from_cache_file=cache is not None,
+            new_fingerprint=cache and f"{cache.name}{name}",
+            desc=f"tokenising {task.name} {name}",
+        )
+    except (ArrowException, OSError) as error:
+        if not known:
+            raise
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error

@@ -1,0 +1,86 @@
+"""The Lightning module of runs that answer with a text: trained on prompts and targets, scored on what it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, NoRepeatNGramLogitsProcessor
+
+from loradrop.training.module import RunModule
+from loradrop.training.recipe import Decoding
+
+
+class NoRepeatedNgrams(NoRepeatNGramLogitsProcessor):
+    """No n-gram comes twice among the tokens behind `start`, the width of the prompts.
+
+    transformers' own setting also forbids what stands in the prompt, and so the names that a text has to copy from it. In
+    the LoRA paper's search only the generated text counts (microsoft/LoRA, examples/NLG/src/gpt2_beam.py: `history`).
+    """
+
+    def __init__(self, size: int, start: int) -> None:
+        super().__init__(size)
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return super().__call__(input_ids[:, self.start :], scores)
+
+
+class GenerationModule(RunModule):
+    """Batches of prompts are padded on the left, so that all texts of a batch begin at the same position."""
+
+    def __init__(self, *args: Any, tokenizer: Any, decoding: Decoding, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer = tokenizer
+        self.no_repeat_ngram_size = decoding.no_repeat_ngram_size
+        # in the checkpoint's place, of which generate() would take all that is not set here, e.g. a repetition penalty
+        self.model.generation_config = GenerationConfig(
+            max_new_tokens=self.data.task.max_new_tokens,
+            num_beams=decoding.num_beams,
+            length_penalty=decoding.length_penalty,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        self.predictions: dict[str, list[str]] = {}  # of the epoch scored last, in the order of the split's rows
+        self.unended: dict[str, int] = {}  # texts of that epoch that reached max_new_tokens, by split
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        start, size = batch["input_ids"].shape[1], self.no_repeat_ngram_size
+        limits = [NoRepeatedNgrams(size, start)] if size else []
+        options = {"generation_config": self.model.generation_config, "logits_processor": limits}
+        sequences = self.model.generate(**batch, **options)[:, start:]
+        texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        unended = int((sequences != self.tokenizer.eos_token_id).all(dim=1).sum())
+        self.outputs.setdefault(self.split_name(dataloader_idx), []).append((texts, unended))
+
+    def collected(self) -> Mapping[str, tuple[Sequence[str], Sequence[list[str]]]]:
+        task, splits = self.data.task, self.data.splits.evaluation
+        self.predictions, self.unended = {}, {}
+        for split, batches in self.outputs.items():
+            texts = [text for batch, _ in batches for text in batch]
+            in_order = sorted(zip(self.data.evaluation_order(split), texts, strict=True))
+            self.predictions[split] = [task.decode(text) for _, text in in_order]
+            self.unended[split] = sum(unended for _, unended in batches)
+        return {split: (texts, splits[split]["references"][:]) for split, texts in self.predictions.items()}
+
+    def remembered(self) -> dict[str, Any]:
+        return super().remembered() | {"predictions": self.predictions, "unended": self.unended}
+
+    def notes(self) -> list[str]:
+        name, sizes = self.data.task.name, {split: len(rows) for split, rows in self.data.evaluation.items()}
+        return [
+            f"{name}: {count} of {sizes[split]} texts for {split} were cut off at task.max_new_tokens"
+            for split, count in self.best.get("unended", {}).items()
+            if count
+        ]
+
+    @torch.no_grad()
+    def on_validation_start(self) -> None:
+        self.model.config.use_cache = True
+
+    def on_validation_end(self) -> None:
+        self.model.config.use_cache = False
