@@ -171,7 +171,7 @@ def _():
 
     model = tiny_model()
     add_lora(model, rank=2, alpha=4)
-    share(model, select(uniform(model), k=1))
+    share(model, select(uniform(model), threshold=0.3))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         names = [name for name in load_file(Path(folder, "model.safetensors")) if name.endswith("query.lora_A")]

@@ -35,7 +35,7 @@ BIN = ("log10_from", "log10_to")
 KILLED = """
 import os, signal
 from experiments.run import main
-from loradrop.modules import RunModule
+from loradrop.training.module import RunModule
 
 step = RunModule.training_step
 
