@@ -15,7 +15,7 @@ STUDIES := prilora prilora_ablations $(filter-out figure%,$(DRAWN))
 mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experiment/$@.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
+.PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) check test lint format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +49,10 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
 	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.trainer loradrop.callbacks.lightning
 
-test: $(STAMP) lint ## style and tests
+check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP) ## style, and the types of what `import loradrop` offers
