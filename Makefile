@@ -18,7 +18,7 @@ STUDIES := prilora prilora_ablations $(filter-out figure%,$(DRAWN))
 mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experiment/$@.yaml))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
+.PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) check test lint format clean
 .PHONY: lock test-newest test-oldest
 
 help: ## list the targets
@@ -64,7 +64,10 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
 
-test: $(STAMP) lint ## style and tests
+check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -m pytest -n 2
 
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest

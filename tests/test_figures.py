@@ -29,6 +29,7 @@ def given(name):
     return {key: value for key, value in SPECS[name].items() if key != "kind"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SPECS if SPECS[name]["kind"] not in MEASURED])
 def test_every_figure_can_be_drawn(name, tmp_path):
     result_files.write(tmp_path, f"experiment={name}")

@@ -89,6 +89,7 @@ def greedy(model, ids, eos, size=0, most=6):
     return made
 
 
+@pytest.mark.slow
 def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
     overrides = ["task.max_new_tokens=24", "decoding.no_repeat_ngram_size=2", "recipe.epochs=1"]
     config = composed(models, tmp_path, "method=lora", *overrides)
@@ -153,6 +154,7 @@ def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tm
     assert all(mask.tolist() == sorted(mask.tolist()) for mask in prompts["attention_mask"])
 
 
+@pytest.mark.slow
 def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "time", Clock)
     step = module.RunModule.training_step

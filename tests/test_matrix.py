@@ -21,6 +21,8 @@ from experiments.runner.record import save_tensors
 from loradrop.backbones import freeze_encoder
 from loradrop.methods.base import Method, load_values
 
+pytestmark = pytest.mark.slow
+
 METHODS = sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml"))
 # for models of three layers, 32 wide
 SMALL = {

@@ -52,6 +52,7 @@ def test_frozen_weights():
     assert saved == pytest.approx(linear * (4 - 4.127 / 8), rel=0.001)
 
 
+@pytest.mark.slow
 def test_the_command_prints_steps_and_memory():
     done = run_module("experiments.estimate", "task=mini_sentiment", "method=lora,full")
     assert done.returncode == 0, done.stderr
@@ -86,6 +87,7 @@ def test_lora_on_four_bits(tmp_path):
     assert layer.lora_B.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_at_hand_has_its_published_shape():
     done = run_module(
         "experiments.estimate", "backbone=llama2_7b", "task=mini_table2text", "method=lora", "paths.models=null"

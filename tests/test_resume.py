@@ -13,6 +13,8 @@ from experiments.runner.trainer import CHECKPOINT
 from experiments.runner.training import fit
 from loradrop.training.module import SequenceModule
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4  # of an epoch; there are two
 
 

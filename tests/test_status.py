@@ -54,6 +54,7 @@ def test_the_status_counts_and_names_what_is_left(half):
     assert not shared or f"table1 ({len(shared)})" in shown.stdout
 
 
+@pytest.mark.slow
 def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     outputs, _ = half
     shown = run_module("experiments.status", "table7", *NARROWED, outputs=outputs)
@@ -65,6 +66,7 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     assert "> 4 min" in known.stdout  # four of RTE's are like a finished one, five of MRPC's are like none
 
 
+@pytest.mark.slow
 def test_all_experiments_have_a_line(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -99,6 +101,7 @@ def test_results_can_be_looked_at_without_the_right_to_write(tmp_path, monkeypat
     assert not is_locked(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_status_fits_a_narrow_terminal(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path, COLUMNS="80").stdout
     assert "…" not in shown and "left" in shown and "learning_rate_sensitivity" in shown
@@ -122,6 +125,7 @@ def test_a_folder_is_one_process_at_a_time(tmp_path):
     assert order == ["first", "other"] and not is_locked(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_plan_is_what_hydra_composes_one_by_one():
     configs = sweep.expand_sweep(["experiment=learning_rate_sensitivity", "task=rte"])
     assert len(configs) == 144
@@ -155,6 +159,7 @@ def test_a_key_that_is_null_changes_no_id(tmp_path):
     assert run_id(config) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_heads_say_what_they_must(name):
     found = item(name)
@@ -171,6 +176,7 @@ def test_heads_say_what_they_must(name):
     assert found.mini or not published_or_studied
 
 
+@pytest.mark.slow
 def test_the_list_of_experiments_is_up_to_date(tmp_path, monkeypatch):
     before = catalog.README.read_text()
     monkeypatch.setattr(catalog, "EXPERIMENTS", tmp_path)

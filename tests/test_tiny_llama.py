@@ -24,6 +24,8 @@ from experiments.config.validation import instantiate_group
 from experiments.runner.execution import run
 from experiments.score import export, predictions
 
+pytestmark = pytest.mark.slow
+
 MODEL = ASSETS / "tiny_llama"
 RECORD = json.loads((Path(CONF).parent / "experiments/builtin_models/tiny_llama/record.json").read_text())
 TASKS = ("mini_table2text", "mini_summary")

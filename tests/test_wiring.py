@@ -17,6 +17,8 @@ from experiments.runner.training import fit
 from loradrop.methods.base import Method
 from loradrop.training.module import SequenceModule
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["task.train_size=96", "task.validation_size=48", "recipe.batch_size=16", "recipe.epochs=3"]
 QUICK = ["trainer.num_threads=1", "trainer.progress_bar=false", "paths.models=null", "paths.data=null"]
 STEPS = 18
