@@ -30,12 +30,12 @@ class RunProbe:
 
     def __init__(self, components: RunComponents, folder: Path) -> None:
         self.components, self.folder = components, folder
-        self.seed: int = components.config.seed
+        self.seeds = components.seeds
         self.steps = components.steps
         self.cached: bool | None = None
 
     def sample(self, ratio: float) -> Sequence[int]:
-        return self.components.data.sample(ratio, self.seed)
+        return self.components.data.sample(ratio)
 
     def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
         components = self.components
@@ -70,7 +70,7 @@ class RunProbe:
         shared = {key: config[key] for key in ("backbone", "task", "seed")}
         key = {**shared, "recipe": recipe, "trainer": trainer, "stage1": dict(settings)}
         key |= {"data": self.components.data.fingerprint, "weights": self.components.weights, "version": STAGE1_VERSION}
-        names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seed}"
+        names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seeds.run}"
         folder = self.folder / f"{names}-{digest(key)}"
         with run_lock(folder):  # runs side by side wait for the first one's measurement
             self.cached = (folder / "importance.json").exists()

@@ -45,7 +45,7 @@ def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
     """For what other processes carry out; what they leave unfinished is carried out here."""
     for planned in frame[frame.status == results.RUNNING].itertuples():
         try:
-            run(as_config(planned.config, **paths), planned.id)
+            run(as_config(planned.config, **paths))
         except UserError as error:
             console.error(str(error))
 
