@@ -187,7 +187,7 @@ def _check_keys(node: DictConfig, name: str = "") -> None:
         if dataclasses.is_dataclass(OmegaConf.get_type(node, key)):
             _check_keys(node[key], f"{name}{key}.")
     for key in known:
-        if key not in node:
+        if key not in node.keys():  # noqa: SIM118 (`in node` is False for a key without a value)
             raise ValueError(f"{name}{key} is missing")
 
 
