@@ -68,7 +68,7 @@ def test_a_plan_reads_and_is_kept(batch, tmp_path):
     model = tiny_model()
     loradrop.add_lora(model, rank=4)
     train_b(model)
-    plan = loradrop.select(loradrop.measure(model, [batch]), budget=0.7)
+    plan = loradrop.select(loradrop.measure(model, [batch]), parameter_ratio=0.7)
     plan.save(tmp_path / "plan.json")
     assert loradrop.SharingPlan.load(tmp_path / "plan.json") == plan
     assert f"{plan.parameters:,} of LoRA's {plan.lora_parameters:,} parameters" in str(plan)

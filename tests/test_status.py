@@ -165,7 +165,7 @@ def test_heads_say_what_they_must(name):
     configs = sweep.run_configs([f"experiment={name}"])
     assert found.fields["Runs"].split(",")[0] == str(len(configs))
     mini = sweep.run_configs([f"experiment={name}", *found.mini])
-    assert all(config["backbone"]["name"].startswith(("tiny_", "minilm")) for config in mini)
+    assert all(config["backbone"]["name"].startswith(("tiny_", "all_minilm")) for config in mini)
     assert len({config["id"] for config in mini}) == len(mini)
     published_or_studied = name in published() or name.startswith("figure")
     assert found.mini or not published_or_studied

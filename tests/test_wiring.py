@@ -84,7 +84,7 @@ class Spy(Method):
 
 @pytest.mark.parametrize(("settled_from", "earliest"), [(0, 1), (7, 2), (STEPS, 3)])
 def test_penalty_steps_and_epochs_that_count(tmp_path, settled_from, earliest):
-    components = RunComponents(check(composed(tmp_path, "method=head", "recipe.max_grad_norm=null")))
+    components = RunComponents(check(composed(tmp_path, "method=linear_probe", "recipe.max_grad_norm=null")))
     components.method = Spy(settled_from)
     components.method.install(components.model)
     module, _ = fit(components, tmp_path, None, RunProbe(components, tmp_path / "stage1"))
@@ -119,7 +119,7 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
 
 
 def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gradients(tmp_path):
-    components = RunComponents(check(composed(tmp_path, "method=head")))
+    components = RunComponents(check(composed(tmp_path, "method=linear_probe")))
     probe = RunProbe(components, tmp_path)
     components.device = torch.device("meta")
     sizes = {gradients: [len(b["labels"]) for b in probe.batches(range(64), gradients)] for gradients in (True, False)}
