@@ -22,6 +22,7 @@ from experiments.common import console
 from experiments.config.errors import FULL_ERROR, TRACEBACKS
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
+from experiments.results import printing
 from experiments.runner.execution import run
 
 
@@ -41,9 +42,9 @@ def carry_out(config: DictConfig) -> None:
     if outcome.result is None:
         console.info(f"{outcome.id} is left to the process that carries it out")
     elif sweeping:
-        console.run_line(outcome.result, again=outcome.again)
+        printing.run_line(outcome.result, again=outcome.again)
     else:
-        console.summary(outcome.result, outcome.folder, again=outcome.again)
+        printing.summary(outcome.result, outcome.outputs, again=outcome.again)
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.precision import AUTO
 from loradrop.seeds import Seeds
 from loradrop.training.recipe import Decoding, Recipe
 
@@ -105,8 +106,9 @@ def check_values(config: DictConfig) -> None:
             raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
     for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
         if settings[key] not in allowed:
+            known = [*allowed, AUTO] if key == "precision" else allowed
             raise ValueError(
-                f"trainer.{key} must be one of {', '.join(allowed)}, got '{settings[key]}'"
+                f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'"
             )
     for key in ("models", "data"):
         folder = config.paths[key]
@@ -144,8 +146,7 @@ def _check_together(built: BuiltConfig) -> None:
     task, method = built.task, built.method
     if task.generates and built.decoding is None:
         raise ValueError(
-            f"task {task.name} generates text: add decoding=greedy or decoding=beam, "
-            f"or conf/decoding/{task.name}.yaml"
+            f"task {task.name} generates text: add decoding=greedy or decoding=beam, or conf/decoding/{task.name}.yaml"
         )
     if built.decoding is not None and not task.generates:
         raise ValueError(f"task {task.name} has labels and generates nothing: leave decoding out")

@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from experiments import results
 from experiments.common import console
 from experiments.common.files import LOCK, check_writable, run_lock
+from experiments.results import Result
 
 
 class Owner(Enum):
@@ -27,7 +27,7 @@ class Claim:
     """The answer of `claim_run`, with the result of a finished run."""
 
     owner: Owner
-    result: Any = None
+    result: Result | None = None
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
         OSError: The result could not be written.
         UserError: The result file is damaged.
     """
-    if (result := finished_result(outputs, id)) is not None:
+    if (result := results.finished_result(outputs, id)) is not None:
         yield Claim(Owner.NOBODY, result)
         return
     folder = results.run_folder(outputs, id)
@@ -58,7 +58,9 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
             own = stack.enter_context(run_lock(folder))
         if not own:
             yield Claim(Owner.OTHER)
-        elif (result := finished_result(outputs, id)) is not None:  # by the process waited for
+        elif (
+            result := results.finished_result(outputs, id)
+        ) is not None:  # by the process waited for
             yield Claim(Owner.NOBODY, result)
         else:
             try:
@@ -66,12 +68,6 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
             except BaseException:
                 _remove_unused(folder, made)
                 raise
-
-
-def finished_result(outputs: str, id: str) -> Any:
-    """The result of a finished run; None for any other."""
-    result = results.read(outputs, id)
-    return result if result is not None and result["status"] == results.FINISHED else None
 
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:

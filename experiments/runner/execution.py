@@ -16,8 +16,10 @@ from experiments import results
 from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.identity import run_id
+from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
 from experiments.config.validation import build, check_values
+from experiments.results import Failure, Result
 from experiments.runner.claim import Owner, claim_run
 from experiments.runner.loggers import RunInfo, finishing, log_result
 
@@ -32,8 +34,8 @@ class Outcome:
     """What became of a run."""
 
     id: str
-    folder: Path
-    result: Any  # None: another process carries the run out
+    outputs: str
+    result: Result | None  # None: another process carries the run out
     again: bool  # whether it was finished before
 
 
@@ -48,39 +50,41 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
         UserError: A mistake in the config or its surroundings, or a failed run.
     """
     with _one_line("the config"):
+        note = resolve_precision(config)
         check_values(config)
         id = run_id(config)
     outputs = config.paths.outputs
-    folder = results.run_folder(outputs, id)
     with _one_line(id), claim_run(outputs, id, wait) as claim:
         if claim.owner is not Owner.YOU:
-            return Outcome(id, folder, claim.result, again=claim.result is not None)
-        return Outcome(id, folder, _carry_out(config, id, folder), again=False)
+            return Outcome(id, outputs, claim.result, again=claim.result is not None)
+        console.started(id)
+        if note is not None:
+            console.info(note)
+        return Outcome(id, outputs, _carry_out(config, id), again=False)
 
 
 @finishing()
-def _carry_out(config: DictConfig, id: str, folder: Path) -> Any:
+def _carry_out(config: DictConfig, id: str) -> Result:
     """Set a claimed run up, train it, and write the result or the training's error."""
-    console.started(id)
     built = build(config)
-    from experiments.runner.components import (
-        RunComponents,
-    )  # Transformers' seconds come after build's errors
+    # not above: transformers takes seconds, which a mistake in the config need not wait for
+    from experiments.runner.components import RunComponents
     from experiments.runner.environment import record
 
     components = RunComponents(built)
+    folder = results.run_folder(config.paths.outputs, id)
     logger = built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
     try:
         return _train(components, folder, logger, facts)
     except Exception as error:
-        message = f"failed: {type(error).__name__}: {error}"
+        message = f"{id} failed: {type(error).__name__}: {error}"
         try:
-            failure = {"status": results.FAILED, "error": traceback.format_exc()}
-            results.write(config.paths.outputs, facts | failure)
+            failure = Failure(**facts, error=traceback.format_exc())
+            results.write(config.paths.outputs, failure)
         except OSError as full:
-            raise UserError(f"{id} {message}; nor could that be recorded: {full}") from error
-        raise UserError(f"{id} {message} (traceback in {folder / 'result.json'})") from error
+            raise UserError(f"{message}; nor could that be recorded: {full}") from error
+        raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
 
 
 @contextmanager
@@ -95,9 +99,7 @@ def _one_line(subject: str) -> Iterator[None]:
         raise UserError(f"{subject}: {name}{' '.join(str(error).split())}") from error
 
 
-def _train(
-    components: RunComponents, folder: Path, logger: Any, facts: dict[str, Any]
-) -> dict[str, Any]:
+def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str, Any]) -> Result:
     from experiments.runner import training
     from experiments.runner.probe import RunProbe
     from experiments.runner.record import describe, save
@@ -110,7 +112,7 @@ def _train(
     module, speed = training.fit(components, folder, logger, probe)
     save(components, module, folder)
     times = {"seconds": components.seconds, "stage1_cached": probe.cached}
-    result = facts | describe(components, module) | speed | times | {"status": results.FINISHED}
+    result = Result(**facts, **describe(components, module), **speed, **times)
     results.write(components.config.paths.outputs, result)
     log_result(result)
     (folder / CHECKPOINT).unlink(missing_ok=True)

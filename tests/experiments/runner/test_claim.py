@@ -10,14 +10,14 @@ import pytest
 from experiments.runner import claim
 from experiments.runner.claim import Owner, claim_run
 
-FINISHED = {"status": "finished"}
+FINISHED = "the result"
 
 
 @pytest.fixture
 def stored(monkeypatch):
     """Results by id, in place of files."""
     found: dict[str, dict] = {}
-    monkeypatch.setattr(claim.results, "read", lambda outputs, id: found.get(id))
+    monkeypatch.setattr(claim.results, "finished_result", lambda outputs, id: found.get(id))
     return found
 
 
@@ -28,9 +28,7 @@ def test_a_finished_run_is_answered_without_a_lock(tmp_path, stored):
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("before", [None, {"status": "failed"}])
-def test_a_run_is_one_process_s_at_a_time(tmp_path, stored, before):
-    stored["a"] = before
+def test_a_run_is_one_process_s_at_a_time(tmp_path, stored):
     with claim_run(tmp_path, "a") as first:
         with claim_run(tmp_path, "a", wait=False) as second:
             assert (first.owner, second.owner) == (Owner.YOU, Owner.OTHER)
