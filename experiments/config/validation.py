@@ -89,7 +89,7 @@ def check_values(config: DictConfig) -> None:
         ValueError, FileNotFoundError: A mistake in the config, as one line that names the key.
     """
     _check_keys(config)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     for group in NAMED:
         _check_group(group, plain[group])
     OmegaConf.to_object(config.recipe)
@@ -132,8 +132,8 @@ def build(config: DictConfig) -> BuiltConfig:
     for group in NAMED:
         _check_target(group, config[group])
         objects[group] = instantiate_group(group, config[group])
-    recipe: Recipe = OmegaConf.to_object(config.recipe)
-    decoding: Decoding | None = config.decoding and OmegaConf.to_object(config.decoding)
+    recipe: Any = OmegaConf.to_object(config.recipe)
+    decoding: Any = config.decoding and OmegaConf.to_object(config.decoding)
     built = BuiltConfig(
         config=config, recipe=recipe, decoding=decoding, make_logger=make_logger, **objects
     )
@@ -181,8 +181,9 @@ def _path(folder: str | None) -> Path | None:
 
 def _check_keys(node: DictConfig, name: str = "") -> None:
     """Hydra takes `+key=value` for any key; one that nothing reads would change the id alone."""
-    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(node))]
-    for key in node:
+    schema: Any = OmegaConf.get_type(node)
+    known = [field.name for field in dataclasses.fields(schema)]
+    for key in map(str, node):
         if key not in known:
             raise ValueError(f"{name}{key}: there is no such key.{did_you_mean(key, known)}")
         if dataclasses.is_dataclass(OmegaConf.get_type(node, key)):
@@ -220,7 +221,7 @@ def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 def _check_target(group: str, config: DictConfig) -> None:
     """Check a node's keys and types against the constructor that its `_target_` names."""
-    node = OmegaConf.to_container(config, resolve=True)
+    node: Any = OmegaConf.to_container(config, resolve=True)
     target = node.pop("_target_")
     try:
         called = get_object(target)

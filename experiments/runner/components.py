@@ -61,7 +61,7 @@ class RunComponents:
                 self.config.trainer.num_workers,
                 self.device.type == "cuda",
                 Path(self.config.paths.cache) / "tokens",
-                self.decoding and self.decoding.batch_size,
+                None if self.decoding is None else self.decoding.batch_size,
             )
         self.steps = len(self.data.train_loader()) * self.recipe.epochs  # of the optimiser
         self.method.check_steps(self.steps)

@@ -111,7 +111,7 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     probe = RunProbe(components, Path(components.config.paths.cache) / "stage1")
     module, speed = training.fit(components, folder, logger, probe)
     save(components, module, folder)
-    times = {"seconds": components.seconds, "stage1_cached": probe.cached}
+    times: dict[str, Any] = {"seconds": components.seconds, "stage1_cached": probe.cached}
     result = Result(**facts, **describe(components, module), **speed, **times)
     results.write(components.config.paths.outputs, result)
     log_result(result)
