@@ -21,6 +21,7 @@ from experiments.config.schema import UserError
 from experiments.config.validation import build, check_values
 from experiments.results import Failure, Result
 from experiments.runner.claim import Owner, claim_run
+from experiments.runner.fingerprints import difference, remember
 from experiments.runner.loggers import RunInfo, finishing, log_result
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
         id = run_id(config)
     outputs = config.paths.outputs
     with _one_line(id), claim_run(outputs, id, wait) as claim:
+        if claim.result is not None and (changed := difference(config, claim.result)):
+            raise UserError(changed)
         if claim.owner is not Owner.YOU:
             return Outcome(id, outputs, claim.result, again=claim.result is not None)
         console.started(id)
@@ -72,6 +75,7 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     from experiments.runner.environment import record
 
     components = RunComponents(built)
+    remember(config, components.data.fingerprint)
     folder = results.run_folder(config.paths.outputs, id)
     logger = built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
