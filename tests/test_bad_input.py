@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config.identity import run_id
 from experiments.config.schema import CONF, UserError
 from experiments.runner.execution import run
 from experiments.runner.restore import restore
@@ -60,7 +59,7 @@ def attempt(overrides: list[str], outputs: Path) -> str:
         except (HydraException, OmegaConfBaseException) as error:
             return str(error)
     with pytest.raises(UserError) as caught:
-        run(config, run_id(config))
+        run(config)
     return str(caught.value)
 
 

@@ -9,6 +9,7 @@ import torch
 from conftest import run_module, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments.config.validation import check
 from experiments.estimate import frozen_bytes, kept_for_backward
 from loradrop.backbones import Backbone
 from loradrop.lora.inject import add_lora
@@ -79,7 +80,7 @@ def test_lora_on_four_bits(tmp_path):
 
     save_model(tmp_path / "models")
     config = composed(tmp_path / "models", tmp_path, "method=lora", "backbone.quantization=nf4")
-    model = RunComponents(config).model
+    model = RunComponents(check(config)).model
     layer = model.model.layers[0].self_attn.q_proj
     assert type(layer.base).__name__ == "Linear4bit" and layer.lora_A.dtype == torch.float32
     ids = torch.randint(3, 60, (2, 8))

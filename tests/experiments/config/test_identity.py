@@ -89,8 +89,12 @@ def test_what_can_change_a_number_changes_the_id(plain, key, value):
 
 def test_nested_objects_are_known_by_their_class_alone(plain):
     nested = changed(plain, "method.nested", [{"_target_": "a.b.Class", "x": 1}])
-    assert run_id(nested) == run_id(changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}]))
-    assert run_id(nested) != run_id(changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}]))
+    assert run_id(nested) == run_id(
+        changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}])
+    )
+    assert run_id(nested) != run_id(
+        changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}])
+    )
 
 
 def test_an_identity_names_no_module_and_no_place(plain):
@@ -106,7 +110,12 @@ def test_a_composed_config_and_its_plain_form_have_one_id(plain):
 
 def test_stage_1_is_shared_over_methods_and_epochs(plain):
     one = stage1_id(plain, data="d")
-    for key, value in (("method.name", "x"), ("method._target_", "y.Z"), ("recipe.epochs", 9), ("task.url", "z")):
+    for key, value in (
+        ("method.name", "x"),
+        ("method._target_", "y.Z"),
+        ("recipe.epochs", 9),
+        ("task.url", "z"),
+    ):
         assert stage1_id(changed(plain, key, value), data="d") == one
     assert stage1_id(plain, data="other") != one
     assert stage1_id(changed(plain, "trainer.precision", "16-mixed"), data="d") != one
