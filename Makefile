@@ -62,7 +62,7 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
 
 docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
-	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.base.trainer loradrop.callbacks.base.lightning
+	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.trainer loradrop.callbacks.lightning
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2

@@ -79,7 +79,7 @@ def _details(frame: pd.DataFrame, ids: dict[str, set[str]], name: str) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
         console.info(f"running: {run.id}")
     for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
-        console.error(f"{run.status}: {run.id}: {console.first_line(run.result['error'])}")
+        console.error(f"{run.status}: {run.id}: {console.first_line(run.error)}")
     left = set(frame[frame.status != results.FINISHED].id)
     shared = {other: len(left & there) for other, there in ids.items() if other != name and left & there}
     if shared:

@@ -168,7 +168,7 @@ def test_every_task_has_its_score(name):
     texts = ["so there are 12 of them, all in all", "and here are 5"]
     assert task.score_texts([task.decode(f" {text}\n") for text in texts], [[text] for text in texts])[task.primary] == 1
     wrong = make(name, primary="matthews_correlation")
-    with pytest.raises(ValueError, match=r"task\.primary: loradrop\.text_metrics.* gives .*, not 'matthews_correlation'"):
+    with pytest.raises(ValueError, match=r"task\.primary: loradrop\.metrics\.text.* gives .*, not 'matthews_correlation'"):
         wrong.check_metric()
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
+from helpers.methods import COMMON, installed, prilora, randomise, sparse, vera
 from peft import VeraConfig, get_peft_model
-from relatives import COMMON, installed, prilora, randomise, sparse, vera
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from loradrop.importance.measurement import measure

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from relatives import installed, prilora, randomise
+from helpers.methods import installed, prilora, randomise
 
 from loradrop.lora.inject import lora_modules, lora_sites
 from loradrop.methods.prilora import keep_largest, linear_ranks

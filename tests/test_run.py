@@ -176,13 +176,13 @@ def test_a_damaged_checkpoint_costs_its_training_alone(sweep, tmp_path):
 def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(sweep):
     frame = experiments.results.frames.load([*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True)
     assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
-    changed = json.loads(json.dumps(frame.result.iloc[1]))
+    changed = frame.result.iloc[1].model_copy(deep=True)
     frame.at[frame.index[1], "result"] = changed
-    changed["config"] |= {"wait": False, "save_weights": False}  # which change no number
+    changed.config.update(wait=False, save_weights=False)  # which change no number
     assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
-    changed["config"]["method"]["rank"] = 4
+    changed.config["method"]["rank"] = 4
     table = experiments.results.frames.over_seeds(frame)
-    kept = [result["plan"]["kept"] for result in frame.result[2:]]
+    kept = [result.plan.kept for result in frame.result[2:]]
     means = {kind: sum(len(layers[kind]) for layers in kept) / 2 for kind in ("query", "value")}
     assert list(table.kept) == ["-", "-", f"query {means['query']:.1f}, value {means['value']:.1f}"]
     assert list(table.setting) == ["method.rank=8", "method.rank=4", ""] and list(table.seeds) == [1, 1, 2]
@@ -229,7 +229,7 @@ def test_table_and_figure_of_an_experiment(sweep):
     assert table.returncode == 0, table.stderr
     text = (outputs / "tables" / "demo.md").read_text()
     lora = [results(outputs)[f"lora-s{seed}"]["metrics"]["last"]["accuracy"] for seed in (0, 1)]
-    assert f"{50 * sum(lora):.1f}" in text and "from 4 result files" in text and "64 rows of validation" in text
+    assert f"{50 * sum(lora):.1f}" in text and "from 4 results in" in text and "64 rows of validation" in text
     figure = run_module("experiments.figure", *narrowed, outputs=outputs)
     assert figure.returncode == 0, figure.stderr
     assert (outputs / "figures" / "demo.png").read_bytes().startswith(b"\x89PNG")

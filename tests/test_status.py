@@ -6,9 +6,9 @@ import random
 import re
 import threading
 
-import made_up
 import pytest
 from conftest import run_module
+from helpers import result_files
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -30,13 +30,13 @@ def half(tmp_path):
     """Of ten runs of Table 7 six are finished, one is failed, one running, two are missing."""
     overrides = ("experiment=table7", *NARROWED)
     configs = sweep.run_configs(overrides)
-    made_up.write(tmp_path, *overrides, leave=lambda config: config in configs[6:])
+    result_files.write(tmp_path, *overrides, leave=lambda config: config in configs[6:])
     try:
         raise ValueError("the head of it\nand more")
     except ValueError:
         import traceback
 
-        made_up.fail(tmp_path, configs[6], traceback.format_exc())
+        result_files.fail(tmp_path, configs[6], traceback.format_exc())
     return tmp_path, configs
 
 
@@ -60,7 +60,7 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     assert "4 min" in shown.stdout  # four runs of a minute
     nothing = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "empty")
     assert nothing.returncode == 0 and "?" in nothing.stdout
-    made_up.write(outputs / "rte", "experiment=table7", "task=rte", "seed=0", "method=lora_drop")
+    result_files.write(outputs / "rte", "experiment=table7", "task=rte", "seed=0", "method=lora_drop")
     known = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "rte")
     assert "> 4 min" in known.stdout  # four of RTE's are like a finished one, five of MRPC's are like none
 

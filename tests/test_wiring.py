@@ -101,7 +101,7 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
     config = composed(tmp_path, f"method={method}", "task.train_size=64", "recipe.epochs=1")
     id = run_id(config)
     result = run(config, id)
-    assert expected in (None, result["parameters"]["adapter"])
+    assert expected in (None, result.parameters.adapter)
     model, _, again = restore(id, tmp_path)
     assert again == result and not model.training
     components = RunComponents(config)
@@ -111,7 +111,7 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
             labels = batch.pop("labels")
             right += int((model(**batch).logits.argmax(-1) == labels).sum())
             rows += len(labels)
-    assert right / rows == result["metrics"]["best"]["accuracy"]
+    assert right / rows == result.metrics.best.scores["accuracy"]
     monkeypatch.setattr("loradrop.backbones.Backbone.fingerprint", lambda *_: "others")
     with pytest.raises(ValueError, match=r"loradrop/tiny_roberta are others than those of the run"):
         restore(id, tmp_path)

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.common.files import atomic_write
-from experiments.config import schema
+from experiments.config import identity, schema
 from experiments.config.identity import digest, run_id
 from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
@@ -137,7 +137,7 @@ def _choices(override: Override) -> list[str]:
 
 def _content() -> str:
     """Stands for all that a plan is made from: the files of conf/ and the schema's."""
-    files = [*sorted(Path(CONF).rglob("*.yaml")), Path(schema.__file__), Path(recipe.__file__), Path(__file__)]
+    files = [*sorted(Path(CONF).rglob("*.yaml")), *(Path(m.__file__) for m in (schema, identity, recipe)), Path(__file__)]
     content = hashlib.sha256()
     for file in files:
         content.update(f"{file.parent.name}/{file.name}".encode() + file.read_bytes())

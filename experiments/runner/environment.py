@@ -28,7 +28,7 @@ def record(config: DictConfig, id: str) -> dict[str, Any]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     config = OmegaConf.to_container(config, resolve=True)
     del config["paths"]  # of one machine, and no part of what was run
-    return {"schema": 1, "id": id, "started": started, "config": config, **environment()}
+    return {"id": id, "started": started, "config": config, **environment()}
 
 
 def environment() -> dict[str, Any]:

@@ -22,7 +22,7 @@ QUESTION, ANSWER = "question", "answer"
 
 @dataclass(frozen=True, kw_only=True)
 class Gsm8k(OfficialTask):
-    """Word problems; loradrop.metrics.labels.text.FinalAnswer finds the number in what is generated."""
+    """Word problems; loradrop.metrics.text.FinalAnswer finds the number in what is generated."""
 
     config: str  # name of the configuration on the Hub
     hub_id: str
