@@ -61,8 +61,8 @@ $(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
 	$(if $(filter figure%,$@),,$(RUN).table $@ $(mini) $(ARGS))
 	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
 
-docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
-	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.trainer loradrop.callbacks.lightning
+docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
 
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2
