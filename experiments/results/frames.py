@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.files import is_locked
-from experiments.config.catalog import item
+from experiments.config.catalog import experiment
 from experiments.config.identity import NOT_IN_HASH, NOT_IN_TRAINER_HASH
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of, run_configs
@@ -35,7 +35,7 @@ def load(
     measured are missing. FileNotFoundError, with the command that makes them, where no finished run is there to be had.
     """
     if isinstance(overrides, str):
-        overrides = [f"experiment={overrides}", *(item(overrides).mini if mini else [])]
+        overrides = experiment(overrides).overrides(mini)
     overrides = list(overrides)
     folder = outputs or outputs_of(overrides)
     rows = []
