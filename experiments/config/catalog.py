@@ -54,7 +54,7 @@ class Experiment:
             UserError: If it has no mini form.
         """
         if mini and not self.mini:
-            raise UserError(f"{self.name} has no mini form (experiments/catalog.yaml)")
+            raise UserError(f"{self.name} has no mini form; leave it out")
         return [f"experiment={self.name}", *(self.mini if mini else ())]
 
 
