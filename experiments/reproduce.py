@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from experiments import figure, table
 from experiments.cli import Options, guarded, parse
@@ -57,13 +58,7 @@ def carry_out(overrides: list[str]) -> int:
         KeyboardInterrupt: If Ctrl-C was pressed, after the process has ended: the terminal tells both.
     """
     process = subprocess.Popen([sys.executable, "-m", "experiments.run", *overrides])
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        process.terminate()  # of a job that is cancelled: no run goes on behind its back
-        process.wait()
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = signal.signal(signal.SIGTERM, _cancel)
     interrupted = False
     try:
         while True:
@@ -74,9 +69,16 @@ def carry_out(overrides: list[str]) -> int:
                 interrupted = True  # it ends by itself, once it has said what was interrupted
     finally:
         signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:  # this process is told to end: no run goes on behind its back
+            process.terminate()
+            process.wait()
     if interrupted:
         raise KeyboardInterrupt
     return status
+
+
+def _cancel(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # as shells report it
 
 
 if __name__ == "__main__":

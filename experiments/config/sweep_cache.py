@@ -29,11 +29,10 @@ def load_sweep(overrides: list[str]) -> list[dict[str, Any]] | None:
     """The remembered configs of a sweep; None if there are none, or a file that they were made from has changed."""
     try:
         content = json.loads(_path(overrides).read_text())
-        sources, configs = content["sources"], content["configs"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        current = all(_fingerprint(source) == digest for source, digest in content["sources"].items())
+        return content["configs"] if current else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
         return None
-    current = all(_fingerprint(source) == digest for source, digest in sources.items())
-    return configs if current else None
 
 
 def save_sweep(overrides: list[str], sources: dict[str, str | None], configs: list[dict[str, Any]]) -> None:
