@@ -34,10 +34,9 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
         raise UserError(f"{folder} holds something already; name a folder that is empty or not there yet")
     try:
         model, tokenizer, result = restore(id, outputs, models)
-        method, backbone = (result["config"][group] for group in ("method", "backbone"))
         if not lora_modules(model):
-            raise ValueError(f"the run {id} has no LoRA to export: its method is {method['name']}")
-        model.config._name_or_path = backbone["hub_id"]  # instead of the place where its files lie on this machine
+            raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
+        model.config.name_or_path = result.config["backbone"]["hub_id"]  # not where its files lie here
         if form == MERGED:
             merge(model).save_pretrained(folder)
             text = f"{folder}: an ordinary {type(model).__name__}"

@@ -125,7 +125,7 @@ def _instances(cell: Cell, method: LoRADrop, model: nn.Module) -> tuple[list[int
     for n in range(len(importance.parameters), len(sizes) + 1):  # from one shared LoRA for each module type on
         if cell.matches(n * sizes[0]):
             model = cell.installed(method)
-            share(model, select(importance, budget=n / len(sizes), jointly=True))
+            share(model, select(importance, parameter_ratio=n / len(sizes), across_module_types=True))
             counts[n] = parameter_counts(model)["adapter"]
     numbers = " or ".join(map(str, counts)) or "no number"
     note = f"n = {numbers} of {len(sizes)} LoRAs of {sizes[0]:,} each, kept and shared. {cell.note}"

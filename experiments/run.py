@@ -16,11 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments import results
 from experiments.common import console
 from experiments.config.identity import run_id
+from experiments.config.precision import resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
+from experiments.results import printing
 from experiments.runner.execution import finished, run
 
 
@@ -28,16 +29,18 @@ from experiments.runner.execution import finished, run
 def main(config: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        precision = resolve_precision(config)
         id = run_id(config)
-        folder = results.run_folder(config.paths.outputs, id)
         known = finished(config, id)
+        if precision is not None and known is None:
+            console.info(precision)
         result = known or run(config, id, wait=not sweeping)
         if result is None:
             console.info(f"{id} is left to the process that carries it out")
         elif sweeping:
-            console.run_line(result, again=known is not None)
+            printing.run_line(result, again=known is not None)
         else:
-            console.summary(result, folder, again=known is not None)
+            printing.summary(result, config.paths.outputs, again=known is not None)
     except UserError as error:
         if not sweeping:
             raise

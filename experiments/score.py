@@ -11,7 +11,6 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -20,17 +19,18 @@ from experiments.cli import add_run, guarded, run_of
 from experiments.common import console
 from experiments.config.schema import UserError
 from experiments.config.validation import instantiate_group
+from experiments.results import Result
 
 BySplit = dict[str, tuple[list[str], list[list[str]]]]  # split -> predictions, and the references of each
 
 
-def predictions(id: str, outputs: str) -> tuple[dict[str, Any], BySplit]:
+def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
     """A run's result, and {split: (saved texts, references)} of its best epoch.
 
     FileNotFoundError: no such run, or one that generated nothing or did not finish. UserError: a damaged file.
     """
-    result, path = results.read(outputs, id), results.run_folder(outputs, id) / results.PREDICTIONS
-    if result is None or result["status"] != results.FINISHED or not path.exists():
+    result, path = results.finished_result(outputs, id), results.run_folder(outputs, id) / results.PREDICTIONS
+    if result is None or not path.exists():
         raise FileNotFoundError(f"there is no finished run with {path}; runs that generate text leave it behind")
     by_split: BySplit = {}
     with path.open(encoding="utf-8") as lines:
@@ -48,7 +48,8 @@ def predictions(id: str, outputs: str) -> tuple[dict[str, Any], BySplit]:
 def scores(id: str, outputs: str = "outputs") -> tuple[dict[str, float], dict[str, float]]:
     """(scores of the saved texts, scores in the result file), both of the run's best epoch. Errors: see predictions."""
     result, by_split = predictions(id, outputs)
-    return instantiate_group("task", OmegaConf.create(result["config"]["task"])).score(by_split), result["metrics"]["best"]
+    task = instantiate_group("task", OmegaConf.create(result.config["task"]))
+    return task.score(by_split), result.metrics.best.scores
 
 
 def export(by_split: BySplit, folder: Path) -> str:

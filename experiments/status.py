@@ -80,7 +80,7 @@ def _details(frame: pd.DataFrame) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
         console.info(f"running: {run.id}")
     for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
-        console.error(f"{run.status}: {run.id}: {console.first_line(run.result['error'])}")
+        console.error(f"{run.status}: {run.id}: {console.first_line(run.error)}")
 
 
 if __name__ == "__main__":

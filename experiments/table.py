@@ -23,6 +23,7 @@ from experiments.common.files import atomic_write
 from experiments.config.schema import UserError
 from experiments.reporting import tables
 from experiments.reporting.comparison import OVER, compare, published
+from experiments.results import printing
 
 PARAMETERS = "parameters"  # a table without runs
 
@@ -68,7 +69,7 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
 
 def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
     epoch, over = options.given.epoch, options.given.over
-    console.overview(results.over_seeds(finished, over), epoch, over)
+    printing.overview(results.over_seeds(finished, over), epoch, over)
     heading = f"Kept: layers with an own LoRA. {over.capitalize()} ± std over seeds, in percent, at best and last epoch"
     return heading, tables.frame(results.over_seeds(finished, over, ids=options.format == "csv"), options.format)
 
@@ -83,10 +84,10 @@ def _save(text: str, caption: str, options: Options) -> None:
 
 def _source(finished: pd.DataFrame, options: Options) -> str:
     """What was scored, by which command, and where the result files are."""
-    rows = sorted({f"{rows} rows of {split}" for r in finished.result for split, rows in r["evaluated_on"].items()})
+    rows = sorted({f"{rows} rows of {split}" for r in finished.result for split, rows in r.evaluated_on.items()})
     return (
         f"on {' and '.join(rows)}. Heads are trained but not counted. "
-        f"Made by `{options.command}` from {len(finished)} result files in {options.outputs}/runs."
+        f"Made by `{options.command}` from {len(finished)} results in {options.outputs}."
     )
 
 

@@ -1,8 +1,8 @@
 """Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4). Pure Python.
 
 Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1 keeps all. Every module type is
-selected for itself, or all types are ranked jointly. Alternatively by a budget: the largest set of kept layers whose
-parameters, the shared LoRA included, stay within a fraction of plain LoRA's.
+selected for itself, or all types are ranked together. Alternatively the largest set of kept layers is taken whose
+parameters, the shared LoRA included, stay within a ratio of plain LoRA's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-WHICH = ("largest", "smallest", "unselected", "random", "top")
+STRATEGIES = ("largest", "smallest", "unselected", "random", "upper_layers")
 Key = tuple[str, int]  # module type, layer
 
 
@@ -30,6 +30,43 @@ class Measured(Protocol):
 
     @property
     def normalized(self) -> Mapping[str, Mapping[int, float]]: ...
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How the layers that keep an own LoRA are chosen. ValueError: a combination that makes no sense.
+
+    Args:
+        threshold: T in (0, 1]: layers are kept in descending importance until their sum reaches T.
+        parameter_ratio: Or, in (0, 1], the fraction of LoRA's parameters that the plan may have.
+        num_layers: Or the number of kept layers of each module type.
+        across_module_types: Rank the layers of all module types together.
+        strategy: Which layers keep their own, as many of each type as LoRA-drop would keep: the `largest` (LoRA-drop);
+            for the ablations of Section 4.4 the `smallest` or the `unselected` ones (both readings of "inv"), some at
+            `random`, or the `upper_layers`.
+        share: The other layers share one LoRA of each module type; False: they have none.
+    """
+
+    threshold: float | None = None
+    parameter_ratio: float | None = None
+    num_layers: int | None = None
+    across_module_types: bool = False
+    strategy: str = "largest"
+    share: bool = True
+
+    def __post_init__(self) -> None:
+        sizes = {"threshold": self.threshold, "parameter_ratio": self.parameter_ratio}
+        if sum(given is not None for given in (*sizes.values(), self.num_layers)) != 1:
+            raise ValueError("give one of threshold, parameter_ratio and num_layers; the others are null")
+        for name, limit in sizes.items():
+            if limit is not None and not 0 < limit <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {limit}")
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got '{self.strategy}'")
+        if self.strategy == "unselected" and self.threshold is None:
+            raise ValueError("strategy=unselected keeps what a threshold would leave out: give a threshold")
 
 
 @dataclass(frozen=True)
@@ -83,65 +120,43 @@ class SharingPlan:
         return "\n".join([*lines, *self.notes])
 
 
-def select(
-    importance: Measured,
-    threshold: float | None = None,
-    budget: float | None = None,
-    k: int | None = None,
-    jointly: bool = False,
-    which: str = "largest",
-    share: bool = True,
-    seed: int = 0,
-) -> SharingPlan:
-    """Choose the layers that keep an own LoRA. Give `threshold` (T), `budget`, each in (0, 1], or `k`.
+def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
+    """Choose the layers that keep an own LoRA.
 
-    `which` layers keep their own, with k, where not given, the number that LoRA-drop keeps of each module type: the k
-    `largest` (LoRA-drop); for the ablations of Section 4.4 the k `smallest` or the `unselected` ones (both readings of
-    "inv"), k at `random` (drawn from `seed`), or the k upper layers (`top`). `jointly` ranks all module types together.
-    Ties go to the lower layer. ValueError: a number out of range, an unknown `which`, importances that are all zero, a
-    budget smaller than the shared LoRAs alone, no layer left with a LoRA. TypeError: not an Importance.
+    `settings` are those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and `num_layers`, and what else
+    differs from its defaults. `seed` is that of the `random` strategy. Ties go to the lower layer. ValueError: a number
+    out of range, an unknown strategy, importances that are all zero, a parameter_ratio smaller than the shared LoRAs
+    alone need, no layer left with a LoRA. TypeError: not an Importance, or an unknown setting.
     """
-    check_selection(threshold, budget, k, which)
+    chosen = SelectionSettings(**settings)
     if not hasattr(importance, "normalized"):
         raise TypeError(f"an Importance is needed, what measure returns, got {type(importance).__name__}")
     kept: set[Key] = set()
-    for group in _groups(importance, jointly):
+    for group in _groups(importance, chosen.across_module_types):
         ranked = sorted(group, key=lambda key: (-group[key], key[1]))
-        if threshold is not None:
-            count = _reach(group, ranked, threshold)
-        elif budget is not None:
-            count = _afford(importance, ranked, budget, share)
-        elif k is not None and k <= len(ranked):
-            count = k
-        else:
-            raise ValueError(f"k must not exceed the {len(ranked)} layers there are, got {k}")
-        kept.update(ranked[:count])
-    if not kept and not share:
-        raise ValueError(f"budget {budget} is too small: no layer would have a LoRA")
-    kept = _which(importance, kept, which, seed)
-    if not kept and not share:
-        raise ValueError(f"which={which} leaves no layer with a LoRA: share=True, or a lower threshold")
-    return _plan(importance, kept, share)
+        kept.update(ranked[: _count(importance, group, ranked, chosen)])
+    if not kept and not chosen.share:
+        raise ValueError(f"parameter_ratio {chosen.parameter_ratio} is too small: no layer would have a LoRA")
+    kept = _by_strategy(importance, kept, chosen.strategy, seed)
+    if not kept and not chosen.share:
+        raise ValueError(f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower threshold")
+    return _plan(importance, kept, chosen.share)
 
 
-def check_selection(threshold: float | None, budget: float | None, k: int | None, which: str) -> None:
-    """ValueError where the settings of `select` make no sense, whatever the importances."""
-    if sum(given is not None for given in (threshold, budget, k)) != 1:
-        raise ValueError("give one of threshold, budget and k; the others are null")
-    for name, limit in (("threshold", threshold), ("budget", budget)):
-        if limit is not None and not 0 < limit <= 1:
-            raise ValueError(f"{name} must lie in (0, 1], got {limit}")
-    if k is not None and k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if which not in WHICH:
-        raise ValueError(f"which must be one of {', '.join(WHICH)}, got '{which}'")
-    if which == "unselected" and threshold is None:
-        raise ValueError("which=unselected keeps what a threshold would leave out: give a threshold")
+def _count(importance: Measured, group: Mapping[Key, float], ranked: list[Key], settings: SelectionSettings) -> int:
+    """How many of the ranked layers keep their own."""
+    if settings.threshold is not None:
+        return _reach(group, ranked, settings.threshold)
+    if settings.parameter_ratio is not None:
+        return _afford(importance, ranked, settings.parameter_ratio, settings.share)
+    if settings.num_layers is None or settings.num_layers > len(ranked):
+        raise ValueError(f"num_layers must not exceed the {len(ranked)} layers there are, got {settings.num_layers}")
+    return settings.num_layers
 
 
-def _groups(importance: Measured, jointly: bool) -> list[dict[Key, float]]:
+def _groups(importance: Measured, across_module_types: bool) -> list[dict[Key, float]]:
     """Normalised importances of what is ranked together: each module type, or everything."""
-    if not jointly:
+    if not across_module_types:
         return [{(kind, i): y for i, y in layers.items()} for kind, layers in importance.normalized.items()]
     total = math.fsum(g for layers in importance.values.values() for g in layers.values())
     if not (math.isfinite(total) and total > 0):
@@ -157,34 +172,34 @@ def _reach(group: Mapping[Key, float], ranked: list[Key], threshold: float) -> i
     return next(k for k in range(1, len(ranked) + 1) if math.fsum(group[key] for key in ranked[:k]) >= threshold - 1e-9)
 
 
-def _afford(importance: Measured, ranked: list[Key], budget: float, share: bool) -> int:
-    """The largest number of the ranked that can keep their own within the budget."""
+def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, share: bool) -> int:
+    """The largest number of the ranked that can keep their own within the ratio of parameters."""
     sizes = {key: importance.parameters[key[0]][key[1]] for key in ranked}
-    allowed = budget * sum(sizes.values()) + 1e-6
+    allowed = parameter_ratio * sum(sizes.values()) + 1e-6
     for k in range(len(ranked), -1, -1):
         own = sum(sizes[key] for key in ranked[:k])
         shared = {key[0]: sizes[key] for key in ranked[k:]} if share else {}
         if own + sum(shared.values()) <= allowed:
             return k
     raise ValueError(
-        f"budget {budget} is too small: the shared LoRAs alone need {sum(shared.values()) / sum(sizes.values()):.3f}"
+        f"parameter_ratio {parameter_ratio} is too small: the shared LoRAs alone need {sum(shared.values()) / sum(sizes.values()):.3f}"
     )
 
 
-def _which(importance: Measured, selected: set[Key], which: str, seed: int) -> set[Key]:
+def _by_strategy(importance: Measured, selected: set[Key], strategy: str, seed: int) -> set[Key]:
     """The layers that keep their own under an ablation, as many of each module type as were selected."""
-    if which == "largest":
+    if strategy == "largest":
         return selected
     draw = random.Random(seed)
     result: set[Key] = set()
     for kind, values in importance.values.items():
         layers = sorted(values)
         k = sum((kind, layer) in selected for layer in layers)
-        if which == "unselected":
+        if strategy == "unselected":
             chosen = [layer for layer in layers if (kind, layer) not in selected]
-        elif which == "smallest":
+        elif strategy == "smallest":
             chosen = sorted(layers, key=lambda layer: (values[layer], layer))[:k]
-        elif which == "random":
+        elif strategy == "random":
             chosen = draw.sample(layers, k)
         else:
             chosen = layers[len(layers) - k :]

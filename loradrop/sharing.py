@@ -19,15 +19,15 @@ from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, remove_adapter
 from loradrop.lora.sites import Site, split_name
 from loradrop.selection import Key, SharingPlan
 
-INITIAL = ("first", "mean")
+SHARED_INIT = ("first", "mean")
 
 
-def share(model: nn.Module, plan: SharingPlan, initial: str = "first", adapter: str | None = None) -> None:
+def share(model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapter: str | None = None) -> None:
     """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place.
 
     `model`: one that add_lora has adapted, or a PEFT model, whose `adapter` is meant (None: the active one); its config's
-    target modules follow a plan without sharing, so that PEFT saves and loads what is left. `initial` value of a shared
-    LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of their A's and of their B's. Make optimisers and
+    target modules follow a plan without sharing, so that PEFT saves and loads what is left. `shared_init`, the initial value
+    of a shared LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of their A's and of their B's. Make optimisers and
     wrap the model (DistributedDataParallel) afterwards; save a model whose adapters transformers has added
     (model.add_adapter) by interchange.save_pretrained, for its own refuses shared tensors. A plan that has been carried out
     already changes nothing, and one that is refused leaves the model as it was.
@@ -35,8 +35,8 @@ def share(model: nn.Module, plan: SharingPlan, initial: str = "first", adapter: 
     share, layers that share already and are not to, a wrapped or merged model, what PEFT's layers cannot do
     (peft_model.adapted_sites). TypeError: not a module, not a SharingPlan.
     """
-    if initial not in INITIAL:
-        raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got '{initial}'")
+    if shared_init not in SHARED_INIT:
+        raise ValueError(f"shared_init must be one of {', '.join(SHARED_INIT)}, got '{shared_init}'")
     if not isinstance(plan, SharingPlan):
         raise TypeError(f"a SharingPlan is needed, what select returns, got {type(plan).__name__}")
     if isinstance(model, DistributedDataParallel):
@@ -57,7 +57,7 @@ def share(model: nn.Module, plan: SharingPlan, initial: str = "first", adapter: 
         for kind, group in groups.items():
             _check_alike(kind, [lora for _, lora in group])
         for group in groups.values():
-            _tie([lora for _, lora in group], initial)
+            _tie([lora for _, lora in group], shared_init)
     else:
         _remove(model, [one for group in groups.values() for one in group])
 
@@ -140,12 +140,12 @@ def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
             raise ValueError(f"{kind}: LoRAs of different types or devices cannot be shared: {', '.join(sorted(places))}")
 
 
-def _tie(loras: Sequence[LoRA], initial: str) -> None:
+def _tie(loras: Sequence[LoRA], shared_init: str) -> None:
     """Make all of them use the first one's A and B."""
     first = loras[0]
     if all(lora.lora_A is first.lora_A for lora in loras):
         return  # a mean of equal values may differ from them by rounding
-    if initial == "mean":
+    if shared_init == "mean":
         with torch.no_grad():
             first.lora_A.copy_(torch.stack([lora.lora_A for lora in loras]).mean(0))
             first.lora_B.copy_(torch.stack([lora.lora_B for lora in loras]).mean(0))

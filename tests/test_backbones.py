@@ -36,7 +36,7 @@ def roberta(hidden, layers, intermediate):
 
 def with_lora(shape):
     model = roberta(*shape)
-    method = LoRA("lora", rank=8, alpha=16, dropout=0.0, targets=None)
+    method = LoRA("lora", rank=8, alpha=16, dropout=0.0, target_modules=None)
     method.install(model)
     return model, method
 
@@ -121,7 +121,7 @@ def test_the_built_in_model_loads_ready_to_train():
     assert model.training and all(module.training for module in model.modules())
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, _ in head_parameters(model)}
     assert next(model.parameters()).dtype == torch.float32 and model.config.id2label == {0: "negative", 1: "positive"}
-    LoRA("lora", rank=8, alpha=16, dropout=0.0, targets=None).install(model)
+    LoRA("lora", rank=8, alpha=16, dropout=0.0, target_modules=None).install(model)
     assert len(lora_modules(model)) == len(lora_sites(model)) == 24
     logits = model(**tokenizer(["a good day"], return_tensors="pt")).logits
     assert logits.shape == (1, 2)

@@ -86,7 +86,7 @@ def plain(epochs_before, epochs_after):
     adam = optimiser(model)
     train(model, loader, epochs_before, adam)
     importance = loradrop.measure(model, loader)
-    plan = loradrop.select(importance, k=1)
+    plan = loradrop.select(importance, num_layers=1)
     shared = [p for p in model.parameters() if p.requires_grad]
     loradrop.share(model, plan)
     for parameter in shared:  # what is gone has no gradient any more
@@ -137,13 +137,13 @@ def lightning(folder, epochs, callback, **settings):
 def test_in_the_middle_of_a_training(when, tmp_path):
     importance, plan, expected = plain(1, 1)
     for make in (ours, theirs):
-        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), k=1, **when)
+        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), num_layers=1, **when)
         trainer = Ordered(make(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback])
         trainer.train()
         assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
         assert callback.plan == plan == loradrop.plan_of(trainer.model)
         same(values(trainer.model), expected)
-    callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), attribute="model", k=1, **when)
+    callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), attribute="model", num_layers=1, **when)
     module = Module(ours())
     lightning(tmp_path, 2, callback).fit(module, DataLoader(rows(), BATCH))
     assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
@@ -153,7 +153,7 @@ def test_in_the_middle_of_a_training(when, tmp_path):
 def test_on_a_sample_first_and_then_on_everything(tmp_path):
     """The paper's procedure: two trainings, LoRAs starting afresh in the second."""
     model, start = theirs(), values(theirs())
-    callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(8), BATCH), threshold=0.5, weights="fresh")
+    callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(8), BATCH), threshold=0.5, kept_init="fresh")
     Ordered(model, arguments(tmp_path), train_dataset=rows(8), callbacks=[callback]).train()
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == callback.plan.parameters
     assert all(value.eq(0).all() for value in start.values()) and all(value.eq(0).all() for value in values(model).values())
@@ -166,7 +166,7 @@ def test_on_a_sample_first_and_then_on_everything(tmp_path):
 @pytest.mark.parametrize(("make", "share"), [(ours, True), (theirs, True), (theirs, False)])
 def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
     def trainer(folder, **settings):
-        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), epochs=1, k=1, share=share)
+        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), epochs=1, num_layers=1, share=share)
         options = arguments(folder, save_strategy="epoch", num_train_epochs=3, **settings)
         return Ordered(make(), options, train_dataset=rows(), callbacks=[callback])
 
@@ -180,7 +180,7 @@ def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
 
 def test_lightning_goes_on_with_the_plan(tmp_path):
     def fit(epochs, **settings):
-        callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", epochs=1, k=1)
+        callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", epochs=1, num_layers=1)
         module, trainer = Module(ours()), lightning(tmp_path, epochs, callback)
         trainer.fit(module, DataLoader(rows(), BATCH), **settings)
         return module, trainer

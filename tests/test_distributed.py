@@ -45,7 +45,7 @@ def work(kind, share, given, wrap):
     """Measure, select, share, and train for some steps: (importance, plan, trained values)."""
     model = adapted(kind)
     importance = loradrop.measure(DistributedDataParallel(model) if wrap else model, given)
-    plan = loradrop.select(importance, k=1, share=share)
+    plan = loradrop.select(importance, num_layers=1, share=share)
     loradrop.share(model, plan)
     net = DistributedDataParallel(model) if wrap else model
     adam = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=0.01)

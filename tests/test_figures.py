@@ -4,59 +4,55 @@ from __future__ import annotations
 
 import json
 
-import made_up
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from helpers import result_files
 from scipy.stats import spearmanr
 
 from experiments import figure, results
-from experiments.config.catalog import EXPERIMENTS
+from experiments.config.catalog import Figure, catalog
 from experiments.config.schema import UserError
 from experiments.reporting import figure_data, plots
+from experiments.reporting.figures import FIGURES, figure_kind
 from experiments.runner import post_hoc
 
-SPECS = yaml.safe_load(figure.SPECS.read_text())
 MEASURED = ("distribution", "removal")  # of trained models: tests/test_run.py
+DRAWN = [entry.name for entry in catalog().values() if entry.figure and entry.figure.kind not in MEASURED]
 
 
 def load(outputs, *overrides):
     return results.load([*overrides, f"paths.outputs={outputs}"])
 
 
-def given(name):
-    return {key: value for key, value in SPECS[name].items() if key != "kind"}
-
-
-@pytest.mark.parametrize("name", [name for name in SPECS if SPECS[name]["kind"] not in MEASURED])
+@pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_can_be_drawn(name, tmp_path):
-    made_up.write(tmp_path, f"experiment={name}")
+    result_files.write(tmp_path, f"experiment={name}")
     assert figure.main([name, f"paths.outputs={tmp_path}"]) == 0
     assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 4
 
 
-def test_every_spec_is_of_an_experiment_and_a_kind():
-    for name, spec in SPECS.items():
-        assert (EXPERIMENTS / f"{name}.yaml").exists()
-        assert hasattr(figure_data, spec["kind"]) and hasattr(plots, spec["kind"])
+def test_every_kind_is_drawn_of_some_experiment_and_another_one_is_an_error():
+    assert {entry.figure.kind for entry in catalog().values() if entry.figure} == set(FIGURES)
+    with pytest.raises(UserError, match=r"no figure of kind curve\. Did you mean curves\?"):
+        figure_kind(Figure("curve", {}))
 
 
 def test_the_largest_layer_has_magnitude_one(tmp_path):
-    made_up.write(tmp_path, "experiment=figure9")
+    result_files.write(tmp_path, "experiment=figure9")
     data = figure_data.magnitudes(load(tmp_path, "experiment=figure9"), str(tmp_path), "task")
     for (_, kind, task), part in data.groupby(["backbone", "module_type", "task"]):
-        (run,) = (r for r in load(tmp_path, "experiment=figure9").result if r["config"]["task"]["name"] == task)
-        values = run["importance"]["values"][kind]
-        expected = [values[str(layer)] / max(values.values()) for layer in part.layer]
+        (run,) = (r for r in load(tmp_path, "experiment=figure9").result if r.task == task)
+        values = run.importance.values[kind]
+        expected = [values[layer] / max(values.values()) for layer in part.layer]
         assert part.magnitude.tolist() == pytest.approx(expected) and part.magnitude.max() == 1
 
 
 def test_agreement_is_spearmans_correlation_over_pairs_of_seeds(tmp_path):
     narrowed = ("experiment=cross_task_stability", "task=rte,cola", "seed=0,1")
-    done = made_up.write(tmp_path, *narrowed)
-    y = {(r["config"]["task"]["name"], r["config"]["seed"]): list(r["importance"]["values"]["value"].values()) for r in done}
+    done = result_files.write(tmp_path, *narrowed)
+    y = {(r.task, r.config["seed"]): list(r.importance.values["value"].values()) for r in done}
     data = figure_data.agreement(load(tmp_path, *narrowed), str(tmp_path))
     data = data[data.module_type == "value"].set_index(["task", "other"])
     between = [spearmanr(y["rte", a], y["cola", b]).statistic for a in (0, 1) for b in (0, 1)]
@@ -67,8 +63,8 @@ def test_agreement_is_spearmans_correlation_over_pairs_of_seeds(tmp_path):
 
 def test_convergence_is_towards_the_whole_training_set(tmp_path):
     narrowed = ("experiment=sampling_stability", "task=rte", "seed=0")
-    done = made_up.write(tmp_path, *narrowed)
-    y = {r["config"]["method"]["sample_ratio"]: list(r["importance"]["values"]["query"].values()) for r in done}
+    done = result_files.write(tmp_path, *narrowed)
+    y = {r.config["method"]["sample_ratio"]: list(r.importance.values["query"].values()) for r in done}
     data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
     data = data[data.module_type == "query"].set_index("method.sample_ratio").correlation
     assert data[1.0] == pytest.approx(1) and data[0.1] == pytest.approx(spearmanr(y[0.1], y[1.0]).statistic)
@@ -76,20 +72,20 @@ def test_convergence_is_towards_the_whole_training_set(tmp_path):
 
 def test_without_the_largest_sample_there_is_nothing_to_converge_to(tmp_path):
     narrowed = ("experiment=sampling_stability", "task=rte", "seed=0,1")
-    made_up.write(tmp_path, *narrowed, leave=lambda c: (c["method"]["sample_ratio"], c["seed"]) == (1.0, 1))
+    result_files.write(tmp_path, *narrowed, leave=lambda c: (c["method"]["sample_ratio"], c["seed"]) == (1.0, 1))
     data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
     assert set(data.seed) == {0} and set(data["method.sample_ratio"]) == {0.05, 0.1, 0.2, 0.5, 1.0}
 
 
 def test_outlines_of_several_runs_are_not_mixed(tmp_path, monkeypatch):
     narrowed = ("experiment=figure7", "seed=0,1")
-    made_up.write(tmp_path, *narrowed)
+    result_files.write(tmp_path, *narrowed)
     with pytest.raises(UserError, match="one run of each method"):
         figure_data.distribution(load(tmp_path, *narrowed), str(tmp_path), 0)
     found = {"log10_edges": [0, 1, 2], "counts": {"query": {"0": [1, 3]}}, "mean": {"query": {"0": 5.0}}}
     monkeypatch.setattr(post_hoc, "distribution", lambda *_: found)
     three = ("experiment=figure7", "method=lora,lora_drop,lora_drop_random")
-    made_up.write(tmp_path, *three)
+    result_files.write(tmp_path, *three)
     drawn = plots.distribution(figure_data.distribution(load(tmp_path, *three), str(tmp_path), 0), 0)
     assert len(drawn.axes[0].patches) == 3
 
@@ -103,7 +99,7 @@ def test_the_numbers_of_many_layers_do_not_run_into_each_other(layers, ticks):
 
 def test_curves_are_means_over_seeds(tmp_path):
     narrowed = ("experiment=rank_study", "task=rte")
-    done = made_up.write(tmp_path, *narrowed, metrics=lambda c: [0.5 + c["method"]["rank"] / 1000 + c["seed"] / 100])
+    done = result_files.write(tmp_path, *narrowed, metrics=lambda c: [0.5 + c["method"]["rank"] / 1000 + c["seed"] / 100])
     data = figure_data.curves(load(tmp_path, *narrowed), str(tmp_path), "method.rank")
     assert len(data) == 12 and len(done) == 36
     row = data[(data.method == "lora") & (data["method.rank"] == 16)].iloc[0]
@@ -121,7 +117,7 @@ def test_what_was_analysed_once_is_read_again(tmp_path):
 
 
 def test_experiments_without_an_entry_show_importances(tmp_path):
-    made_up.write(tmp_path, "experiment=demo")
+    result_files.write(tmp_path, "experiment=demo")
     assert figure.main(["demo", f"paths.outputs={tmp_path}", "--format", "svg"]) == 0
     assert "<svg" in (tmp_path / "figures" / "demo.svg").read_text()[:2000]
     assert figure.main(["figure9", f"paths.outputs={tmp_path}"]) == 1

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from test_llama_deberta import LETTERS
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from experiments.common import console
 from experiments.config.identity import run_id
 from experiments.config.schema import CONF, UserError
+from experiments.results import printing
 from experiments.runner.components import RunComponents
 from experiments.runner.execution import run
 from experiments.runner.restore import restore
@@ -60,9 +60,9 @@ def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
     config = composed(models, tmp_path, f"method={method}")
     id = run_id(config)
     result = run(config, id)
-    assert [epoch["epoch"] for epoch in result["metrics"]["epochs"]] == [1, 2]
+    assert [epoch.epoch for epoch in result.metrics.epochs] == [1, 2]
     if method == "lora_drop":
-        assert set(result["plan"]["kept"]) == {"q_proj", "v_proj"}
+        assert set(result.plan.kept) == {"q_proj", "v_proj"}
     again, recorded = scores(id, str(tmp_path))
     assert again == {key: recorded[key] for key in again} and "bleu" in again
     lines = [json.loads(line) for line in (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()]
@@ -104,7 +104,7 @@ def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
     assert made != [greedy(model, ids, eos, most=24) for ids in prompts]  # there was something to forbid
     cut = sum(ids[-1] != eos for ids in made)
     assert cut > 0
-    assert f"mini_summary: {cut} of 12 texts for validation were cut off at task.max_new_tokens" in result["notes"]
+    assert f"mini_summary: {cut} of 12 texts for validation were cut off at task.max_new_tokens" in result.notes
 
 
 def test_a_text_may_copy_its_prompt():
@@ -161,11 +161,11 @@ def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsy
     for each in ("true", "false"):
         config = composed(models, tmp_path, "method=lora", f"decoding.every_epoch={each}")
         results.append(run(config, run_id(config)))
-    (_, last), (alone,) = (result["metrics"]["epochs"] for result in results)
-    assert alone == last and alone["epoch"] == 2  # its training loss is that of the last epoch, too
-    assert results[1]["metrics"]["best"] == last
-    assert results[0]["tokens_per_second"] == results[1]["tokens_per_second"]  # 12 steps each, one a second
-    console.summary(results[1], tmp_path)
+    (_, last), (alone,) = (result.metrics.epochs for result in results)
+    assert alone == last and alone.epoch == 2  # its training loss is that of the last epoch, too
+    assert results[1].metrics.best == last
+    assert results[0].tokens_per_second == results[1].tokens_per_second  # 12 steps each, one a second
+    printing.summary(results[1], str(tmp_path))
     assert "(epoch 2 of 2)" in capsys.readouterr().out
 
 
@@ -186,7 +186,7 @@ class Clock:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["method=head"], "method head has nothing to train: task mini_summary has no new head"),
+        (["method=linear_probe"], "method linear_probe has nothing to train: task mini_summary has no new head"),
         (["method=lora", "decoding.num_beams=0"], "decoding.num_beams must be at least 1, got 0"),
         (["method=lora", "recipe.max_length=40"], "recipe.max_length is 40"),
         (["method=lora", "recipe.max_length=600"], "takes at most 512 tokens"),

@@ -144,7 +144,7 @@ def test_errors(batch):
         measure(adapted(), [{"input_ids": [3, 4, 5]}])
     with pytest.raises(ValueError, match=r"input_ids must be \(batch, tokens\), got \(9,\)"):
         measure(adapted(), [{"input_ids": batch["input_ids"][0]}])
-    with pytest.raises(ValueError, match="average must be one of tokens, examples, target_tokens, got 'mean'"):
+    with pytest.raises(ValueError, match="average_over must be one of tokens, examples, target_tokens, got 'mean'"):
         measure(adapted(), [batch], "mean")
     untrained = tiny_model()
     add_lora(untrained)

@@ -19,11 +19,11 @@ VARIANTS = {
     "lora": {"threshold": 1},
     "lora_drop": {"threshold": 0.5},
     "no_share": {"threshold": 0.5, "share": False},
-    "inverse": {"k": 1, "which": "smallest"},
-    "random": {"k": 1, "which": "random"},
-    "top_k": {"k": 2, "which": "top"},
-    "jointly": {"threshold": 0.6, "jointly": True},
-    "budget": {"budget": 0.7},
+    "inverse": {"num_layers": 1, "strategy": "smallest"},
+    "random": {"num_layers": 1, "strategy": "random"},
+    "top_k": {"num_layers": 2, "strategy": "upper_layers"},
+    "across_module_types": {"threshold": 0.6, "across_module_types": True},
+    "parameter_ratio": {"parameter_ratio": 0.7},
 }
 
 
@@ -67,7 +67,7 @@ def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, t
 
 
 def test_the_compact_form_is_smaller_by_what_is_shared(batch, tmp_path):
-    model = adapted(batch, k=1)
+    model = adapted(batch, num_layers=1)
     large, small = (loradrop.save_pretrained(model, tmp_path / str(c), compact=c) for c in (False, True))
     assert large.lora_parameters - small.lora_parameters == 2 * 4 * 64  # one layer of query and of value, in float32
     assert large.bytes > small.bytes
@@ -75,7 +75,7 @@ def test_the_compact_form_is_smaller_by_what_is_shared(batch, tmp_path):
 
 
 def test_training_goes_on_with_the_sharing(batch, tmp_path):
-    model = adapted(batch, k=1)
+    model = adapted(batch, num_layers=1)
     loradrop.save_pretrained(model, tmp_path)
     copies = [
         model,
@@ -97,7 +97,7 @@ def test_training_goes_on_with_the_sharing(batch, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_that_trains_is_kept(family, batch, tmp_path):
-    model = adapted(batch, family, k=1)
+    model = adapted(batch, family, num_layers=1)
     name = "score" if family == "llama" else "classifier"
     head = model.get_submodule(name).requires_grad_(True)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_a_peft_model_is_saved_with_its_plan(adapter, settings, batch, tmp_path)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.copy_(0.2 * torch.randn_like(parameter))
-    plan = loradrop.select(loradrop.measure(model, [batch]), k=1)
+    plan = loradrop.select(loradrop.measure(model, [batch]), num_layers=1)
     loradrop.share(model, plan)
     expected = model(**batch).logits
     compact = loradrop.save_pretrained(model, tmp_path / "compact", compact=True)
@@ -203,7 +203,7 @@ def test_a_head_with_tied_parameters(ties, batch, tmp_path):
 
 def test_a_weight_that_cannot_take_an_update_is_not_merged():
     tied = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
-    loradrop.add_lora(tied, rank=4, targets=["lm_head"])
+    loradrop.add_lora(tied, rank=4, target_modules=["lm_head"])
     with pytest.raises(ValueError, match=r"lm_head: another module has the same weight \(tied embeddings\)"):
         loradrop.merge(tied)
     scaled = tiny_model()
@@ -239,7 +239,7 @@ def test_errors_are_single_messages(batch, tmp_path):
     with pytest.raises(ValueError, match=r"classifier\.dense\.bias trains though not all of its module does"):
         loradrop.save_pretrained(model, tmp_path)
     vera = tiny_model()
-    VeRA("vera", rank=4, dropout=0.0, targets=None, d_initial=0.1, learning_rate=0.1).install(vera)
+    VeRA("vera", rank=4, dropout=0.0, target_modules=None, d_initial=0.1, learning_rate=0.1).install(vera)
     with pytest.raises(ValueError, match="the update of a ScaledLoRALinear is no plain LoRA's"):
         loradrop.save_pretrained(vera, tmp_path)
     with pytest.raises(ValueError, match=r"holds no '<module>\.lora_A'"):

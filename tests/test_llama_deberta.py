@@ -135,7 +135,7 @@ def test_without_byte_fallback_the_end_token_pads(models, tmp_path):
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_head_on_bfloat16_weights_trains_in_float32(models, name, autocast):
     model, tokenizer = backbone(name, "bfloat16").load(task(), models)
-    LoRA("lora", rank=2, alpha=4, dropout=0.0, targets=None).install(model)
+    LoRA("lora", rank=2, alpha=4, dropout=0.0, target_modules=None).install(model)
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert {p.dtype for p in trainable.values()} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}

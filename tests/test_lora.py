@@ -85,7 +85,7 @@ def test_targets_of_any_depth_and_types_that_need_a_longer_name():
             self.decoder = nn.ModuleList(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(2))
 
     model = EncoderDecoder()
-    add_lora(model, rank=2, targets="q")
+    add_lora(model, rank=2, target_modules="q")
     keys = [(site.module_type, site.layer) for site in lora_sites(model)]
     assert len(set(keys)) == 4 and {layer for _, layer in keys} == {0, 1}
 
@@ -107,7 +107,7 @@ def test_low_precision_models_get_a_float32_adapter(batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"targets": ["qeury"]}, r"no linear module's name ends in 'qeury'.*attention\.self\.query"),
+        ({"target_modules": ["qeury"]}, r"no linear module's name ends in 'qeury'.*attention\.self\.query"),
         ({"rank": 0}, "rank must lie between 1 and 32"),
         ({"rank": 33}, "rank must lie between 1 and 32 for a 32 x 32 module, got 33"),
         ({"rank": {0: 4, 1: 4}}, "rank must be a whole number, got None for layer 2"),
@@ -115,7 +115,7 @@ def test_low_precision_models_get_a_float32_adapter(batch):
         ({"rank": 8.0}, r"rank must be a whole number, got 8\.0 for layer 0"),
         ({"dropout": 1.0}, "dropout must lie in"),
         ({"alpha": 0}, "alpha must be positive, got 0"),
-        ({"targets": ["LayerNorm"]}, r"no linear module's name ends in 'LayerNorm' \('LayerNorm' is a LayerNorm\)"),
+        ({"target_modules": ["LayerNorm"]}, r"no linear module's name ends in 'LayerNorm' \('LayerNorm' is a LayerNorm\)"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_model_left_as_it_was(arguments, message):
@@ -147,7 +147,7 @@ def test_layers_are_those_of_the_stack_inside_a_pipeline(batch):
     bare, model = tiny_model(), Pipeline(tiny_model(), nn.Linear(32, 32))
     keys = [[(site.module_type, site.layer) for site in add_lora(m)] for m in (bare, model)]
     assert keys[0] == keys[1] and {layer for _, layer in keys[1]} == {0, 1, 2}
-    share(model, select(uniform(model), k=1, share=False))
+    share(model, select(uniform(model), num_layers=1, share=False))
     assert plan_of(model).others["query"] == (1, 2)  # still told by the names of what is left
     assert all(site.name.startswith("0.") for site in find_sites(Pipeline(tiny_model(), nn.Linear(32, 32)), "all-linear"))
     blocks = nn.Sequential(*(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(3)))
@@ -173,8 +173,8 @@ def test_a_base_whose_weight_has_another_name():
 def test_a_model_without_known_targets_lists_its_linear_modules():
     with pytest.raises(ValueError, match=r"no default targets for Sequential.*Linear modules: \*$"):
         add_lora(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
-    with pytest.raises(ValueError, match=r"targets: no layer has a linear module\. Linear modules: head"):
-        add_lora(nn.ModuleDict({"head": nn.Linear(4, 4)}), targets="all-linear")
+    with pytest.raises(ValueError, match=r"target_modules: no layer has a linear module\. Linear modules: head"):
+        add_lora(nn.ModuleDict({"head": nn.Linear(4, 4)}), target_modules="all-linear")
 
 
 def test_dropout_acts_in_training_only():

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
+from helpers.methods import COMMON, installed, prilora, randomise, sparse, vera
 from peft import VeraConfig, get_peft_model
-from relatives import COMMON, installed, prilora, randomise, sparse, vera
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from loradrop.importance.measurement import measure
@@ -117,11 +117,11 @@ def count(model):
 
 def test_tied_lora_needs_inputs_of_one_width():
     with pytest.raises(ValueError, match="need inputs of one width"):
-        TiedLoRA(**(COMMON | {"targets": "all-linear"}), vectors=True).install(tiny_model())
+        TiedLoRA(**(COMMON | {"target_modules": "all-linear"}), vectors=True).install(tiny_model())
 
 
 def test_s2_lora_shares_both_matrices_and_punishes_its_coefficients(batch):
-    method = S2LoRA(**(COMMON | {"targets": "all-linear"}), l1=0.1)
+    method = S2LoRA(**(COMMON | {"target_modules": "all-linear"}), l1=0.1)
     model = installed(method)
     modules = list(lora_modules(model).values())
     assert len(modules) == 18 and len({id(m.lora_A) for m in modules}) == len({id(m.lora_B) for m in modules}) == 1
@@ -177,7 +177,7 @@ def test_adapter_drop_leaves_the_lowest_layers_alone():
         (lambda: vera(learning_rate=0), "learning_rate must be positive"),
         (lambda: vera(d_initial=0), "d_initial must not be 0"),
         (lambda: LoRA(**(COMMON | {"alpha": 0})), "alpha must be positive, got 0"),
-        (lambda: installed(LoRA(**(COMMON | {"targets": []}))), "targets: none are named"),
+        (lambda: installed(LoRA(**(COMMON | {"target_modules": []}))), "target_modules: none are named"),
         (lambda: installed(sparse(sparsity=0.9999999)), "leaves none of"),
     ],
 )

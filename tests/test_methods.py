@@ -10,7 +10,7 @@ from loradrop.importance.measurement import Importance
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full
-from loradrop.methods.head import Head
+from loradrop.methods.linear_probe import LinearProbe
 from loradrop.methods.lora import LoRA
 from loradrop.methods.lora_drop import LoRADrop
 
@@ -30,7 +30,7 @@ class Given:
         self.model = model
 
     def stage1(self, settings, compute):
-        assert set(settings) >= {"rank", "alpha", "sample_ratio", "sample_epochs", "average"}
+        assert set(settings) >= {"rank", "alpha", "sample_ratio", "sample_epochs", "average_over"}
         train_b(self.model)
         with torch.no_grad():
             self.model.classifier.out_proj.weight += 1
@@ -44,20 +44,20 @@ def method(**changes):
         "rank": 4,
         "alpha": 8,
         "dropout": 0.0,
-        "targets": None,
+        "target_modules": None,
         "sample_ratio": 0.1,
         "sample_epochs": 3,
         "sample_steps": None,
         "sample_batch_size": 32,
-        "average": "tokens",
+        "average_over": "tokens",
         "threshold": 0.8,
-        "budget": None,
-        "k": None,
-        "jointly": False,
-        "which": "largest",
+        "parameter_ratio": None,
+        "num_layers": None,
+        "across_module_types": False,
+        "strategy": "largest",
         "share": True,
-        "weights": "fresh",
-        "shared_weights": "fresh",
+        "kept_init": "fresh",
+        "shared_init": "fresh",
     }
     return LoRADrop(**(settings | changes))
 
@@ -79,15 +79,15 @@ def lora_b(model, state, kind, layer):
 
 
 @pytest.mark.parametrize("weights", ["fresh", "keep"])
-@pytest.mark.parametrize("shared_weights", ["fresh", "first", "mean"])
-def test_where_weights_come_from(weights, shared_weights):
-    model, before, trained = prepared(weights=weights, shared_weights=shared_weights)
+@pytest.mark.parametrize("shared_init", ["fresh", "first", "mean"])
+def test_where_weights_come_from(weights, shared_init):
+    model, before, trained = prepared(kept_init=weights, shared_init=shared_init)
     for kind, kept in (("query", 1), ("value", 2)):
         now, then = lora_b(model, before if weights == "fresh" else trained, kind, kept)
         assert torch.equal(now, then) and bool(now.any()) == (weights == "keep")
         first, second = (layer for layer in range(3) if layer != kept)
-        shared, was = lora_b(model, before if shared_weights == "fresh" else trained, kind, first)
-        if shared_weights == "mean":
+        shared, was = lora_b(model, before if shared_init == "fresh" else trained, kind, first)
+        if shared_init == "mean":
             was = (was + lora_b(model, trained, kind, second)[1]) / 2
         torch.testing.assert_close(shared.detach(), was)
         assert lora_b(model, trained, kind, second)[0] is shared
@@ -102,15 +102,15 @@ def test_without_sharing_only_the_kept_layers_have_lora():
 
 def test_a_budget_that_cannot_be_met_is_said_on_installing():
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"budget 0\.2 is too small: the shared LoRAs alone need 0\.333"):
-        method(threshold=None, budget=0.2).install(model)
+    with pytest.raises(ValueError, match=r"parameter_ratio 0\.2 is too small: the shared LoRAs alone need 0\.333"):
+        method(threshold=None, parameter_ratio=0.2).install(model)
     with pytest.raises(ValueError, match="no layer would have a LoRA"):
-        method(threshold=None, budget=0.2, share=False).install(tiny_model())
+        method(threshold=None, parameter_ratio=0.2, share=False).install(tiny_model())
 
 
 def test_what_trains():
     model = tiny_model()
-    Head("head").install(model.requires_grad_(False))
+    LinearProbe("linear_probe").install(model.requires_grad_(False))
     assert not any(parameter.requires_grad for parameter in model.parameters())
     model = tiny_model()
     Full("full").install(model)
@@ -118,7 +118,7 @@ def test_what_trains():
     model = tiny_model()
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
-    LoRA("lora", rank=4, alpha=8, dropout=0.0, targets="query").install(model)
+    LoRA("lora", rank=4, alpha=8, dropout=0.0, target_modules="query").install(model)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if "lora_" not in name} == {
         f"classifier.{n}" for n, _ in model.classifier.named_parameters()

@@ -13,17 +13,17 @@ from loradrop.backbones import freeze_encoder, head_parameters
 from loradrop.methods.adalora import AdaLoRA
 from loradrop.methods.bitfit import BitFit
 from loradrop.methods.houlsby import AdapterLinear, Houlsby
-from loradrop.methods.last_quarter import LastLayers
+from loradrop.methods.last_layers import LastLayers
 from loradrop.methods.prefix_tuning import PrefixTuning
 from loradrop.methods.prompt_tuning import PromptTuning
 
 METHODS = {
     "bitfit": (BitFit, {"biases": "all"}),
-    "last_quarter": (LastLayers, {"fraction": 0.25}),
-    "houlsby": (Houlsby, {"bottleneck": 5, "activation": "gelu", "init_std": 0.01, "targets": None}),
+    "last_layers": (LastLayers, {"fraction": 0.25}),
+    "houlsby": (Houlsby, {"bottleneck": 5, "activation": "gelu", "init_std": 0.01, "target_modules": None}),
     "adalora": (
         AdaLoRA,
-        {"init_rank": 3, "target_rank": 2, "alpha": 16, "dropout": 0.0, "targets": "all-linear"}
+        {"init_rank": 3, "target_rank": 2, "alpha": 16, "dropout": 0.0, "target_modules": "all-linear"}
         | {"warmup_ratio": 0.1, "final_ratio": 0.3, "interval": 2, "beta1": 0.85, "beta2": 0.85, "orthogonality": 0.1},
     ),
     "prompt_tuning": (PromptTuning, {"virtual_tokens": 6, "learning_rate": 0.1}),
@@ -36,7 +36,7 @@ REFUSED = {
     ("prefix_tuning", "deberta"): "cannot be prefix-tuned: its attention takes no keys and values",
 }
 FITTING = [(method, family) for method in METHODS for family in FAMILIES if (method, family) not in REFUSED]
-UNCHANGED = ("bitfit", "last_quarter", "houlsby", "adalora")  # methods whose output starts as the backbone's
+UNCHANGED = ("bitfit", "last_layers", "houlsby", "adalora")  # methods whose output starts as the backbone's
 fitting = pytest.mark.parametrize(("name", "family"), FITTING)
 
 
@@ -74,7 +74,7 @@ def expected(name, model, plain):
     if name == "bitfit":
         head = {n for n, _ in head_parameters(plain)}
         return {n for n, _ in plain.named_parameters() if n.endswith("bias")} - head
-    if name == "last_quarter":
+    if name == "last_layers":
         return {n for n, _ in plain.named_parameters() if ".2." in n}
     before, now = ({n for n, _ in m.named_parameters()} for m in (plain, model))
     wrapped = {n for n in now if ".base." in n or ".base_layer." in n}
@@ -162,8 +162,8 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
     ("name", "changes", "message"),
     [
         ("bitfit", {"biases": "some"}, "biases must be one of all, ffn"),
-        ("last_quarter", {"fraction": 0.0}, r"fraction must lie in \(0, 1\], got 0"),
-        ("last_quarter", {"fraction": 1.5}, r"fraction must lie in \(0, 1\], got 1.5"),
+        ("last_layers", {"fraction": 0.0}, r"fraction must lie in \(0, 1\], got 0"),
+        ("last_layers", {"fraction": 1.5}, r"fraction must lie in \(0, 1\], got 1.5"),
         ("houlsby", {"bottleneck": 0}, "bottleneck must be at least 1, got 0"),
         ("houlsby", {"bottleneck": 33}, "bottleneck must lie between 1 and 32 .* got 33"),
         ("houlsby", {"activation": "gleu"}, "activation must be one of gelu, relu"),
@@ -182,7 +182,7 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
         ),
         ("prefix_tuning", {"learning_rate": 0.0}, "learning_rate must be positive"),
         ("prefix_tuning", {"init_std": -1.0}, "init_std must not be negative"),
-        ("houlsby", {"targets": ["o_proj"]}, "no linear module's name ends in 'o_proj'.*Linear modules: .*query"),
+        ("houlsby", {"target_modules": ["o_proj"]}, "no linear module's name ends in 'o_proj'.*Linear modules: .*query"),
     ],
 )
 def test_values_out_of_range_are_named(name, changes, message):
@@ -203,7 +203,7 @@ def test_bitfit_counts_of_roberta_base():
 
 @pytest.mark.parametrize(("fraction", "layers"), [(0.25, {2}), (0.34, {1, 2}), (1.0, {0, 1, 2})])
 def test_last_layers_are_rounded_up(fraction, layers):
-    _, model = installed("last_quarter", "roberta", fraction=fraction)
+    _, model = installed("last_layers", "roberta", fraction=fraction)
     assert {int(n.split(".")[3]) for n in trained_names(model)} == layers
 
 
@@ -229,5 +229,5 @@ def test_houlsby_equals_its_equation_and_stays_within_two_deviations():
 
 
 def test_houlsby_lists_the_modules_of_a_family_that_it_does_not_know():
-    with pytest.raises(ValueError, match=r"known in Sequential; name the modules \(targets\)\. Linear modules: \*"):
+    with pytest.raises(ValueError, match=r"known in Sequential; name the modules \(target_modules\)\. Linear modules: \*"):
         make("houlsby").install(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))

@@ -32,7 +32,7 @@ def test_gpt2_with_peft(do_share, batch, tmp_path):
     given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     config = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
     model = get_peft_model(gpt2(), config).eval()
-    plan = loradrop.select(loradrop.measure(model, [given]), k=1, share=do_share)
+    plan = loradrop.select(loradrop.measure(model, [given]), num_layers=1, share=do_share)
     assert plan.lora_parameters == 3 * 4 * (32 + 96)
     loradrop.share(model, plan)
     assert loradrop.plan_of(model) == plan
@@ -43,7 +43,7 @@ def test_gpt2_with_peft(do_share, batch, tmp_path):
     with pytest.raises(ValueError, match=r"h\.\d\.attn\.c_attn is a Conv1D, which only PEFT adapts: as_peft=True"):
         loradrop.from_pretrained(gpt2(), tmp_path)
     with pytest.raises(ValueError, match=r"'c_attn' is a Conv1D"):
-        loradrop.add_lora(gpt2(), targets=["c_attn"])
+        loradrop.add_lora(gpt2(), target_modules=["c_attn"])
 
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
@@ -93,7 +93,7 @@ def test_an_encoder_decoder_has_two_texts(family, told, lengths):
     make, config, targets = TRANSLATORS[family]
     torch.manual_seed(0)
     model = make(config).eval()
-    loradrop.add_lora(model, rank=4, targets=targets)
+    loradrop.add_lora(model, rank=4, target_modules=targets)
     train_b(model)
     (ids, source), (others, target) = text([9, 7, 4, 2]), text(lengths)
     given = {"input_ids": ids, "attention_mask": source}
@@ -108,10 +108,10 @@ def test_an_encoder_decoder_has_two_texts(family, told, lengths):
     assert sorted(len(layers) for layers in importance.values.values()) == [2, 2, 2, 2, 3, 3]
     for site, g in expected.items():
         assert importance.values[site.module_type][site.layer] == pytest.approx(g, rel=1e-3), site.name
-    plan = loradrop.select(importance, k=1)
+    plan = loradrop.select(importance, num_layers=1)
     loradrop.share(model, plan)
     assert len(plan.kept) == 6 and plan.parameters < plan.lora_parameters
-    with pytest.raises(ValueError, match="average=target_tokens is for decoders alone"):
+    with pytest.raises(ValueError, match="average_over=target_tokens is for decoders alone"):
         loradrop.measure(model, [given], "target_tokens")
 
 
@@ -119,7 +119,7 @@ def test_speech_to_text():
     torch.manual_seed(0)
     config = WhisperConfig(**SIZES, max_source_positions=10, num_mel_bins=8)
     model = WhisperForConditionalGeneration(config).eval()
-    loradrop.add_lora(model, rank=4, targets=["q_proj", "v_proj"])
+    loradrop.add_lora(model, rank=4, target_modules=["q_proj", "v_proj"])
     train_b(model)
     ids, target = text([6, 5, 3, 1])
     given = {"input_features": torch.randn(4, 8, 20), "labels": torch.where(target > 0, ids, -100)}

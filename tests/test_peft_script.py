@@ -28,7 +28,7 @@ batches = DataCollatorWithPadding(tokenizer)
 options = TrainingArguments(str(output), num_train_epochs=2, learning_rate=3e-3, report_to=[], **quiet)
 
 sample = train.select(loradrop.stratified_sample(train["label"], ratio=0.2, seed=0))  # +
-drop = loradrop.LoRADropTrainerCallback(DataLoader(sample, 32, collate_fn=batches), k=4, weights="fresh")  # +
+drop = loradrop.LoRADropTrainerCallback(DataLoader(sample, 32, collate_fn=batches), num_layers=4, kept_init="fresh")  # +
 Trainer(model, options, batches, sample, processing_class=tokenizer, callbacks=[drop]).train()  # +
 Trainer(model, options, batches, train, processing_class=tokenizer).train()
 model.save_pretrained(output / "adapter")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from relatives import installed, prilora, randomise
+from helpers.methods import installed, prilora, randomise
 
 from loradrop.lora.inject import lora_modules, lora_sites
 from loradrop.methods.prilora import keep_largest, linear_ranks
@@ -122,7 +122,7 @@ def test_validation_and_a_second_look_at_a_step_leave_the_norms_alone(batch):
 
 def test_relative_positions_are_no_inputs(batch):
     """DeBERTaV3's query projection is applied to them, too."""
-    method = prilora(targets="query_proj", decay=0.0)
+    method = prilora(target_modules="query_proj", decay=0.0)
     model = installed(method, "deberta").train()
     inputs = {}
     for name, module in lora_modules(model).items():

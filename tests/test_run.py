@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,24 @@ SMALL = (
 
 
 BIN = ("log10_from", "log10_to")
+
+
+# experiments.run that is killed after seven steps of fine-tuning with seed 1
+KILLED = """
+import os, signal
+from experiments.run import main
+from loradrop.training.module import RunModule
+
+step = RunModule.training_step
+
+def killing_step(self, *args):
+    if self.seed == 1 and self.method is not None and self.global_step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args)
+
+RunModule.training_step = killing_step
+main()
+"""
 
 
 def run(outputs: Path, *overrides: str) -> subprocess.CompletedProcess:
@@ -121,16 +138,11 @@ def test_the_same_run_twice_gives_the_same_numbers_and_threshold_one_is_plain_lo
 
 def test_a_killed_sweep_goes_on_to_the_same_numbers(sweep, tmp_path):
     """kill -9 inside a run: finished runs stay, the interrupted one goes on from its checkpoint, bit for bit."""
-    command = [sys.executable, "-m", "experiments.run", "-m", *SMALL, "method=lora_drop", "seed=0,1"]
+    command = [sys.executable, "-c", KILLED, "-m", *SMALL, "method=lora_drop", "seed=0,1"]
     command += ["trainer.checkpoint_minutes=0", f"paths.outputs={tmp_path}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("runs/*-s1-*/checkpoint.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list(tmp_path.glob("runs/*-s1-*/checkpoint.ckpt"))) == 1
     assert set(results(tmp_path)) == {"lora_drop-s0"}
     again = run(tmp_path, "-m", "method=lora_drop", "seed=0,1")
     assert again.returncode == 0, again.stderr
@@ -164,13 +176,13 @@ def test_a_damaged_checkpoint_costs_its_training_alone(sweep, tmp_path):
 def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(sweep):
     frame = experiments.results.frames.load([*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True)
     assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
-    changed = json.loads(json.dumps(frame.result.iloc[1]))
+    changed = frame.result.iloc[1].model_copy(deep=True)
     frame.at[frame.index[1], "result"] = changed
-    changed["config"] |= {"wait": False, "save_weights": False}  # which change no number
+    changed.config.update(wait=False, save_weights=False)  # which change no number
     assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
-    changed["config"]["method"]["rank"] = 4
+    changed.config["method"]["rank"] = 4
     table = experiments.results.frames.over_seeds(frame)
-    kept = [result["plan"]["kept"] for result in frame.result[2:]]
+    kept = [result.plan.kept for result in frame.result[2:]]
     means = {kind: sum(len(layers[kind]) for layers in kept) / 2 for kind in ("query", "value")}
     assert list(table.kept) == ["-", "-", f"query {means['query']:.1f}, value {means['value']:.1f}"]
     assert list(table.setting) == ["method.rank=8", "method.rank=4", ""] and list(table.seeds) == [1, 1, 2]
@@ -217,7 +229,7 @@ def test_table_and_figure_of_an_experiment(sweep):
     assert table.returncode == 0, table.stderr
     text = (outputs / "tables" / "demo.md").read_text()
     lora = [results(outputs)[f"lora-s{seed}"]["metrics"]["last"]["accuracy"] for seed in (0, 1)]
-    assert f"{50 * sum(lora):.1f}" in text and "from 4 result files" in text and "64 rows of validation" in text
+    assert f"{50 * sum(lora):.1f}" in text and "from 4 results in" in text and "64 rows of validation" in text
     figure = run_module("experiments.figure", *narrowed, outputs=outputs)
     assert figure.returncode == 0, figure.stderr
     assert (outputs / "figures" / "demo.png").read_bytes().startswith(b"\x89PNG")

@@ -39,7 +39,7 @@ def test_threshold_one_keeps_all_even_what_rounding_hides():
 
 def test_jointly_ranks_all_types_together():
     # of 200 in all: 95, 40, 30 = 165 >= 0.8 * 200
-    plan = select(SIX, threshold=0.8, jointly=True)
+    plan = select(SIX, threshold=0.8, across_module_types=True)
     assert plan.kept == {"query": (0, 3), "value": (5,)}
 
 
@@ -58,25 +58,25 @@ def test_invariants_over_random_importances():
 
 
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("jointly", [True, False])
-def test_a_budget_keeps_the_most_layers_that_fit(jointly, share):
+@pytest.mark.parametrize("across_module_types", [True, False])
+def test_a_budget_keeps_the_most_layers_that_fit(across_module_types, share):
     draw = random.Random(1)
     size = {"query": 64, "value": 48}  # as under grouped-query attention
     for _ in range(100):
         given = importance(size, query=[draw.random() for _ in range(6)], value=[draw.random() for _ in range(6)])
-        budget = draw.uniform(0.2, 1)
-        plan = select(given, budget=budget, jointly=jointly, share=share)
+        ratio = draw.uniform(0.2, 1)
+        plan = select(given, parameter_ratio=ratio, across_module_types=across_module_types, share=share)
         cost = sum(size[k] * (len(plan.kept[k]) + (share and len(plan.others[k]) > 0)) for k in size)
-        assert plan.parameters == cost <= budget * 6 * (64 + 48) + 1e-6
-        if not jointly:
+        assert plan.parameters == cost <= ratio * 6 * (64 + 48) + 1e-6
+        if not across_module_types:
             for kind in size:  # one layer more would not fit, counted by hand
                 k = len(plan.kept[kind])
                 if k < 6:
-                    assert size[kind] * (k + 1 + (share and k + 1 < 6)) > budget * 6 * size[kind]
+                    assert size[kind] * (k + 1 + (share and k + 1 < 6)) > ratio * 6 * size[kind]
 
 
 def test_half_the_budget_of_twelve_layers():
-    plan = select(importance(query=range(1, 13), value=range(12, 0, -1)), budget=0.5)
+    plan = select(importance(query=range(1, 13), value=range(12, 0, -1)), parameter_ratio=0.5)
     assert plan.kept == {"query": (7, 8, 9, 10, 11), "value": (0, 1, 2, 3, 4)}  # five own and one shared: 6 of 12
 
 
@@ -88,13 +88,15 @@ def test_a_plan_that_saves_nothing_says_so():
 
 
 def test_the_ablations_keep_as_many_layers_of_each_type():
-    chosen = {which: select(SIX, threshold=0.75, which=which) for which in ("smallest", "unselected", "random", "top")}
+    chosen = {
+        name: select(SIX, threshold=0.75, strategy=name) for name in ("smallest", "unselected", "random", "upper_layers")
+    }
     assert chosen["smallest"].kept == {"query": (1, 2, 5), "value": (0,)}
     assert chosen["unselected"].kept == select(SIX, threshold=0.75).others
-    assert chosen["top"].kept == {"query": (3, 4, 5), "value": (5,)}
+    assert chosen["upper_layers"].kept == {"query": (3, 4, 5), "value": (5,)}
     assert {k: len(v) for k, v in chosen["random"].kept.items()} == {"query": 3, "value": 1}
-    assert len({str(select(SIX, threshold=0.75, which="random", seed=seed).kept) for seed in range(20)}) > 5
-    assert select(SIX, threshold=0.75, which="random", seed=3) == select(SIX, threshold=0.75, which="random", seed=3)
+    assert len({str(select(SIX, threshold=0.75, strategy="random", seed=seed).kept) for seed in range(20)}) > 5
+    assert select(SIX, threshold=0.75, strategy="random", seed=3) == select(SIX, threshold=0.75, strategy="random", seed=3)
 
 
 def test_without_sharing_the_others_cost_nothing():
@@ -106,16 +108,16 @@ def test_without_sharing_the_others_cost_nothing():
     [
         ({"threshold": 0}, r"threshold must lie in \(0, 1\], got 0"),
         ({"threshold": 1.1}, "threshold must lie"),
-        ({"budget": -0.5}, r"budget must lie in \(0, 1\], got -0.5"),
-        ({"k": 0}, "k must be at least 1, got 0"),
-        ({"k": 7}, "k must not exceed the 6 layers there are, got 7"),
-        ({"k": 2, "threshold": 0.9}, "give one of threshold, budget and k"),
-        ({"k": 2, "which": "unselected"}, "give a threshold"),
-        ({"threshold": 1, "which": "unselected", "share": False}, "which=unselected leaves no layer with a LoRA"),
-        ({"budget": 0.1}, "budget 0.1 is too small: the shared LoRAs alone need 0.167"),
-        ({}, "give one of threshold, budget and k"),
-        ({"threshold": 0.9, "budget": 0.5}, "give one of threshold, budget and k"),
-        ({"threshold": 0.9, "which": "best"}, "which must be one of largest, "),
+        ({"parameter_ratio": -0.5}, r"parameter_ratio must lie in \(0, 1\], got -0.5"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"num_layers": 7}, "num_layers must not exceed the 6 layers there are, got 7"),
+        ({"num_layers": 2, "threshold": 0.9}, "give one of threshold, parameter_ratio and num_layers"),
+        ({"num_layers": 2, "strategy": "unselected"}, "give a threshold"),
+        ({"threshold": 1, "strategy": "unselected", "share": False}, "strategy=unselected leaves no layer with a LoRA"),
+        ({"parameter_ratio": 0.1}, "parameter_ratio 0.1 is too small: the shared LoRAs alone need 0.167"),
+        ({}, "give one of threshold, parameter_ratio and num_layers"),
+        ({"threshold": 0.9, "parameter_ratio": 0.5}, "give one of threshold, parameter_ratio and num_layers"),
+        ({"threshold": 0.9, "strategy": "best"}, "strategy must be one of largest, "),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, message):
@@ -124,16 +126,16 @@ def test_what_makes_no_sense_is_refused(arguments, message):
 
 
 def test_k_layers_of_each_type_or_of_all():
-    assert select(SIX, k=2).kept == {"query": (0, 3), "value": (0, 5)}
-    assert select(SIX, k=2, jointly=True).kept == {"query": (3,), "value": (5,)}
-    assert select(SIX, k=2, which="top").kept == {"query": (4, 5), "value": (4, 5)}
+    assert select(SIX, num_layers=2).kept == {"query": (0, 3), "value": (0, 5)}
+    assert select(SIX, num_layers=2, across_module_types=True).kept == {"query": (3,), "value": (5,)}
+    assert select(SIX, num_layers=2, strategy="upper_layers").kept == {"query": (4, 5), "value": (4, 5)}
 
 
 @pytest.mark.parametrize("values", [[0, 0], [float("nan"), 1], [float("inf"), 1]])
-@pytest.mark.parametrize("jointly", [True, False])
-def test_importances_that_say_nothing_are_refused(values, jointly):
+@pytest.mark.parametrize("across_module_types", [True, False])
+def test_importances_that_say_nothing_are_refused(values, across_module_types):
     with pytest.raises(ValueError, match=r"zero|finite"):
-        select(importance(q=values), threshold=0.9, jointly=jointly)
+        select(importance(q=values), threshold=0.9, across_module_types=across_module_types)
 
 
 def test_a_plan_is_saved_and_loaded(tmp_path):

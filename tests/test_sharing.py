@@ -74,7 +74,7 @@ def test_initial_values():
     plan = plan_for(first, kept=(0,))
     values = [module.lora_B.detach().clone() for site, module in lora_sites(first).items() if site.module_type == "query"]
     share(first, plan)
-    share(mean, plan, initial="mean")
+    share(mean, plan, shared_init="mean")
     query = next(site.name for site in lora_sites(first) if site.module_type == "query" and site.layer == 2)
     assert torch.equal(first.get_submodule(query).lora_B, values[1])
     torch.testing.assert_close(mean.get_submodule(query).lora_B, (values[1] + values[2]) / 2)
@@ -93,7 +93,7 @@ def test_a_plan_for_another_model_is_refused():
     with pytest.raises(ValueError, match="does not fit the model: only in the plan: query 3; only in the model: value 0"):
         share(model, plan)
     with pytest.raises(ValueError, match="initial must be one of first, mean"):
-        share(model, plan_for(model, (0,)), initial="last")
+        share(model, plan_for(model, (0,)), shared_init="last")
 
 
 def test_layers_that_share_are_not_parted_by_another_plan():
@@ -111,10 +111,10 @@ def test_layers_that_share_are_not_parted_by_another_plan():
 def test_a_mean_that_is_carried_out_again_changes_nothing():
     model = adapted()
     plan = plan_for(model, kept=())
-    share(model, plan, initial="mean")
+    share(model, plan, shared_init="mean")
     value = next(iter(lora_modules(model).values())).lora_B
     with torch.no_grad():
         value.copy_(torch.linspace(-1, 1, value.numel()).view_as(value))
     before = value.clone()
-    share(model, plan, initial="mean")
+    share(model, plan, shared_init="mean")
     assert torch.equal(value, before)

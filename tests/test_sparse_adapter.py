@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from relatives import COMMON, Batches, installed, sparse
+from helpers.methods import COMMON, Batches, installed, sparse
 
 from loradrop.methods.lora import LoRA
 from loradrop.methods.sparse_adapter import lora_parameters, snip_scores

@@ -7,10 +7,10 @@ import io
 import itertools
 import statistics
 
-import made_up
 import pandas as pd
 import pytest
 from conftest import run_module
+from helpers import result_files
 from rich.console import Console
 
 from experiments import results
@@ -31,9 +31,8 @@ def table1(tmp_path_factory):
         where = tuple(config[group]["name"] for group in ("method", "task"))
         return where == ("vera", "rte") or (*where, config["seed"]) == ("lora", "cola", 2)
 
-    done = made_up.write(outputs, TABLE1, leave=leave)
-    configs = [one["config"] for one in done]
-    return outputs, {(c["method"]["name"], c["task"]["name"], c["seed"]): one for c, one in zip(configs, done, strict=True)}
+    done = result_files.write(outputs, TABLE1, leave=leave)
+    return outputs, {(one.method, one.task, one.config["seed"]): one for one in done}
 
 
 def frame(outputs, *overrides):
@@ -45,7 +44,8 @@ def test_cells_are_what_result_files_and_paper_say(table1, epoch, over):
     outputs, done = table1
     table = compare("table1", frame(outputs), epoch, over)
     for method, task in itertools.product(("full", "lora", "vera", "lora_drop"), TASKS):
-        runs = [done[method, task, seed]["metrics"][epoch]["accuracy"] for seed in range(3) if (method, task, seed) in done]
+        found = [done[method, task, seed] for seed in range(3) if (method, task, seed) in done]
+        runs = [one.metrics.primary_at(epoch) for one in found]
         cell, paper = table.cell(method, task), published()["table1"]["models"]["roberta_base"][method]["tasks"][task]
         assert (cell.n, cell.planned) == (len(runs), 3) and cell.paper == paper["mean"]
         if runs:
@@ -91,7 +91,7 @@ def test_markdown_latex_and_text_show_the_same(table1):
     assert "lora\\_drop" in tables.comparison(table, "latex")
     rows = list(csv.DictReader(tables.comparison(table, "csv").splitlines()))
     (named,) = (row["runs"].split() for row in rows if (row["row"], row["column"]) == ("lora", "cola"))
-    assert sorted(named) == sorted(table1[1]["lora", "cola", seed]["id"] for seed in (0, 1))
+    assert sorted(named) == sorted(table1[1]["lora", "cola", seed].id for seed in (0, 1))
     assert len(rows) == 6 * 9 and {row["row"] for row in rows} == set(table.rows)
 
 
@@ -102,13 +102,13 @@ def test_the_command_prints_and_saves_the_table(table1):
         assert shown.returncode == 0, shown.stderr
         assert "4 of 144 runs are missing" in shown.stdout and "last epoch" in shown.stdout
         text = (outputs / "tables" / f"table1.{suffix}").read_text()
-        assert f"{len(done)} result files" in text or format == "csv"
+        assert f"{len(done)} results" in text or format == "csv"
     assert "Wilcoxon" in shown.stdout
 
 
 def test_a_table_without_a_paper_has_the_epoch_and_the_aggregate_that_are_asked_for(tmp_path):
-    done = made_up.write(tmp_path, "experiment=demo", "method=lora")
-    scores = sorted(100 * one["metrics"]["last"]["accuracy"] for one in done)
+    done = result_files.write(tmp_path, "experiment=demo", "method=lora")
+    scores = sorted(100 * one.metrics.primary_at("last") for one in done)
     arguments = ("demo", "method=lora", "--epoch", "last", "--over", "median")
     shown = run_module("experiments.table", *arguments, outputs=tmp_path, COLUMNS="80").stdout
     assert shown.startswith("median ± standard deviation over seeds, in percent, at the last epoch")
@@ -122,8 +122,7 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     text = paired_test(rows[rows.status == results.FINISHED], "best")
     pairs = [(task, seed) for task, seed in itertools.product(TASKS, range(3)) if ("lora", task, seed) in done]
     gaps = [
-        done["lora_drop", task, seed]["metrics"]["best"]["accuracy"]
-        - done["lora", task, seed]["metrics"]["best"]["accuracy"]
+        done["lora_drop", task, seed].metrics.primary_at("best") - done["lora", task, seed].metrics.primary_at("best")
         for task, seed in pairs
     ]
     wins = sum(gap > 0 for gap in gaps)
@@ -143,7 +142,7 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
 
 
 def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
-    made_up.write(tmp_path, "experiment=table6", metrics=lambda config: [config["method"]["threshold"] / 2])
+    result_files.write(tmp_path, "experiment=table6", metrics=lambda config: [config["method"]["threshold"] / 2])
     table = compare("table6", frame(tmp_path, "experiment=table6"))
     assert {row: table.cell(row, "rte").ours for row in table.rows} == {
         f"T={t}": pytest.approx(50 * float(t)) for t in ("1", "0.95", "0.9", "0.8", "0.7")
@@ -154,7 +153,7 @@ def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
 
 def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
     mini = ["experiment=table1", "backbone=tiny_roberta", "task=mini_sentiment", "seed=0"]
-    made_up.write(tmp_path, *mini)
+    result_files.write(tmp_path, *mini)
     table = compare("table1", frame(tmp_path, *mini))
     assert table.columns == ("mini_sentiment", AVERAGE) and table.cells.paper.isna().all()
     shown = tables.comparison(table, "markdown")
@@ -163,11 +162,8 @@ def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
 
 
 def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
-    done = made_up.write(tmp_path, "experiment=table5", primary="bleu")
-    for one in done:
-        for epoch in (*one["metrics"]["epochs"], one["metrics"]["best"], one["metrics"]["last"]):
-            epoch |= {"rouge_l": 0.4, "char_bleu4": 0.6}
-        results.write(tmp_path, one)
+    others = {"rouge_l": 0.4, "char_bleu4": 0.6}
+    result_files.write(tmp_path, "experiment=table5", primary="bleu", others=others)
     table = compare("table5", frame(tmp_path, "experiment=table5"))
     cell = table.cell("lora", "e2e char_bleu4 (as bleu)")
     assert (cell.ours, cell.paper) == (pytest.approx(60), 53.7) and table.cell("lora", "dart rouge_l").paper == 42.92
@@ -180,11 +176,7 @@ def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
 
 def test_columns_of_several_metrics(tmp_path):
     narrowed = ["experiment=prilora", "task=stsb", "seed=0"]
-    done = made_up.write(tmp_path, *narrowed, primary="spearman")
-    for one in done:
-        for epoch in (*one["metrics"]["epochs"], one["metrics"]["best"], one["metrics"]["last"]):
-            epoch |= {"spearman": 0.8, "pearson": 0.9}
-        results.write(tmp_path, one)
+    result_files.write(tmp_path, *narrowed, primary="spearman", metrics=lambda _: [0.8], others={"pearson": 0.9})
     table = compare("prilora", frame(tmp_path, *narrowed))
     assert table.cell("lora", "stsb").ours == pytest.approx(85) and table.cell("lora", "stsb").paper == 91.6
     assert table.cell("adalora_1.27M", "stsb").n == 1 and table.cell("lora_rank_2", "stsb").n == 0
@@ -192,10 +184,8 @@ def test_columns_of_several_metrics(tmp_path):
 
 def test_several_columns_of_a_task_count_as_one(tmp_path):
     narrowed = ["experiment=prilora", "task=mnli,rte", "seed=0"]
-    for one in made_up.write(tmp_path, *narrowed, metrics=lambda config: [0.6]):
-        for epoch in (*one["metrics"]["epochs"], one["metrics"]["best"], one["metrics"]["last"]):
-            epoch |= {"accuracy_matched": 0.8, "accuracy_mismatched": 0.9}
-        results.write(tmp_path, one)
+    others = {"accuracy_matched": 0.8, "accuracy_mismatched": 0.9}
+    result_files.write(tmp_path, *narrowed, metrics=lambda _: [0.6], others=others)
     table = compare("prilora", frame(tmp_path, *narrowed))
     average = table.cell("lora", AVERAGE)
     assert average.ours == pytest.approx((85 + 60) / 2) and (average.n, average.planned) == (2, 8)
@@ -207,7 +197,7 @@ def test_several_columns_of_a_task_count_as_one(tmp_path):
 
 def test_a_run_belongs_to_the_row_that_says_most_of_it(tmp_path):
     narrowed = ["experiment=prilora", "method=lora", "task=rte", "seed=0", "method.rank=2,8"]
-    made_up.write(tmp_path, *narrowed)
+    result_files.write(tmp_path, *narrowed)
     table = compare("prilora", frame(tmp_path, *narrowed))
     named = [table.cell(row, "rte").runs for row in ("lora", "lora_rank_2")]
     assert all(len(ids.split()) == 1 for ids in named) and named[0] != named[1]
@@ -218,7 +208,7 @@ def test_settings_are_not_averaged_over(tmp_path):
     with pytest.raises(UserError, match=r"the row lora has runs of rte that differ in more than the seed"):
         compare("table1", frame(tmp_path, *narrowed))
     other = ["experiment=table6", "task=rte", "seed=0", "method.threshold=0.85"]
-    made_up.write(tmp_path, *other)
+    result_files.write(tmp_path, *other)
     table = compare("table6", frame(tmp_path, *other))
     assert table.left_out == ("lora_drop",) and "belong to no row" in tables.comparison(table, "text")
 

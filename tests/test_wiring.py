@@ -83,7 +83,7 @@ class Spy(Method):
 
 @pytest.mark.parametrize(("settled_from", "earliest"), [(0, 1), (7, 2), (STEPS, 3)])
 def test_penalty_steps_and_epochs_that_count(tmp_path, settled_from, earliest):
-    components = RunComponents(composed(tmp_path, "method=head", "recipe.max_grad_norm=null"))
+    components = RunComponents(composed(tmp_path, "method=linear_probe", "recipe.max_grad_norm=null"))
     components.method = Spy(settled_from)
     components.method.install(components.model)
     module, _ = fit(components, tmp_path, None, RunProbe(components, tmp_path / "stage1"))
@@ -101,7 +101,7 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
     config = composed(tmp_path, f"method={method}", "task.train_size=64", "recipe.epochs=1")
     id = run_id(config)
     result = run(config, id)
-    assert expected in (None, result["parameters"]["adapter"])
+    assert expected in (None, result.parameters.adapter)
     model, _, again = restore(id, tmp_path)
     assert again == result and not model.training
     components = RunComponents(config)
@@ -111,14 +111,14 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
             labels = batch.pop("labels")
             right += int((model(**batch).logits.argmax(-1) == labels).sum())
             rows += len(labels)
-    assert right / rows == result["metrics"]["best"]["accuracy"]
+    assert right / rows == result.metrics.best.scores["accuracy"]
     monkeypatch.setattr("loradrop.backbones.Backbone.fingerprint", lambda *_: "others")
     with pytest.raises(ValueError, match=r"loradrop/tiny_roberta are others than those of the run"):
         restore(id, tmp_path)
 
 
 def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gradients(tmp_path):
-    components = RunComponents(composed(tmp_path, "method=head"))
+    components = RunComponents(composed(tmp_path, "method=linear_probe"))
     probe = RunProbe(components, tmp_path)
     components.device = torch.device("meta")
     sizes = {gradients: [len(b["labels"]) for b in probe.batches(range(64), gradients)] for gradients in (True, False)}

@@ -1,36 +1,116 @@
-"""The identity of a run: which values of its config count, and their digest."""
+"""The identity of a run: which values of its config make its id. Free of torch.
+
+An id stands for the values that can change a number, by what they mean:
+
+    in      names and settings of backbone, task and method, the recipe, the decoding, the seed,
+            and of the trainer what changes a bit (accelerator, precision, num_threads)
+    not in  where code lies: `_target_`; of a class that a setting names (task.metric), its module
+            where files lie: paths, task.official, task.url, the names in task.files (their
+            checksums and numbers of rows are in)
+            what a run writes and shows: logger, save_weights, wait, progress_bar,
+            checkpoint_minutes, num_workers
+            a null, which says the same as a key that is absent
+            the spelling of a number: 2 is 2.0
+
+So a class that moves, or a mirror of the data, changes no id. A key or a name that is renamed
+does; `experiments.rekey` gives stored results their new ids, from their recorded configs.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# what cannot change a number
-NOT_IN_HASH = ("paths", "logger", "save_weights", "wait")
-NOT_IN_TRAINER_HASH = ("progress_bar", "num_workers", "checkpoint_minutes")
+IDENTITY_VERSION = 2  # to be raised when what is in an id changes; then `experiments.rekey`
+GROUPS = ("backbone", "task", "method")
+OF_TRAINER = ("accelerator", "precision", "num_threads")
+PLACES = {"task": ("official", "url")}  # keys that say where something lies, not what it is
+CLASSES = {"task": ("metric",)}  # keys that name a class
 
 
-def run_id(config: DictConfig) -> str:
-    """<backbone>-<task>-<method>-s<seed>-<hash of the resolved config without what cannot change a number>."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    plain = {key: value for key, value in plain.items() if key not in NOT_IN_HASH}
-    plain["trainer"] = {key: value for key, value in plain["trainer"].items() if key not in NOT_IN_TRAINER_HASH}
-    names = (plain[group]["name"] for group in ("backbone", "task", "method"))
-    return "-".join([*names, f"s{plain['seed']}", digest(plain)])
+def run_id(config: DictConfig | Mapping[str, Any]) -> str:
+    """The id of a run: <backbone>-<task>-<method>-s<seed>-<digest of its identity>.
+
+    Args:
+        config: of one run, composed by Hydra, or resolved and plain as a result file records it.
+    """
+    counted = identity(config)
+    return "-".join([*_names(counted, GROUPS), f"s{counted['seed']}", digest(counted)])
+
+
+def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
+    """The id of a stage 1, which all runs of a backbone, task, recipe, seed and precision share.
+
+    Args:
+        config: of one of these runs. Its method and its number of epochs do not count.
+        measured: what else the measurement depends on, as JSON values.
+    """
+    counted = identity(config)
+    recipe = {key: value for key, value in counted["recipe"].items() if key != "epochs"}
+    shared = {key: counted[key] for key in ("version", "backbone", "task", "trainer", "seed")}
+    names = _names(counted, ("backbone", "task"))
+    key = digest({**shared, "recipe": recipe, **measured})
+    return "-".join([*names, "stage1", f"s{counted['seed']}", key])
+
+
+def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's config that can change a number, without import paths and places."""
+    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    return {
+        "version": IDENTITY_VERSION,
+        **{group: _settings(group, plain[group]) for group in GROUPS},
+        "recipe": plain["recipe"],
+        "decoding": plain.get("decoding"),
+        "trainer": {key: plain["trainer"].get(key) for key in OF_TRAINER},
+        "seed": plain["seed"],
+    }
 
 
 def digest(plain: Any) -> str:
-    """Eight hexadecimal digits that stand for a JSON value.
-
-    A key that is null is as good as absent: a run has no use for it, and one that a later version adds changes no id.
-    """
-    return hashlib.sha256(json.dumps(_without_nulls(plain), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits that stand for a JSON value; nulls in mappings do not count."""
+    text = json.dumps(_normal(plain), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _without_nulls(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        return {key: _without_nulls(value) for key, value in plain.items() if value is not None}
-    return plain
+def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
+    return [counted[group]["name"] for group in groups]
+
+
+def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's name and settings."""
+    kept = {key: _without_modules(value) for key, value in node.items() if key != "_target_"}
+    for key in PLACES.get(group, ()):
+        kept.pop(key, None)
+    for key in CLASSES.get(group, ()):
+        kept[key] = _class_name(kept.get(key))
+    if group == "task" and isinstance(kept.get("files"), Mapping):
+        kept["files"] = {split: _without_name(file) for split, file in kept["files"].items()}
+    return kept
+
+
+def _without_name(file: Any) -> Any:
+    return {k: v for k, v in file.items() if k != "name"} if isinstance(file, Mapping) else file
+
+
+def _without_modules(node: Any) -> Any:
+    """The value; a node of it that builds an object keeps the name of the class alone."""
+    if isinstance(node, Mapping):
+        return {k: _class_name(v) if k == "_target_" else _without_modules(v) for k, v in node.items()}
+    return [_without_modules(value) for value in node] if isinstance(node, list) else node
+
+
+def _class_name(path: Any) -> Any:
+    return path.rpartition(".")[2] if isinstance(path, str) else path
+
+
+def _normal(plain: Any) -> Any:
+    """Without nulls in mappings, and with whole numbers as integers."""
+    if isinstance(plain, Mapping):
+        return {key: _normal(value) for key, value in plain.items() if value is not None}
+    if isinstance(plain, list | tuple):
+        return [_normal(value) for value in plain]
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import schema
 from experiments.config.identity import run_id
+from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 
@@ -49,13 +50,16 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
     if remembered is not None:
         return remembered
     check_names(overrides)
+    configs, everywhere = [], True
     with _config_loader() as loader, recorded_sources(loader) as sources:
-        configs = []
         for config in _expand(overrides, loader):
+            everywhere = everywhere and config.trainer.precision != AUTO  # else the ids are this machine's
+            resolve_precision(config)
             plain = OmegaConf.to_container(config, resolve=True)
             del plain["paths"]
             configs.append({"id": run_id(config), **plain})
-    save_sweep(overrides, sources, configs)
+    if everywhere:
+        save_sweep(overrides, sources, configs)
     return configs
 
 
@@ -74,7 +78,10 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
     overrides = list(overrides)
     check_names(overrides)
     with _config_loader() as loader:
-        return list(_expand(overrides, loader))
+        configs = list(_expand(overrides, loader))
+    for config in configs:
+        resolve_precision(config)
+    return configs
 
 
 @contextmanager

@@ -40,9 +40,9 @@ class Column:
 
     def score(self, run: Any, epoch: str) -> float:
         """In percent."""
-        metrics = run.result["metrics"]
-        keys = self.metrics or (metrics["primary"],)
-        return 100 * sum(metrics[epoch][key] for key in keys) / len(keys)
+        metrics = run.result.metrics
+        keys = self.metrics or (metrics.primary,)
+        return 100 * sum(metrics.at(epoch).scores[key] for key in keys) / len(keys)
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,10 @@ def measured(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     layer, importance (y_i), kept."""
     rows = []
     for run in frame[frame.status == results.FINISHED].itertuples():
-        importance, plan = run.result["importance"], run.result["plan"]
-        values = [value(run, key) for key in keys]
-        for kind, layers in (importance["normalized"] if importance and plan else {}).items():
-            for layer, y in layers.items():
-                rows.append(
-                    (run.backbone, run.task, run.seed, *values, kind, int(layer), y, int(layer) in plan["kept"][kind])
-                )
+        importance, plan = run.result.importance, run.result.plan
+        where = (run.backbone, run.task, run.seed, *(value(run, key) for key in keys))
+        for kind, layers in (importance.normalized if importance and plan else {}).items():
+            rows += [(*where, kind, layer, y, layer in plan.kept[kind]) for layer, y in layers.items()]
     return pd.DataFrame(rows, columns=["backbone", "task", "seed", *keys, "module_type", "layer", "importance", "kept"])
 
 

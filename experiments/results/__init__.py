@@ -1,16 +1,18 @@
 """The only reader and writer of result files."""
 
 from experiments.results.frames import AGGREGATES, load, over_seeds, times
+from experiments.results.result import FAILED, FINISHED, Failure, Result
 from experiments.results.store import (
     DAMAGED,
-    FAILED,
-    FINISHED,
     MISSING,
     PREDICTIONS,
     RUNNING,
+    finished_result,
     read,
+    read_analysis,
     run_folder,
     write,
+    write_analysis,
 )
 
 __all__ = [
@@ -21,10 +23,15 @@ __all__ = [
     "MISSING",
     "PREDICTIONS",
     "RUNNING",
+    "Failure",
+    "Result",
+    "finished_result",
     "load",
     "over_seeds",
     "read",
+    "read_analysis",
     "run_folder",
     "times",
     "write",
+    "write_analysis",
 ]

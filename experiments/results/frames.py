@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ import pandas as pd
 
 from experiments.common.files import is_locked
 from experiments.config.catalog import experiment
-from experiments.config.identity import NOT_IN_HASH, NOT_IN_TRAINER_HASH
+from experiments.config.identity import identity
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of, run_configs
-from experiments.results.store import DAMAGED, FAILED, FINISHED, MISSING, RUNNING, read, run_folder
+from experiments.results.result import FAILED, FINISHED, Failure, Result
+from experiments.results.store import DAMAGED, MISSING, RUNNING, finished_result, ids, read, run_folder
 
 AGGREGATES = ("best", "last")  # epoch
 COLUMNS = (
     *("id", "backbone", "task", "method", "seed", "status", "primary", *AGGREGATES, "best_epoch"),
-    *("adapter", "head", "total", "lora_parameters", "seconds", "config", "result"),
+    *("adapter", "head", "total", "lora_parameters", "seconds", "config", "result", "error"),
 )
 
 
@@ -31,8 +33,9 @@ def load(
 
     Columns: id, backbone, task, method, seed, status ("finished", "running", "failed", "damaged" or "missing"), primary (the
     metric's name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters
-    (counts), seconds (wall time of all stages), config (as planned), result (the whole file). Scores of runs that only
-    measured are missing. FileNotFoundError, with the command that makes them, where no finished run is there to be had.
+    (counts), seconds (wall time of all stages), config (as planned), result (the whole file, as results.Result), error (of a
+    failed run or a damaged file). Scores of runs that only measured are missing. FileNotFoundError, with the command that
+    makes them, where no finished run is there to be had.
     """
     if isinstance(overrides, str):
         overrides = experiment(overrides).overrides(mini)
@@ -44,9 +47,9 @@ def load(
         try:
             row = _row(read(folder, config["id"]))
         except UserError as error:
-            row = {"status": DAMAGED, "result": {"error": str(error)}}
+            row = {"status": DAMAGED, "error": str(error)}
         if row["status"] in (MISSING, FAILED) and is_locked(run_folder(folder, config["id"])):
-            row = {"status": RUNNING, "result": None}
+            row = {"status": RUNNING}
         rows.append({"id": config["id"], **names, "seed": config["seed"], "config": config, **row})
     frame = pd.DataFrame(rows, columns=COLUMNS)
     if not finished:
@@ -56,28 +59,27 @@ def load(
     return frame[frame.status == FINISHED]
 
 
-def _row(result: dict[str, Any] | None) -> dict[str, Any]:
-    row = {"status": MISSING if result is None else result["status"], "result": result}
-    if row["status"] == FINISHED:
-        row |= {**result["parameters"], "seconds": sum(result["seconds"].values())}
-        metrics = result["metrics"]
-        if metrics is not None:
-            row |= {"primary": metrics["primary"], "best_epoch": metrics["best"]["epoch"]}
-            row |= {which: metrics[which][metrics["primary"]] for which in AGGREGATES}
+def _row(result: Result | Failure | None) -> dict[str, Any]:
+    if result is None:
+        return {"status": MISSING}
+    if isinstance(result, Failure):
+        return {"status": FAILED, "error": result.error}
+    counts, metrics = result.parameters, result.metrics
+    row = {"status": FINISHED, "result": result, "seconds": result.total_seconds}
+    row |= {"adapter": counts.adapter, "head": counts.head, "total": counts.total, "lora_parameters": counts.lora_parameters}
+    if metrics is not None:
+        row |= {"primary": metrics.primary, "best_epoch": metrics.best.epoch}
+        row |= {which: metrics.primary_at(which) for which in AGGREGATES}
     return row
 
 
 def times(outputs: str | Path) -> pd.DataFrame:
     """How long the finished runs of a folder took: backbone, task, method, seconds."""
     rows = []
-    for path in sorted(Path(outputs, "runs").glob("*/result.json")):
-        try:
-            result = read(outputs, path.parent.name)
-        except UserError:
-            continue
-        if result and result["status"] == FINISHED:
-            names = [result["config"][group]["name"] for group in ("backbone", "task", "method")]
-            rows.append((*names, sum(result["seconds"].values())))
+    for id in ids(outputs):
+        with suppress(UserError):  # a damaged file says nothing of times
+            if found := finished_result(outputs, id):
+                rows.append((found.backbone, found.task, found.method, found.total_seconds))
     return pd.DataFrame(rows, columns=["backbone", "task", "method", "seconds"])
 
 
@@ -110,16 +112,15 @@ def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd
 
 def _kept(runs: pd.DataFrame) -> str:
     """How many layers kept an own LoRA, by module type, mean over seeds: "query 8.3, value 10.0"."""
-    plans = [result["plan"] for result in runs.result if result["plan"]]
-    kinds = plans[0]["kept"] if plans else ()
-    return ", ".join(f"{kind} {sum(len(plan['kept'][kind]) for plan in plans) / len(plans):.1f}" for kind in kinds) or "-"
+    kept = [result.plan.kept for result in runs.result if result.plan]
+    means = {name: sum(len(layers[name]) for layers in kept) / len(kept) for name in (kept[0] if kept else ())}
+    return ", ".join(f"{name} {mean:.1f}" for name, mean in means.items()) or "-"
 
 
 def _settings(frame: pd.DataFrame) -> pd.Series:
     """For each run, the keys and values (as text) in which it differs from others of its backbone, task and method."""
-    configs = pd.json_normalize([result["config"] for result in frame.result]).astype(str).set_index(frame.index)
-    ignored = {"seed", *NOT_IN_HASH, *(f"trainer.{key}" for key in NOT_IN_TRAINER_HASH)}
-    configs = configs[[key for key in configs if not {key, key.partition(".")[0]} & ignored]]
+    counted = [{**identity(result.config), "seed": None} for result in frame.result]
+    configs = pd.json_normalize(counted).astype(str).set_index(frame.index)
     texts = pd.Series("", index=frame.index)
     for _, runs in frame.groupby(["backbone", "task", "method"]):
         some = configs.loc[runs.index]

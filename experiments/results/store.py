@@ -1,47 +1,100 @@
-"""Result files: where they lie, and how they are read and written. Free of torch.
+"""Where results lie, and how they are read and written. Free of torch.
 
-outputs/runs/<id>/ holds config.yaml, importance.json, adapter.safetensors and result.json. result.json is written once,
-atomically, and alone marks a run as finished; result.schema.json says what stands in it.
+<outputs>/runs/<id>/     config.yaml, importance.json, adapter.safetensors and result.json of a run;
+                         result.json is written last, atomically, and alone marks a run as finished
+<outputs>/*.jsonl        an archive: finished results without weights, one a line
+                         (experiments.results.archive)
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments.common.files import atomic_write
 from experiments.config.schema import UserError
+from experiments.results import archive
+from experiments.results.result import Failure, Result, from_plain, parse, to_plain
 
-FINISHED, RUNNING, FAILED, DAMAGED, MISSING = "finished", "running", "failed", "damaged", "missing"
-SCHEMA = Path(__file__).with_name("result.schema.json")
+RUNNING, DAMAGED, MISSING = "running", "damaged", "missing"  # beside finished and failed
+RESULT = "result.json"
+ANALYSES = ("distribution", "removal")  # beside it: what was measured of the model afterwards
 PREDICTIONS = "predictions.jsonl"  # beside a result: what the best epoch generated, one line a text
 
 
 def run_folder(outputs: str | Path, id: str) -> Path:
+    """The folder of a run's files."""
     return Path(outputs) / "runs" / id
 
 
-def read(outputs: str | Path, id: str) -> dict[str, Any] | None:
-    """The result of a run, None where there is none. UserError: a file that is not one."""
-    path = run_folder(outputs, id) / "result.json"
+def location(outputs: str | Path, id: str) -> Path:
+    """The file that holds a run's result, or is going to."""
+    own = run_folder(outputs, id) / RESULT
+    return own if own.exists() else archive.file_of(outputs, id) or own
+
+
+def read(outputs: str | Path, id: str) -> Result | Failure | None:
+    """The result of a run, None if there is none.
+
+    Raises:
+        UserError: the file is no valid result, or that of another run.
+    """
+    path = run_folder(outputs, id) / RESULT
     try:
-        result = json.loads(path.read_text())
-        needed = ("id", "config", *(("metrics", "parameters", "seconds") if result["status"] == FINISHED else ("error",)))
-        missing = [key for key in needed if key not in result]
-        if missing:
-            raise ValueError(f"{missing[0]} is missing")
-        return result
+        found = parse(path.read_bytes())
+        if found.id != id:
+            raise ValueError(f"it is the result of {found.id}")
+        return found
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return archived(outputs, id)
     except (ValueError, KeyError, TypeError) as error:  # no JSON, or of something else
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it and run again") from error
 
 
-def write(outputs: str | Path, result: dict[str, Any]) -> None:
-    """Check a result against the schema and put it in its place, whole or not at all."""
-    import jsonschema  # of no use to what only reads
+def archived(outputs: str | Path, id: str) -> Result | Failure | None:
+    """A result from the archive in a folder, None if there is none."""
+    line = archive.lines(outputs).get(id)
+    if line is None:
+        return None
+    try:
+        return from_plain({key: value for key, value in line.items() if key != archive.ANALYSES})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{outputs}/*.jsonl: the line of {id} is damaged ({error})") from error
 
-    jsonschema.validate(result, json.loads(SCHEMA.read_text()))
-    with atomic_write(run_folder(outputs, result["id"]) / "result.json") as path:
-        path.write_text(json.dumps(result, indent=1, allow_nan=False))
+
+def finished_result(outputs: str | Path, id: str) -> Result | None:
+    """The result of a run if it is finished. UserError as for `read`."""
+    found = read(outputs, id)
+    return found if isinstance(found, Result) else None
+
+
+def ids(outputs: str | Path) -> Iterator[str]:
+    """The ids of all runs that have a result, each once."""
+    own = {path.parent.name for path in Path(outputs, "runs").glob(f"*/{RESULT}")}
+    yield from sorted({*own, *archive.lines(outputs)})
+
+
+def write(outputs: str | Path, result: Result | Failure) -> None:
+    """Put a result in its place, whole or not at all."""
+    with atomic_write(run_folder(outputs, result.id) / RESULT) as path:
+        path.write_text(json.dumps(to_plain(result), indent=1, allow_nan=False))
+
+
+def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | None:
+    """What was measured of a finished run's model afterwards, None if it was not.
+
+    Args:
+        name: of the analysis, one of ANALYSES (experiments.runner.post_hoc).
+    """
+    path = run_folder(outputs, id) / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return archive.lines(outputs).get(id, {}).get(archive.ANALYSES, {}).get(name)
+
+
+def write_analysis(outputs: str | Path, id: str, name: str, content: dict[str, Any]) -> None:
+    """Keep an analysis beside the run's result."""
+    with atomic_write(run_folder(outputs, id) / f"{name}.json") as path:
+        path.write_text(json.dumps(content, allow_nan=False))

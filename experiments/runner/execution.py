@@ -13,11 +13,12 @@ from experiments.common import console
 from experiments.common.files import atomic_write, check_writable, is_locked, run_lock
 from experiments.config.schema import UserError
 from experiments.config.validation import check, instantiate_group
+from experiments.results import Failure, Result
 from experiments.runner.loggers import RunInfo, finishing, log_result
 
 
 @finishing()
-def run(config: DictConfig, id: str, wait: bool = True) -> dict[str, Any] | None:
+def run(config: DictConfig, id: str, wait: bool = True) -> Result | None:
     """Carry out a run and write its result. UserError: a mistake in the config or its surroundings, or a failed run.
 
     What another process carries out is waited for, or is None.
@@ -60,13 +61,12 @@ def held_elsewhere(folder: Path, id: str, wait: bool) -> bool:
     return not wait
 
 
-def finished(config: DictConfig, id: str) -> dict[str, Any] | None:
+def finished(config: DictConfig, id: str) -> Result | None:
     """The result of a finished run."""
-    result = results.read(config.paths.outputs, id)
-    return result if result is not None and result["status"] == results.FINISHED else None
+    return results.finished_result(config.paths.outputs, id)
 
 
-def _record(components: Any, folder: Path, logger: Any, id: str) -> dict[str, Any]:
+def _record(components: Any, folder: Path, logger: Any, id: str) -> Result:
     """Train, and write the result or the error."""
     from experiments.runner.environment import record
 
@@ -76,14 +76,14 @@ def _record(components: Any, folder: Path, logger: Any, id: str) -> dict[str, An
     except Exception as error:
         message = f"{id} failed: {type(error).__name__}: {error}"
         try:
-            failure = {"status": results.FAILED, "error": traceback.format_exc()}
-            results.write(components.config.paths.outputs, facts | failure)
+            failure = Failure(**facts, error=traceback.format_exc())
+            results.write(components.config.paths.outputs, failure)
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error
         raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
 
 
-def _train(components: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> dict[str, Any]:
+def _train(components: Any, folder: Path, logger: Any, facts: dict[str, Any]) -> Result:
     from experiments.runner import training
     from experiments.runner.probe import RunProbe
     from experiments.runner.record import describe, save
@@ -96,7 +96,7 @@ def _train(components: Any, folder: Path, logger: Any, facts: dict[str, Any]) ->
     module, speed = training.fit(components, folder, logger, probe)
     save(components, module, folder)
     times = {"seconds": components.seconds, "stage1_cached": probe.cached}
-    result = facts | describe(components, module) | speed | times | {"status": results.FINISHED}
+    result = Result(**facts, **describe(components, module), **speed, **times)
     results.write(components.config.paths.outputs, result)
     log_result(result)
     (folder / CHECKPOINT).unlink(missing_ok=True)

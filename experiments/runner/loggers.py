@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.results import AGGREGATES, Result
+
 MODES = ("offline", "online")
 
 
@@ -57,7 +59,7 @@ def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> A
     return WandbLogger(experiment=wandb.run)
 
 
-def log_result(result: dict[str, Any]) -> None:
+def log_result(result: Result) -> None:
     """Final numbers, the plan, and importances as a chart, in the W&B run under way; nothing where there is none.
 
     The result file is there by now: an error of W&B's is printed and costs nothing.
@@ -68,19 +70,18 @@ def log_result(result: dict[str, Any]) -> None:
     try:
         _log_result(wandb, result)
     except wandb.Error as error:
-        print(f"W&B did not take the final numbers of {result['id']}: {error}")
+        print(f"W&B did not take the final numbers of {result.id}: {error}")
 
 
-def _log_result(wandb: Any, result: dict[str, Any]) -> None:
-    metrics = result["metrics"] or {}
-    for which in ("best", "last") if metrics else ():
-        wandb.run.summary.update({f"{which}/{key}": value for key, value in metrics[which].items()})
-    wandb.run.summary.update({f"parameters/{key}": value for key, value in result["parameters"].items()})
-    for kind, layers in (result["importance"] or {}).get("normalized", {}).items():
-        table = wandb.Table(["layer", "importance"], [[int(layer), y] for layer, y in layers.items()])
+def _log_result(wandb: Any, result: Result) -> None:
+    for which in AGGREGATES if result.metrics else ():
+        wandb.run.summary.update({f"{which}/{key}": value for key, value in result.metrics.at(which)})
+    wandb.run.summary.update({f"parameters/{key}": value for key, value in result.parameters})
+    for kind, layers in (result.importance.normalized if result.importance else {}).items():
+        table = wandb.Table(["layer", "importance"], [[layer, y] for layer, y in layers.items()])
         wandb.log({f"importance/{kind}": wandb.plot.bar(table, "layer", "importance", f"Importance of {kind} by layer")})
-    if result["plan"]:
-        wandb.run.summary.update({"plan": result["plan"]})
+    if result.plan:
+        wandb.run.summary.update({"plan": result.plan.model_dump()})
 
 
 @contextmanager

@@ -8,7 +8,6 @@ Both are of the best epoch's weights. Importing this module costs no torch; what
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable, Collection, Iterator
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments import results
-from experiments.common.files import atomic_write
 
 MOST_ROWS = 5000  # of the training set, stratified, that are measured
 BIN = 0.25  # width of a frequency's bin, in powers of ten
@@ -45,14 +43,10 @@ def removal(id: str, outputs: str | Path) -> dict[str, Any]:
 
 
 def _kept(id: str, outputs: str | Path, name: str, compute: Callable[[str, Path], dict[str, Any]]) -> dict[str, Any]:
-    path = results.run_folder(outputs, id) / f"{name}.json"
-    if path.exists():
-        content = json.loads(path.read_text())
-        if content["version"] == VERSION:
-            return content
-    content = {"version": VERSION, **compute(id, Path(outputs))}
-    with atomic_write(path) as file:
-        file.write_text(json.dumps(content, allow_nan=False))
+    content = results.read_analysis(outputs, id, name)
+    if content is None or content["version"] != VERSION:
+        content = {"version": VERSION, **compute(id, Path(outputs))}
+        results.write_analysis(outputs, id, name, content)
     return content
 
 
@@ -66,7 +60,7 @@ def _setup(id: str, outputs: Path) -> Any:
     config, result = finished(id, outputs)
     config.trainer.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     components = RunComponents(config)
-    if (components.weights, components.data.fingerprint) != (result["weights_fingerprint"], result["data_fingerprint"]):
+    if (components.weights, components.data.fingerprint) != (result.weights_fingerprint, result.data_fingerprint):
         raise ValueError(f"{id} was made with other pretrained weights or data than those at hand")
     load_trained(components.model, components.method, result, results.run_folder(outputs, id))
     return components

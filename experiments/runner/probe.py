@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from experiments.common.files import atomic_write, run_lock
-from experiments.config.identity import digest
+from experiments.config.identity import stage1_id
 from experiments.runner.components import RunComponents
 from experiments.runner.record import save_tensors
 from experiments.runner.trainer import make_module, make_trainer
@@ -64,14 +63,9 @@ class RunProbe:
 
     def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
         """Computed once for all runs of one backbone, task, recipe, seed and precision: <cache>/stage1/<id>."""
-        config = OmegaConf.to_container(self.components.config, resolve=True)
-        trainer = {key: config["trainer"][key] for key in ("accelerator", "precision", "num_threads")}
-        recipe = {key: value for key, value in config["recipe"].items() if key != "epochs"}
-        shared = {key: config[key] for key in ("backbone", "task", "seed")}
-        key = {**shared, "recipe": recipe, "trainer": trainer, "stage1": dict(settings)}
-        key |= {"data": self.components.data.fingerprint, "weights": self.components.weights, "version": STAGE1_VERSION}
-        names = f"{shared['backbone']['name']}-{shared['task']['name']}-stage1-s{self.seed}"
-        folder = self.folder / f"{names}-{digest(key)}"
+        measured = {"data": self.components.data.fingerprint, "weights": self.components.weights}
+        measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
+        folder = self.folder / stage1_id(self.components.config, **measured)
         with run_lock(folder):  # runs side by side wait for the first one's measurement
             self.cached = (folder / "importance.json").exists()
             if not self.cached:

@@ -18,7 +18,7 @@ from loradrop.training.module import RunModule
 
 
 def describe(components: RunComponents, module: RunModule | None) -> dict[str, Any]:
-    """The part of a result that says what was trained and how well."""
+    """The fields of results.Result that say what was trained and how well."""
     task, report = components.data.task, components.method.result_fields()
     importance, plan = report.get("importance"), report.get("plan")
     return {

@@ -14,15 +14,14 @@ from torch import nn
 from experiments import results
 from experiments.config.sweep import as_config
 from experiments.config.validation import instantiate_group
+from experiments.results import Result
 from experiments.runner.components import load_model
 from loradrop.methods.base import Method, load_values
 
 WEIGHTS = "adapter.safetensors"
 
 
-def restore(
-    id: str, outputs: str | Path = "outputs", models: str | Path | None = None
-) -> tuple[nn.Module, Any, dict[str, Any]]:
+def restore(id: str, outputs: str | Path = "outputs", models: str | Path | None = None) -> tuple[nn.Module, Any, Result]:
     """(model in eval mode, tokenizer, result) of a finished run; `models` as paths.models (None: LORADROP_MODELS).
 
     FileNotFoundError: no such finished run, or one without weights (save_weights=false). ValueError: the pretrained weights
@@ -31,28 +30,29 @@ def restore(
     config, result = finished(id, outputs, models)
     backbone, task, method = (instantiate_group(group, config[group]) for group in ("backbone", "task", "method"))
     models = config.paths.models and Path(config.paths.models)
-    if backbone.fingerprint(models) != result["weights_fingerprint"]:
+    if backbone.fingerprint(models) != result.weights_fingerprint:
         raise ValueError(f"the pretrained weights of {backbone.hub_id} are others than those of the run {id}")
     model, tokenizer = load_model(backbone, task, method, models, config.seed)
     load_trained(model, method, result, results.run_folder(outputs, id))
     return model.eval(), tokenizer, result
 
 
-def finished(id: str, outputs: str | Path, models: str | Path | None = None) -> tuple[DictConfig, dict[str, Any]]:
+def finished(id: str, outputs: str | Path, models: str | Path | None = None) -> tuple[DictConfig, Result]:
     """A finished run's config, with this machine's paths, and its result. FileNotFoundError as for `restore`."""
-    result = results.read(outputs, id)
+    result = results.finished_result(outputs, id)
     weights = results.run_folder(outputs, id) / WEIGHTS
-    if result is None or result["status"] != results.FINISHED or not weights.exists():
+    if result is None or not weights.exists():
         again = "" if result is None else "; delete it and run again, with save_weights=true"
         raise FileNotFoundError(f"{weights.parent} holds no finished run with its weights{again}")
     folders = {"models": models or os.environ.get("LORADROP_MODELS"), "data": os.environ.get("LORADROP_DATA")}
     paths = {"outputs": str(outputs), "cache": str(Path(outputs) / "cache")} | {k: v and str(v) for k, v in folders.items()}
-    return as_config(result["config"], **paths), result
+    return as_config(result.config, **paths), result
 
 
-def load_trained(model: nn.Module, method: Method, result: dict[str, Any], folder: Path) -> None:
+def load_trained(model: nn.Module, method: Method, result: Result, folder: Path) -> None:
     """Put a run's plan and trained values into a model with its method installed. ValueError: damaged, or not fitting."""
-    method.load_state_dict(model, {key: result[key] for key in ("importance", "plan") if result[key]})
+    stored = {"importance": result.importance, "plan": result.plan}
+    method.load_state_dict(model, {key: part.model_dump(mode="json") for key, part in stored.items() if part})
     try:
         state = load_file(folder / WEIGHTS)
     except SafetensorError as error:

@@ -15,6 +15,7 @@ from experiments.common import console
 from experiments.common.files import check_writable
 from experiments.config.schema import UserError
 from experiments.config.sweep import as_config
+from experiments.results import printing
 from experiments.runner.execution import run
 
 
@@ -54,13 +55,13 @@ def _show(frame: pd.DataFrame) -> int:
     """Print the table; the number of runs that did not finish."""
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
-        console.overview(results.over_seeds(finished))
+        printing.overview(results.over_seeds(finished))
     elsewhere = frame[frame.status == results.RUNNING]
     if len(elsewhere):
         console.info(f"{len(elsewhere)} of {len(frame)} runs are being carried out by other processes")
     unfinished = frame[~frame.status.isin([results.FINISHED, results.RUNNING])]
     for left in unfinished.itertuples():
-        error = "see above" if left.result is None else console.first_line(left.result["error"])
+        error = "see above" if pd.isna(left.error) else console.first_line(left.error)
         console.error(f"{left.status}: {left.id}: {error}")
     if len(unfinished):
         console.error(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from loradrop.importance.measurement import Importance, check_measurement, measure, uniform
 from loradrop.lora.peft import LoRA, adapted_sites
-from loradrop.selection import SharingPlan, check_selection, select
-from loradrop.sharing import INITIAL, share
+from loradrop.selection import SelectionSettings, SharingPlan, select
+from loradrop.sharing import SHARED_INIT, share
 
-KEEP, FRESH = WEIGHTS = ("keep", "fresh")
+KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
 
 
 class LoRADropSchedule:
@@ -29,10 +29,9 @@ class LoRADropSchedule:
     `epochs` training goes on with the shared LoRAs, by the same optimiser and schedule; on one process only, since
     DistributedDataParallel cannot have its parameters changed.
 
-    `batches` and `average`: what to measure on, see importance.measure. `threshold`, `budget` or `k`, `jointly`, `which`,
-    `share` and `seed`: see selection.select. `weights`: LoRAs `keep` what they have learned, or start afresh with what they
-    held when training began. `initial` and `adapter`: see sharing.share. Afterwards `importance` and `plan` say what came of
-    it.
+    `batches` and `average_over`: what to measure on, see loradrop.measure. `kept_init`: LoRAs `keep` what they have
+    learned, or start `fresh` with what they held when training began. `shared_init` and `adapter`: see loradrop.share.
+    `seed` and `selection`: see loradrop.select. Afterwards `importance` and `plan` say what came of it.
     """
 
     def __init__(
@@ -40,32 +39,26 @@ class LoRADropSchedule:
         batches: Iterable[Any],
         steps: int | None = None,
         epochs: int | None = None,
-        threshold: float | None = None,
-        budget: float | None = None,
-        k: int | None = None,
-        average: str = "tokens",
-        weights: str = KEEP,
-        initial: str = "first",
+        average_over: str = "tokens",
+        kept_init: str = KEEP,
+        shared_init: str = "first",
         adapter: str | None = None,
-        jointly: bool = False,
-        which: str = "largest",
-        share: bool = True,
         seed: int = 0,
+        **selection: Any,
     ) -> None:
-        check_measurement(batches, average)
-        check_selection(threshold, budget, k, which)
+        check_measurement(batches, average_over)
+        SelectionSettings(**selection)
         for name, count in (("steps", steps), ("epochs", epochs)):
             if count is not None and count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         if steps is not None and epochs is not None:
             raise ValueError("give steps or epochs, or neither to share at the end of training")
-        for name, value, allowed in (("weights", weights, WEIGHTS), ("initial", initial, INITIAL)):
+        for name, value, allowed in (("kept_init", kept_init, KEPT_INIT), ("shared_init", shared_init, SHARED_INIT)):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got '{value}'")
         self.batches, self.steps, self.epochs = batches, steps, epochs
-        self.selection: dict[str, Any] = {"threshold": threshold, "budget": budget, "k": k}
-        self.selection |= {"jointly": jointly, "which": which, "share": share, "seed": seed}
-        self.average, self.weights, self.initial, self.adapter = average, weights, initial, adapter
+        self.selection: dict[str, Any] = {**selection, "seed": seed}
+        self.average_over, self.kept_init, self.shared_init, self.adapter = average_over, kept_init, shared_init, adapter
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
         self._first: dict[str, Tensor] = {}  # values of A and B when training began, by site and matrix
@@ -89,8 +82,8 @@ class LoRADropSchedule:
             if when is not None and when > length:
                 raise ValueError(f"{name} is {when}, but training ends after {length:g}: LoRAs would never be shared")
         loras = self._loras(model)
-        select(uniform(model, self.adapter), **self.selection)  # a k or budget that cannot be met
-        if self.weights == FRESH:
+        select(uniform(model, self.adapter), **self.selection)  # a number of layers or a ratio that cannot be met
+        if self.kept_init == FRESH:
             self._first = {name: parameter.detach().clone() for name, parameter in _matrices(loras).items()}
 
     def resume(self, model: nn.Module, plan: SharingPlan) -> None:
@@ -116,18 +109,18 @@ class LoRADropSchedule:
         """Measure, select, share; the optimisers forget what is no longer there."""
         before = _matrices(self._loras(model))
         with torch.random.fork_rng():  # a loader draws a seed, which training would then not get
-            self.importance = measure(model, self.batches, self.average, adapter=self.adapter, autocast=autocast)
+            self.importance = measure(model, self.batches, self.average_over, adapter=self.adapter, autocast=autocast)
         self.plan = select(self.importance, **self.selection)
         with torch.no_grad():
             for name, value in self._first.items():
                 before[name].copy_(value)
-        share(model, self.plan, self.initial, self.adapter)
+        share(model, self.plan, self.shared_init, self.adapter)
         left = {id(parameter) for parameter in model.parameters()}
         for parameter in before.values():
             gone = id(parameter) not in left
             if gone:
                 parameter.grad = None  # optimisers pass over what has no gradient
-            if gone or self.weights == FRESH:
+            if gone or self.kept_init == FRESH:
                 for optimizer in optimizers:
                     optimizer.state.pop(parameter, None)
 

@@ -130,7 +130,7 @@ def normalize(layers: Mapping[int, float]) -> dict[int, float]:
 def measure(
     model: nn.Module,
     batches: Iterable[Any],
-    average: str = "tokens",
+    average_over: str = "tokens",
     squared_norms: bool = False,
     adapter: str | None = None,
     autocast: torch.dtype | None = None,
@@ -142,7 +142,7 @@ def measure(
     as a tensor, list or tuple. `attention_mask` (batch, tokens) of ones and zeros, where given, excludes padding; of an
     encoder-decoder's target `decoder_attention_mask` does, or labels of -100. What a module is applied to besides the
     batch's tokens (DeBERTa's relative positions) does not count.
-    `average`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
+    `average_over`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
     generation alone, whose `labels` (batch, tokens) are not -100.
     `squared_norms` also keeps || dW x ||^2 of every token (for histograms; under torch.distributed, of this process's own).
     `autocast`: the type in which the model computes (torch.bfloat16), if it was trained so; moments are taken in the LoRA's
@@ -151,12 +151,12 @@ def measure(
     ValueError: no LoRA, no batch, an unknown average, a mask that fits no input, what PEFT's layers cannot do
     (peft_model.adapted_sites). TypeError: not a module, one batch instead of several, or a row instead of a batch.
     """
-    check_measurement(batches, average)
+    check_measurement(batches, average_over)
     if isinstance(model, DistributedDataParallel):
         model = model.module  # a forward pass of the wrapper waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
-    masks = TokenMask(model, average == TARGET_TOKENS)
-    meters = {site: MomentAccumulator(lora, masks, average, squared_norms) for site, lora in sites.items()}
+    masks = TokenMask(model, average_over == TARGET_TOKENS)
+    meters = {site: MomentAccumulator(lora, masks, average_over, squared_norms) for site, lora in sites.items()}
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     with torch.no_grad(), evaluating(model), activated(model, sites.values()), hooked(meters.values(), masks), mixed:
@@ -172,10 +172,10 @@ def measure(
     return _collect(meters)
 
 
-def check_measurement(batches: Iterable[Any], average: str) -> None:
+def check_measurement(batches: Iterable[Any], average_over: str) -> None:
     """ValueError or TypeError where the arguments of `measure` make no sense, whatever the model."""
-    if average not in AVERAGES:
-        raise ValueError(f"average must be one of {', '.join(AVERAGES)}, got '{average}'")
+    if average_over not in AVERAGES:
+        raise ValueError(f"average_over must be one of {', '.join(AVERAGES)}, got '{average_over}'")
     if isinstance(batches, Mapping | Tensor):
         raise TypeError("batches must be an iterable of batches, got a single one: put it into a list")
 

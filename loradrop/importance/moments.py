@@ -21,9 +21,9 @@ TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_toke
 class MomentAccumulator:
     """Accumulates the r x r moment of z = A x of one LoRA."""
 
-    def __init__(self, lora: LoRA, masks: TokenMask, average: str, keep_norms: bool) -> None:
+    def __init__(self, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool) -> None:
         device = lora.lora_A.device
-        self.lora, self.masks, self.average = lora, masks, average
+        self.lora, self.masks, self.average_over = lora, masks, average_over
         self.moment = torch.zeros(lora.rank, lora.rank, dtype=torch.float64, device=device)
         # sums stay on the device: reading them here would make a GPU wait at every module
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
@@ -39,7 +39,7 @@ class MomentAccumulator:
         # layers may be spread over devices
         weights = (torch.ones(x.shape[:-1], device=x.device) if mask is None else mask.to(x.device) != 0).float()
         counted = weights.flatten() > 0  # (N,)
-        if self.average == EXAMPLES:
+        if self.average_over == EXAMPLES:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
         weights = weights.flatten()  # (N,)
         with torch.autocast(x.device.type, enabled=False):

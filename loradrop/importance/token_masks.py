@@ -25,7 +25,9 @@ class TokenMask:
         self.decoder = decoder_of(model)
         self.decoding = set() if self.decoder is None else set(self.decoder.modules())
         if targets_only and self.decoder is not None:
-            raise ValueError("average=target_tokens is for decoders alone: an encoder-decoder's encoder sees no targets")
+            raise ValueError(
+                "average_over=target_tokens is for decoders alone: an encoder-decoder's encoder sees no targets"
+            )
         self.source: Tensor | None = None
         self.target: Tensor | None = None
         self.encoded: Tensor | None = None  # the encoder's output
@@ -41,7 +43,9 @@ class TokenMask:
         if self.targets_only:
             labels = inputs.get("labels")
             if not _is_text(labels):
-                raise ValueError("average=target_tokens needs labels of (batch, tokens), -100 where a token is no target")
+                raise ValueError(
+                    "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target"
+                )
             targets = (labels != IGNORED).long()
             self.source = targets if self.source is None else self.source * targets
         if self.decoder is not None:

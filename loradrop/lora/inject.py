@@ -16,11 +16,11 @@ def add_lora(
     rank: int | Mapping[int, int] = 8,
     alpha: float = 16,
     dropout: float = 0.0,
-    targets: Iterable[str] | None = None,
+    target_modules: Iterable[str] | None = None,
 ) -> list[Site]:
     """Wrap every target module of `model` in a LoRALinear, in place, and freeze all that is not LoRA.
 
-    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `targets` are
+    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `target_modules` are
     suffixes of module names (`query`, `attention.output.dense`), or `all-linear` for every linear module of the layers; None
     takes query and value of the model's family. Modules outside the stack of layers (heads, poolers) are taken only where
     none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit, whose
@@ -33,10 +33,12 @@ def add_lora(
             raise ValueError(f"rank must be a whole number, got {own} for layer {site.layer} ({site.name})")
         return LoRALinear(base, own, alpha, dropout)
 
-    return wrap(model, targets, wrapped)
+    return wrap(model, target_modules, wrapped)
 
 
-def wrap(model: nn.Module, targets: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]) -> list[Site]:
+def wrap(
+    model: nn.Module, target_modules: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]
+) -> list[Site]:
     """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"a torch.nn.Module is needed, got {type(model).__name__}")
@@ -44,7 +46,7 @@ def wrap(model: nn.Module, targets: Iterable[str] | None, wrapped: Callable[[Sit
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
     if any(hasattr(module, "lora_A") for module in model.modules()):
         raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
-    sites = find_sites(model, targets)
+    sites = find_sites(model, target_modules)
     modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]  # all, before anything is replaced
     model.requires_grad_(False)
     for site, module in zip(sites, modules, strict=True):

@@ -27,30 +27,30 @@ class Site:
     layer: int  # e.g. 3
 
 
-def find_sites(model: nn.Module, targets: Iterable[str] | None = None) -> list[Site]:
-    """The linear modules whose names end in one of `targets`; see add_lora."""
+def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) -> list[Site]:
+    """The linear modules whose names end in one of `target_modules`; see add_lora."""
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
-    if targets is None:
+    if target_modules is None:
         found = (pair for pair in DEFAULT_TARGETS if all(any(_ends(n, t) for n in linear) for t in pair))
-        targets = next(found, None)
-        if targets is None:
+        target_modules = next(found, None)
+        if target_modules is None:
             raise ValueError(
-                f"no default targets for {type(model).__name__}; name them (targets). {_listing(model, linear)}"
+                f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, linear)}"
             )
-    targets = [targets] if isinstance(targets, str) else list(targets)
+    target_modules = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     stack = [name for name in linear if _stack_number(model, name) is not None]
-    if targets == [ALL_LINEAR]:
+    if target_modules == [ALL_LINEAR]:
         if not stack:
-            raise ValueError(f"targets: no layer has a linear module. {_listing(model, linear)}")
+            raise ValueError(f"target_modules: no layer has a linear module. {_listing(model, linear)}")
         return sites_of(model, stack)
-    if not targets:
-        raise ValueError(f"targets: none are named. {_listing(model, linear)}")
-    for target in targets:
+    if not target_modules:
+        raise ValueError(f"target_modules: none are named. {_listing(model, linear)}")
+    for target in target_modules:
         if not any(_ends(name, target) for name in linear):
             other = next((type(module).__name__ for name, module in model.named_modules() if _ends(name, target)), None)
             what = f" ('{target}' is a {other})" if other else ""
-            raise ValueError(f"targets: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}")
-    names = [name for name in linear if any(_ends(name, target) for target in targets)]
+            raise ValueError(f"target_modules: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}")
+    names = [name for name in linear if any(_ends(name, target) for target in target_modules)]
     return sites_of(model, [name for name in names if name in stack] or names)
 
 

@@ -25,7 +25,7 @@ class AdaLoRA(Method):
     """Of the run's optimiser steps, the first `warmup_ratio` keep the initial budget and the last `final_ratio` the target.
 
     In between it is cut every `interval` steps. `beta1` and `beta2` smooth sensitivity and uncertainty; `orthogonality`
-    weighs the penalty. `targets` as in loradrop.lora.inject.add_lora.
+    weighs the penalty. `target_modules` as in loradrop.lora.inject.add_lora.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class AdaLoRA(Method):
         target_rank: int,
         alpha: float,
         dropout: float,
-        targets: Iterable[str] | str | None,
+        target_modules: Iterable[str] | str | None,
         warmup_ratio: float,
         final_ratio: float,
         interval: int,
@@ -57,7 +57,9 @@ class AdaLoRA(Method):
         if orthogonality < 0 or alpha <= 0:
             raise ValueError(f"orthogonality must not be negative and alpha positive, got {orthogonality} and {alpha}")
         self.init_rank, self.target_rank, self.alpha, self.dropout = init_rank, target_rank, alpha, dropout
-        self.targets = [targets] if isinstance(targets, str) else targets and list(targets)
+        self.target_modules = (
+            [target_modules] if isinstance(target_modules, str) else target_modules and list(target_modules)
+        )
         self.warmup_ratio, self.final_ratio, self.interval = warmup_ratio, final_ratio, interval
         self.beta1, self.beta2, self.orthogonality = beta1, beta2, orthogonality
         self.sites: list[Site] = []
@@ -66,7 +68,7 @@ class AdaLoRA(Method):
     def install(self, model: nn.Module) -> None:
         from peft import AdaLoraConfig, AdaLoraModel  # seconds that other methods need not spend
 
-        self.sites = find_sites(model, self.targets)
+        self.sites = find_sites(model, self.target_modules)
         for site in self.sites:
             base = model.get_submodule(site.name)
             if self.init_rank > min(base.in_features, base.out_features):

@@ -22,10 +22,10 @@ class AdapterDrop(LoRA):
         rank: int,
         alpha: float,
         dropout: float,
-        targets: Iterable[str] | str | None,
+        target_modules: Iterable[str] | str | None,
         dropped_layers: int,
     ) -> None:
-        super().__init__(name, rank, alpha, dropout, targets)
+        super().__init__(name, rank, alpha, dropout, target_modules)
         if dropped_layers < 0:
             raise ValueError(f"dropped_layers must not be negative, got {dropped_layers}")
         self.dropped_layers = dropped_layers

@@ -55,10 +55,10 @@ class AdapterLinear(nn.Module):
 
 
 class Houlsby(Method):
-    """`targets` are suffixes of module names; None takes the two modules of the model's family."""
+    """`target_modules` are suffixes of module names; None takes the two modules of the model's family."""
 
     def __init__(
-        self, name: str, bottleneck: int, activation: str, init_std: float, targets: Iterable[str] | str | None
+        self, name: str, bottleneck: int, activation: str, init_std: float, target_modules: Iterable[str] | str | None
     ) -> None:
         super().__init__(name)
         if bottleneck < 1:
@@ -67,10 +67,12 @@ class Houlsby(Method):
             raise ValueError(f"init_std must be positive, got {init_std}")
         one_of("activation", activation, ACTIVATIONS)
         self.bottleneck, self.activation, self.init_std = bottleneck, activation, init_std
-        self.targets = [targets] if isinstance(targets, str) else targets and list(targets)
+        self.target_modules = (
+            [target_modules] if isinstance(target_modules, str) else target_modules and list(target_modules)
+        )
 
     def install(self, model: nn.Module) -> None:
-        sites = find_sites(model, self.targets or default_targets(model))
+        sites = find_sites(model, self.target_modules or default_targets(model))
         for site in sites:
             base = model.get_submodule(site.name)
             set_module(model, site.name, AdapterLinear(base, self.bottleneck, self.activation, self.init_std))
@@ -85,4 +87,6 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
             listing = str(error).partition(". ")[2]
         else:
             return targets
-    raise ValueError(f"no place for adapters is known in {type(model).__name__}; name the modules (targets). {listing}")
+    raise ValueError(
+        f"no place for adapters is known in {type(model).__name__}; name the modules (target_modules). {listing}"
+    )

@@ -12,9 +12,11 @@ from loradrop.methods.base import Method
 
 
 class LoRA(Method):
-    """`targets` are suffixes of module names; None takes query and value of the model's family."""
+    """`target_modules` are suffixes of module names; None takes query and value of the model's family."""
 
-    def __init__(self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | str | None) -> None:
+    def __init__(
+        self, name: str, rank: int, alpha: float, dropout: float, target_modules: Iterable[str] | str | None
+    ) -> None:
         super().__init__(name)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
@@ -23,7 +25,9 @@ class LoRA(Method):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self.targets = [targets] if isinstance(targets, str) else targets and list(targets)
+        self.target_modules = (
+            [target_modules] if isinstance(target_modules, str) else target_modules and list(target_modules)
+        )
         self.lora_parameters = 0
 
     def install(self, model: nn.Module) -> None:
@@ -35,7 +39,7 @@ class LoRA(Method):
 
     def adapt(self, model: nn.Module) -> None:
         """Put the adapters in; all else gets frozen, the head too."""
-        add_lora(model, self.rank, self.alpha, self.dropout, self.targets)
+        add_lora(model, self.rank, self.alpha, self.dropout, self.target_modules)
 
     def result_fields(self) -> dict[str, Any]:
         return {"lora_parameters": self.lora_parameters}

@@ -15,15 +15,15 @@ from loradrop.importance.measurement import AVERAGES, Importance, measure, unifo
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA
-from loradrop.selection import SharingPlan, check_selection, select
+from loradrop.selection import SelectionSettings, SharingPlan, select
 from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"
-SHARED_WEIGHTS = (FRESH, "first", "mean")
+SHARED_INIT_CHOICES = (FRESH, "first", "mean")
 # what the measurement depends on, besides backbone, task, recipe and seed
 STAGE1_SETTINGS = (
-    *("rank", "alpha", "dropout", "targets"),
-    *("sample_ratio", "sample_epochs", "sample_steps", "sample_batch_size", "average"),
+    *("rank", "alpha", "dropout", "target_modules"),
+    *("sample_ratio", "sample_epochs", "sample_steps", "sample_batch_size", "average_over"),
 )
 
 
@@ -32,12 +32,10 @@ class LoRADrop(LoRA):
 
     sample_steps     of stage 1, instead of epochs: samples of any size are then seen for as long (Figure 11)
     sample_batch_size  of stage 1, at most: a recipe's large batches would leave a small sample a handful of steps
-    average          over `tokens`, over the tokens of each example and then `examples`, or over `target_tokens` (generation)
-    jointly          rank query and value layers together instead of each type for itself
-    which            which layers keep their own (selection.select); the ablations of Section 4.4
-    share            the other layers share one LoRA per module type, or get none (w/o share)
-    weights          of kept LoRAs after stage 1: `fresh` as before it, or `keep` what it learned
-    shared_weights   of a shared LoRA: `fresh`, or from stage 1 the `first` (lowest) of its layers' or their `mean`
+    average_over     `tokens`, the tokens of each example and then `examples`, or the `target_tokens` (generation)
+    threshold, parameter_ratio, num_layers, across_module_types, strategy, share   see selection.SelectionSettings
+    kept_init        of kept LoRAs after stage 1: `fresh` as before it, or `keep` what it learned
+    shared_init      of a shared LoRA: `fresh`, or from stage 1 the `first` (lowest) of its layers' or their `mean`
     The head starts afresh after stage 1, whatever the weights do.
     """
 
@@ -47,49 +45,49 @@ class LoRADrop(LoRA):
         rank: int,
         alpha: float,
         dropout: float,
-        targets: Iterable[str] | None,
+        target_modules: Iterable[str] | None,
         sample_ratio: float,
         sample_epochs: int,
         sample_steps: int | None,
         sample_batch_size: int,
-        average: str,
+        average_over: str,
         threshold: float | None,
-        budget: float | None,
-        k: int | None,
-        jointly: bool,
-        which: str,
+        parameter_ratio: float | None,
+        num_layers: int | None,
+        across_module_types: bool,
+        strategy: str,
         share: bool,
-        weights: str,
-        shared_weights: str,
+        kept_init: str,
+        shared_init: str,
     ) -> None:
-        super().__init__(name, rank, alpha, dropout, targets)
-        one_of("average", average, AVERAGES)
-        one_of("weights", weights, (FRESH, KEEP))
-        one_of("shared_weights", shared_weights, SHARED_WEIGHTS)
+        super().__init__(name, rank, alpha, dropout, target_modules)
+        one_of("average_over", average_over, AVERAGES)
+        one_of("kept_init", kept_init, (FRESH, KEEP))
+        one_of("shared_init", shared_init, SHARED_INIT_CHOICES)
         if not 0 < sample_ratio <= 1:
             raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
         least_one = {"sample_epochs": sample_epochs, "sample_steps": sample_steps, "sample_batch_size": sample_batch_size}
         for key, value in least_one.items():
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
-        self.sample_ratio, self.sample_epochs, self.average = sample_ratio, sample_epochs, average
+        self.sample_ratio, self.sample_epochs, self.average_over = sample_ratio, sample_epochs, average_over
         self.sample_steps, self.sample_batch_size = sample_steps, sample_batch_size
         self.selection = {
             "threshold": threshold,
-            "budget": budget,
-            "k": k,
-            "jointly": jointly,
-            "which": which,
+            "parameter_ratio": parameter_ratio,
+            "num_layers": num_layers,
+            "across_module_types": across_module_types,
+            "strategy": strategy,
             "share": share,
         }
-        check_selection(threshold, budget, k, which)
-        self.weights, self.shared_weights = weights, shared_weights
+        SelectionSettings(**self.selection)
+        self.kept_init, self.shared_init = kept_init, shared_init
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        # a budget or k that cannot be met is said before anything is trained
+        # a number of layers or a ratio that cannot be met is said before anything is trained
         select(uniform(model), **self.selection)
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
@@ -100,13 +98,13 @@ class LoRADrop(LoRA):
         self.plan = select(self.importance, **self.selection, seed=probe.seed)
         load_values(model, initial)
         self._recall(model, stage1.trained)
-        share(model, self.plan, "mean" if self.shared_weights == "mean" else "first")
+        share(model, self.plan, "mean" if self.shared_init == "mean" else "first")
 
     def _recall(self, model: nn.Module, trained: Mapping[str, Tensor]) -> None:
         """Give the LoRAs whose weights are not to be fresh what they learned in stage 1."""
         for site in lora_sites(model):
             kept = site.layer in self.plan.kept[site.module_type]
-            if (self.weights if kept else self.shared_weights) != FRESH:
+            if (self.kept_init if kept else self.shared_init) != FRESH:
                 names = (f"{site.name}.lora_A", f"{site.name}.lora_B")
                 load_values(model, {name: trained[name] for name in names})
 
@@ -114,7 +112,7 @@ class LoRADrop(LoRA):
         rows = probe.sample(self.sample_ratio)
         probe.fit(model, rows, self.sample_epochs, self.sample_batch_size, self.sample_steps)
         with probe.autocast():
-            importance = measure(model, probe.batches(rows), self.average)
+            importance = measure(model, probe.batches(rows), self.average_over)
         return Stage1(importance, trainable_values(model))
 
     def result_fields(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class PRILoRA(LoRA):
         rank_last: int,
         alpha: float,
         dropout: float,
-        targets: Iterable[str] | str | None,
+        target_modules: Iterable[str] | str | None,
         pruning: str,
         matrix: str,
         ratio: float,
@@ -58,7 +58,7 @@ class PRILoRA(LoRA):
         decay: float,
         regrow: bool,
     ) -> None:
-        super().__init__(name, min(rank_first, rank_last), alpha, dropout, targets)
+        super().__init__(name, min(rank_first, rank_last), alpha, dropout, target_modules)
         one_of("pruning", pruning, PRUNING)
         one_of("matrix", matrix, MATRICES)
         one_of("scope", scope, SCOPES)
@@ -77,9 +77,9 @@ class PRILoRA(LoRA):
         self.metered: set[str] = set()  # modules of this step; checkpointed activations would be seen twice
 
     def adapt(self, model: nn.Module) -> None:
-        layers = sorted({site.layer for site in find_sites(model, self.targets)})
+        layers = sorted({site.layer for site in find_sites(model, self.target_modules)})
         ranks = dict(zip(layers, linear_ranks(self.rank_first, self.rank_last, len(layers)), strict=True))
-        add_lora(model, ranks, self.alpha, self.dropout, self.targets)
+        add_lora(model, ranks, self.alpha, self.dropout, self.target_modules)
         if self.pruning == "importance":
             model.register_forward_pre_hook(self._remember_mask, with_kwargs=True)
             for name, module in lora_modules(model).items():

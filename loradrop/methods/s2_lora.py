@@ -24,15 +24,15 @@ class S2LoRA(ScaledLoRA):
     """`l1` is the weight of the coefficients' L1 norm in the loss."""
 
     def __init__(
-        self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | str | None, l1: float
+        self, name: str, rank: int, alpha: float, dropout: float, target_modules: Iterable[str] | str | None, l1: float
     ) -> None:
-        super().__init__(name, rank, alpha, dropout, targets)
+        super().__init__(name, rank, alpha, dropout, target_modules)
         if l1 < 0:
             raise ValueError(f"l1 must not be negative, got {l1}")
         self.l1 = l1
 
     def adapt(self, model: nn.Module) -> None:
-        d_in, d_out = widest(model, self.targets)
+        d_in, d_out = widest(model, self.target_modules)
         shape = SimpleNamespace(in_features=d_in, out_features=d_out, weight=next(model.parameters()))
         matrices = fresh_matrices(shape, self.rank)
 
@@ -40,7 +40,7 @@ class S2LoRA(ScaledLoRA):
             c = nn.Parameter(torch.ones(self.rank, dtype=torch.float32, device=base.weight.device))
             return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, c, None)
 
-        wrap(model, self.targets, wrapped)
+        wrap(model, self.target_modules, wrapped)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         return self.l1 * sum(module.lora_u.abs().sum() for module in lora_modules(model).values())

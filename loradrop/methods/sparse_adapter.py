@@ -41,7 +41,7 @@ class SparseAdapter(LoRA):
         rank: int,
         alpha: float,
         dropout: float,
-        targets: Iterable[str] | str | None,
+        target_modules: Iterable[str] | str | None,
         sparsity: float,
         scope: str,
         init_std: float | None,
@@ -49,7 +49,7 @@ class SparseAdapter(LoRA):
         warmup_epochs: int,
         warmup_batch_size: int,
     ) -> None:
-        super().__init__(name, rank, alpha, dropout, targets)
+        super().__init__(name, rank, alpha, dropout, target_modules)
         one_of("scope", scope, SCOPES)
         if not 0 < sparsity < 1:
             raise ValueError(f"sparsity must lie in (0, 1), got {sparsity}")

@@ -27,9 +27,9 @@ class TiedLoRA(ScaledLoRA):
     """
 
     def __init__(
-        self, name: str, rank: int, alpha: float, dropout: float, targets: Iterable[str] | str | None, vectors: bool
+        self, name: str, rank: int, alpha: float, dropout: float, target_modules: Iterable[str] | str | None, vectors: bool
     ) -> None:
-        super().__init__(name, rank, alpha, dropout, targets)
+        super().__init__(name, rank, alpha, dropout, target_modules)
         self.vectors = vectors
 
     def adapt(self, model: nn.Module) -> None:
@@ -45,11 +45,11 @@ class TiedLoRA(ScaledLoRA):
             A, B = As.setdefault("A", fresh[0]), Bs.setdefault(site.module_type, fresh[1])
             if A.shape[1] != base.in_features:
                 raise ValueError(
-                    f"targets: Tied-LoRA takes a layer's modules as one, so they need inputs of one width; "
+                    f"target_modules: Tied-LoRA takes a layer's modules as one, so they need inputs of one width; "
                     f"{site.name} has {base.in_features}, the first has {A.shape[1]}"
                 )
             u = us.setdefault(site.layer, ones(self.rank, base)) if self.vectors else None
             v = ones(base.out_features, base) if self.vectors else None
             return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, (A, B), u, v)
 
-        wrap(model, self.targets, wrapped)
+        wrap(model, self.target_modules, wrapped)

@@ -28,11 +28,11 @@ class VeRA(ScaledLoRA):
         name: str,
         rank: int,
         dropout: float,
-        targets: Iterable[str] | str | None,
+        target_modules: Iterable[str] | str | None,
         d_initial: float,
         learning_rate: float,
     ) -> None:
-        super().__init__(name, rank, rank, dropout, targets)  # alpha = r: no scaling
+        super().__init__(name, rank, rank, dropout, target_modules)  # alpha = r: no scaling
         if d_initial == 0:
             raise ValueError("d_initial must not be 0: with b = 0 as well nothing would have a gradient")
         if not learning_rate > 0:
@@ -40,7 +40,7 @@ class VeRA(ScaledLoRA):
         self.d_initial, self.learning_rate = d_initial, learning_rate
 
     def adapt(self, model: nn.Module) -> None:
-        d_in, d_out = widest(model, self.targets)
+        d_in, d_out = widest(model, self.target_modules)
         device = next(model.parameters()).device
         matrices = _random(self.rank, d_in, device), _random(d_out, self.rank, device)
 
@@ -50,7 +50,7 @@ class VeRA(ScaledLoRA):
             b = nn.Parameter(torch.zeros(base.out_features, **options))
             return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, d, b)
 
-        wrap(model, self.targets, wrapped)
+        wrap(model, self.target_modules, wrapped)
 
     def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
         return {vector: {"lr": self.learning_rate} for vector in ("lora_u", "lora_v")}

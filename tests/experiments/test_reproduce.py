@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 
-import made_up
 import pytest
 from conftest import ROOT, clean_environment, run_module
+from helpers import result_files
 
 from experiments import figure, reproduce, table
 from experiments.common.files import is_locked
@@ -60,12 +60,12 @@ def test_a_mistake_is_one_message_before_any_step(tmp_path):
 
 def test_finished_runs_are_shown_and_failed_ones_are_in_the_status(tmp_path):
     overrides = ("experiment=demo", *SMALL, "method.threshold=2")  # which every run refuses
-    made_up.write(tmp_path, *overrides, leave=lambda config: config["method"]["name"] == "lora_drop_no_share")
+    result_files.write(tmp_path, *overrides, leave=lambda config: config["method"]["name"] == "lora_drop_no_share")
     done = run_module("experiments.reproduce", "demo", *overrides[1:], outputs=tmp_path)
     assert done.returncode == 1 and "demo: failed: runs (exit status 1); the same command tries again" in done.stdout
     assert "threshold must lie in" in done.stdout and "1 of 2 runs are missing and not in the figure" in done.stdout
     assert (tmp_path / "tables" / "demo.md").exists() and (tmp_path / "figures" / "demo.png").exists()
-    made_up.write(tmp_path, *overrides)
+    result_files.write(tmp_path, *overrides)
     assert run_module("experiments.reproduce", "demo", *overrides[1:], outputs=tmp_path).returncode == 0
 
 

@@ -92,7 +92,7 @@ def test_mini_forms_run_on_built_in_models(name):
     configs = run_configs(entry.overrides(mini=bool(entry.mini)))
     assert {config["backbone"]["name"] for config in configs} <= {"tiny_roberta", "tiny_llama", "minilm", "all_minilm_l6"}
     assert len({config["id"] for config in configs}) == len(configs)
-    assert entry.mini or name not in published() and entry.kind == STUDY
+    assert entry.mini or (name not in published() and entry.kind == STUDY)
 
 
 @pytest.mark.parametrize("name", [name for name in names() if experiment(name).figure])

@@ -11,7 +11,7 @@ from loradrop.methods.prilora import PRILoRA
 from loradrop.methods.sparse_adapter import SparseAdapter
 from loradrop.methods.vera import VeRA
 
-COMMON = {"name": "x", "rank": 4, "alpha": 8, "dropout": 0.0, "targets": None}
+COMMON = {"name": "x", "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": None}
 
 
 def vera(**changes):
@@ -25,7 +25,7 @@ def sparse(**changes):
 
 
 def prilora(**changes):
-    settings = {"name": "x", "rank_first": 2, "rank_last": 6, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
+    settings = {"name": "x", "rank_first": 2, "rank_last": 6, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
     settings |= {"pruning": "importance", "matrix": "A", "ratio": 0.5, "scope": "row", "interval": 2, "decay": 0.9}
     return PRILoRA(**(settings | {"regrow": True} | changes))
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import results
 from experiments.config.sweep import run_configs
+from experiments.results import Failure, Result
+from experiments.results.migration import SCHEMA
+from experiments.results.result import from_plain
 
 LAYERS = 12
+PLAN = {"others": {}, "share": True, "lora_parameters": 2000, "parameters": 1000}
 
 
 def scores(config: Mapping[str, Any]) -> list[float]:
@@ -30,24 +33,38 @@ def importance(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"values": values, "normalized": shares, "parameters": sizes, "tokens": 100}
 
 
-def result(config: Mapping[str, Any], primary: str = "accuracy", metrics: Callable = scores) -> dict[str, Any]:
-    """A finished run's."""
-    epochs = [{"epoch": i, "train_loss": 0.5, primary: score} for i, score in enumerate(metrics(config), 1)]
-    kept = {kind: list(range(0, LAYERS, 2)) for kind in ("query", "value")}
-    shares = "threshold" in config["method"]
+def surroundings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a finished and a failed run's result share."""
     return {
-        "schema": 1,
         "id": config["id"],
-        "status": results.FINISHED,
         "config": {key: value for key, value in config.items() if key != "id"},
         "started": "2026-01-01T00:00:00+00:00",
         "versions": {},
         "hardware": {},
         "git_commit": None,
+    }
+
+
+def result(
+    config: Mapping[str, Any],
+    primary: str = "accuracy",
+    metrics: Callable[[Mapping[str, Any]], Sequence[float]] = scores,
+    others: Mapping[str, float] | None = None,
+) -> Result:
+    """A finished run's; `others` are more metrics of every epoch."""
+    epochs = [
+        {"epoch": i, "train_loss": 0.5, primary: score, **(others or {})} for i, score in enumerate(metrics(config), 1)
+    ]
+    kept = {kind: list(range(0, LAYERS, 2)) for kind in ("query", "value")}
+    shares = "threshold" in config["method"]
+    plain = {
+        **surroundings(config),
+        "schema": SCHEMA,
+        "status": results.FINISHED,
         "metrics": (epochs and {"primary": primary, "epochs": epochs, "best": epochs[0], "last": epochs[-1]}) or None,
         "parameters": {"adapter": 1000, "head": 10, "total": 10000, "lora_parameters": 2000 if shares else None},
         "importance": importance(config) if shares else None,
-        "plan": {"kept": kept, "others": {}, "share": True} if shares else None,
+        "plan": {**PLAN, "kept": kept} if shares else None,
         "seconds": {"load": 1.0, "prepare": 2.0, "fit": 57.0},
         "train_rows": 100,
         "evaluated_on": {"validation": 50},
@@ -55,9 +72,10 @@ def result(config: Mapping[str, Any], primary: str = "accuracy", metrics: Callab
         "data_fingerprint": "data",
         "weights_fingerprint": "weights",
     }
+    return from_plain(plain)
 
 
-def write(outputs: Path, *overrides: str, leave: Callable = lambda config: False, **options: Any) -> list[dict[str, Any]]:
+def write(outputs: Path, *overrides: str, leave: Callable = lambda config: False, **options: Any) -> list[Result]:
     """Finish all runs of these overrides but those that `leave` names; the finished results."""
     done = [result(config, **options) for config in run_configs(overrides) if not leave(config)]
     for one in done:
@@ -67,8 +85,4 @@ def write(outputs: Path, *overrides: str, leave: Callable = lambda config: False
 
 def fail(outputs: Path, config: Mapping[str, Any], error: str) -> None:
     """A failed run's result file."""
-    keys = ("schema", "id", "config", "started", "versions", "hardware", "git_commit")
-    failed = {key: result(config)[key] for key in keys} | {"status": results.FAILED, "error": error}
-    path = results.run_folder(outputs, config["id"]) / "result.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(failed))
+    results.write(outputs, Failure(**surroundings(config), error=error))

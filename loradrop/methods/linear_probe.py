@@ -5,6 +5,6 @@ from torch import nn
 from loradrop.methods.base import Method
 
 
-class Head(Method):
+class LinearProbe(Method):
     def install(self, model: nn.Module) -> None:
         """Nothing to add: the backbone comes frozen except for its head."""

@@ -1,0 +1,42 @@
+"""Add an experiment's finished results to an archive, which version control can hold.
+
+python -m experiments.archive table7 --mini --to experiments/evidence
+python -m experiments.archive demo seed=0 paths.outputs=elsewhere --to experiments/evidence
+
+An archive has a JSON-lines file for each backbone and a line for each run, with what was measured
+of its model afterwards; weights and predictions are left out. It is read like any folder of
+results: `paths.outputs=experiments/evidence`. A line that it has already is never replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments import results
+from experiments.cli import guarded, parse
+from experiments.common import console
+from experiments.results import archive, store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(__doc__, arguments, None, "", (), _add_target)
+    target: Path = options.given.to
+    lines = dict(archive.lines(target))
+    before = len(lines)
+    for run in results.load(options.overrides, finished=True).itertuples():
+        found = {name: store.read_analysis(options.outputs, run.id, name) for name in store.ANALYSES}
+        line = archive.line(run.result, {name: value for name, value in found.items() if value})
+        lines.setdefault(run.id, line)
+    files = archive.write(target, lines.values())
+    console.info(f"{len(lines) - before} results added to {target}, now {len(lines)} in {len(files)} files")
+    return 0
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="the archive's folder")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,74 @@
+"""Archives: finished results as a few sorted JSON-lines files, to be kept under version control.
+
+<folder>/<backbone>.jsonl has one line a run, sorted by id: the fields of its result file and, as
+`analyses`, what was measured of its model afterwards. Weights and predictions are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from experiments.common.files import atomic_write
+from experiments.config.schema import UserError
+from experiments.results.result import Result, to_plain
+
+ANALYSES = "analyses"
+Line = Mapping[str, Any]
+
+
+def lines(folder: str | Path) -> Mapping[str, Line]:
+    """The lines of an archive by their ids; empty if the folder holds none.
+
+    Raises:
+        UserError: a line is no result, or an id stands in two lines.
+    """
+    files = sorted(Path(folder).glob("*.jsonl"))
+    return _read(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+def file_of(folder: str | Path, id: str) -> Path | None:
+    """The file of the archive that has a line with this id, None if none has."""
+    found = lines(folder).get(id)
+    return Path(folder) / f"{found['config']['backbone']['name']}.jsonl" if found else None
+
+
+def line(result: Result, analyses: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A result, and what was measured of its model afterwards, as an archive has it."""
+    return {**to_plain(result), **({ANALYSES: dict(analyses)} if analyses else {})}
+
+
+@lru_cache(maxsize=8)
+def _read(files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Line]:
+    found: dict[str, Line] = {}
+    for file, _, _ in files:
+        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                line = json.loads(text)
+                id = line["id"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{file}, line {number}: no result ({type(error).__name__}: {error})") from error
+            if found.setdefault(id, line) != line:
+                raise UserError(f"{file}, line {number}: another line has the id {id} already")
+    return found
+
+
+def write(folder: str | Path, content: Iterable[Line]) -> list[Path]:
+    """Make these lines the archive in a folder; the files of other backbones go last.
+
+    Returns:
+        The archive's files.
+    """
+    by_file: dict[Path, list[Line]] = defaultdict(list)
+    for line in sorted(content, key=lambda line: line["id"]):
+        by_file[Path(folder) / f"{line['config']['backbone']['name']}.jsonl"].append(line)
+    for file, some in by_file.items():
+        with atomic_write(file) as path:
+            path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in some), encoding="utf-8")
+    for file in set(Path(folder).glob("*.jsonl")) - set(by_file):
+        file.unlink()
+    return sorted(by_file)

@@ -1,0 +1,69 @@
+"""Results of older schemas, read as today's. Free of torch.
+
+Schema 1 named some settings, methods, backbones and classes differently. A config is carried over
+key by key, so that it has today's id (experiments.config.identity) and builds today's objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = 2  # to be raised when a key of a result file, or of the config in it, is renamed
+UNKNOWN = "unknown"  # a fingerprint that early results do not have
+NAMES = {
+    "backbone": {"minilm": "all_minilm_l6"},
+    "method": {
+        "last_quarter": "last_layers",
+        "head": "linear_probe",
+        "lora_drop_top_k": "lora_drop_upper_layers",
+    },
+}
+METHOD_KEYS = {
+    "which": "strategy",
+    "k": "num_layers",
+    "jointly": "across_module_types",
+    "budget": "parameter_ratio",
+    "average": "average_over",
+    "targets": "target_modules",
+    "weights": "kept_init",
+    "shared_weights": "shared_init",
+}
+METHOD_VALUES = {("strategy", "top"): "upper_layers"}
+OWN_RATE = ("VeRA", "PromptTuning", "PrefixTuning")  # had method.learning_rate
+
+
+def migrate(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a result file, without `schema`, as today's schema has them.
+
+    Raises:
+        ValueError: the schema is not known here.
+    """
+    version = plain.get("schema")
+    if version not in (1, SCHEMA):
+        raise ValueError(f"schema {version!r} is not known to this version, which reads up to {SCHEMA}")
+    fields = {key: value for key, value in plain.items() if key != "schema"}
+    if version == 1:
+        fields["config"] = migrate_config(fields["config"])
+        if fields.get("status") == "finished":
+            fields.setdefault("weights_fingerprint", UNKNOWN)
+    return fields
+
+
+def migrate_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that schema 1 recorded, with today's keys, names and classes; today's own as it is."""
+    config = {group: dict(node) if isinstance(node, Mapping) else node for group, node in config.items()}
+    method, path = config["method"], str(config["method"].get("_target_"))
+    for group, names in NAMES.items():
+        config[group]["name"] = names.get(config[group]["name"], config[group]["name"])
+    if path.startswith("loradrop."):  # a user's own method keeps its keys
+        method = {METHOD_KEYS.get(key, key): value for key, value in method.items()}
+        method = {key: _renamed_value(key, value) for key, value in method.items()}
+        if path.rpartition(".")[2] in OWN_RATE and "learning_rate" in method:
+            config["recipe"]["adapter_learning_rate"] = method.pop("learning_rate")
+        config["method"] = method
+    return config
+
+
+def _renamed_value(key: str, value: Any) -> Any:
+    return METHOD_VALUES.get((key, value), value) if isinstance(value, str) else value

@@ -1,0 +1,103 @@
+"""What a run and a sweep print of their results. Reads them, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from rich.markup import escape
+
+from experiments.common import console
+from experiments.results.result import EpochScores, Metrics, Parameters, Result
+from experiments.results.store import location
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+AGGREGATES = ("best", "last")
+
+
+def run_line(result: Result, again: bool = False) -> None:
+    """Print one line on a run of a sweep: score, adapter, time.
+
+    Args:
+        again: the run was finished before.
+    """
+    metrics, scores = result.metrics, "measured only"
+    if metrics is not None:
+        each = (f"{w} {100 * metrics.primary_at(w):.2f} (epoch {metrics.at(w).epoch})" for w in AGGREGATES)
+        scores = f"{metrics.primary} {', '.join(each)}"
+    time = "finished already" if again else f"{result.total_seconds:.0f} s"
+    console.info(f"{result.id}: {scores}; {_percent_of_lora(result.parameters)}; {time}")
+
+
+def summary(result: Result, outputs: str, again: bool = False) -> None:
+    """Print score, parameters, which layers kept their own LoRA, and wall times.
+
+    Args:
+        outputs: the folder that the result is in.
+        again: the run was finished before.
+    """
+    if again:
+        console.info(f"{result.id}: finished already")
+    grid = console.grid()
+    for row in _rows(result):
+        grid.add_row(*row)
+    console.terminal.print(grid)
+    console.info(f"result: {location(outputs, result.id)}")  # in one piece, to be copied
+
+
+def _rows(result: Result) -> Iterator[tuple[str, str]]:
+    metrics = result.metrics
+    if metrics:
+        for which in AGGREGATES:
+            yield f"{which} epoch", _scores(metrics, metrics.at(which), result.config["recipe"]["epochs"])
+    splits = " + ".join(f"{rows:,} rows of {split}" for split, rows in result.evaluated_on.items())
+    yield "evaluated on", splits if metrics else "nothing: recipe.epochs=0, only measured"
+    yield "adapter", _percent_of_lora(result.parameters)
+    yield "head", f"{result.parameters.head:,} parameters"
+    yield from pictures(result).items()
+    cached = " (stage 1 was cached)" if result.stage1_cached else ""
+    yield "seconds", ", ".join(f"{k} {v:.1f}" for k, v in result.seconds.items()) + cached
+    for note in result.notes:
+        yield "note", escape(note)
+
+
+def _scores(metrics: Metrics, epoch: EpochScores, epochs: int) -> str:
+    score = f"{100 * epoch.scores[metrics.primary]:.2f} {metrics.primary} (epoch {epoch.epoch} of {epochs})"
+    others = (f"{100 * v:.2f} {k}" for k, v in epoch.scores.items() if k != metrics.primary)
+    return ", ".join([score, *others])
+
+
+def _percent_of_lora(parameters: Parameters) -> str:
+    adapter, lora = parameters.adapter, parameters.lora_parameters
+    percent = f", {100 * adapter / lora:.1f} % of LoRA's {lora:,}" if lora else ""
+    return f"{adapter:,} trainable parameters{percent}"
+
+
+def pictures(result: Result) -> dict[str, str]:
+    """By module type, one bar for each layer, as high as its importance; bold with an own LoRA."""
+    if not (result.importance and result.plan):
+        return {}
+    drawn = {}
+    for module_type, layers in result.importance.normalized.items():
+        own, top = result.plan.kept[module_type], max(layers.values())
+        bars = ""
+        for layer, value in layers.items():
+            block = BLOCKS[max(1, round(value / top * (len(BLOCKS) - 1)))]
+            bars += f"[bold green]{block}[/]" if layer in own else f"[dim]{block}[/]"
+        fate = "share one" if result.plan.share else "have none"
+        text = f"own LoRA in layers {', '.join(map(str, own)) or '-'} (from 0); the others {fate}"
+        drawn[module_type] = f"{bars}  {text if len(own) < len(layers) else 'own LoRA in every layer'}"
+    return drawn
+
+
+def overview(frame: pd.DataFrame, epoch: str = "best", over: str = "mean") -> None:
+    """A table of results.over_seeds; what is the same in every row stands in the title. A narrow one has one epoch."""
+    names = ["backbone", "task", "metric"]
+    same = [name for name in names if frame[name].nunique() == 1]
+    narrow = console.terminal.width < console.NARROW  # the saved table has all columns
+    epochs = f"the {epoch} epoch" if narrow else "the best and the last epoch"
+    constants = [str(frame[name].iloc[0]) for name in same]
+    title = ", ".join([f"{over} ± standard deviation over seeds, in percent, at {epochs}", *constants])
+    left_out = ["kept", "last" if epoch == "best" else "best", "of LoRA's", "metric"] if narrow else []
+    frame = frame[[name for name in frame if name not in {*same, *left_out}]]
+    console.print_frame(frame, title, text=(*names, "method", "setting"), wrapped=(*names, "method", "setting"))

@@ -1,0 +1,110 @@
+"""New ids for stored results, from the configs that they record. Free of torch.
+
+Needed when a key or a name of the config changes, or what is in an id (config.identity). A run
+folder's result is carried over to today's schema first and the folder renamed last, each at once:
+the work may be broken off anywhere and started again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.common.files import atomic_write, run_lock
+from experiments.config.identity import run_id
+from experiments.config.schema import UserError
+from experiments.results import archive, store
+from experiments.results.migration import migrate_config
+from experiments.results.result import from_plain, parse, to_plain
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one stored run."""
+
+    old: str
+    new: str
+    problem: str = ""  # why it was left as it is
+
+    @property
+    def is_renamed(self) -> bool:
+        return self.old != self.new and not self.problem
+
+
+def rekey(outputs: str | Path) -> Iterator[Change]:
+    """Give all runs of a folder, and the lines of an archive in it, today's ids.
+
+    Nothing is overwritten: a run whose new folder exists is left where it is.
+
+    Yields:
+        What became of each run, once it is done.
+    """
+    for folder in sorted(path for path in Path(outputs, "runs").glob("*") if path.is_dir()):
+        if (folder / store.RESULT).exists() or (folder / CONFIG).exists():
+            yield _rekey_folder(folder)
+    yield from _rekey_archive(Path(outputs))
+
+
+def _rekey_folder(folder: Path) -> Change:
+    with run_lock(folder, wait=False) as own:
+        if not own:
+            return Change(folder.name, folder.name, "a process works in it")
+        try:
+            new = _new_id(folder)
+        except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            return Change(folder.name, folder.name, f"it cannot be read ({type(error).__name__}: {error})")
+        target = folder.with_name(new)
+        if target != folder and target.exists():
+            return Change(folder.name, new, f"{target} exists")
+        _carry_over(folder, new)
+        if target != folder:
+            folder.rename(target)
+        return Change(folder.name, new)
+
+
+def _new_id(folder: Path) -> str:
+    """From the result, or of a run that was broken off, from the config beside it."""
+    if (folder / store.RESULT).exists():
+        return run_id(parse((folder / store.RESULT).read_bytes()).config)
+    return run_id(migrate_config(yaml.safe_load((folder / CONFIG).read_text())))
+
+
+def _carry_over(folder: Path, id: str) -> None:
+    """Give the files of a run this id, and the keys of today."""
+    path, config = folder / store.RESULT, folder / CONFIG
+    if config.exists():
+        before = yaml.safe_load(config.read_text())
+        after = migrate_config(before)
+        if after != before:
+            with atomic_write(config) as file:
+                file.write_text(yaml.safe_dump(after, sort_keys=False))
+    if path.exists():
+        before = json.loads(path.read_bytes())
+        after = to_plain(from_plain({**before, "id": id}))
+        if after != before:
+            with atomic_write(path) as file:
+                file.write_text(json.dumps(after, indent=1, allow_nan=False))
+
+
+def _rekey_archive(folder: Path) -> Iterator[Change]:
+    """All lines at once: an archive is a few small files."""
+    before = archive.lines(folder)
+    after: dict[str, dict[str, Any]] = {}
+    changes = []
+    for old, line in before.items():
+        found = from_plain({key: value for key, value in line.items() if key != archive.ANALYSES})
+        new = run_id(found.config)
+        if new in after:
+            raise UserError(f"{folder}/*.jsonl: {old} is the same run as another line, {new}; leave one of them out")
+        after[new] = archive.line(found.model_copy(update={"id": new}), line.get(archive.ANALYSES))
+        changes.append(Change(old, new))
+    if after != before:
+        archive.write(folder, after.values())
+    yield from changes

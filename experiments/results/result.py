@@ -1,0 +1,178 @@
+"""What a result file says, as typed objects; the one definition of a valid result. Free of torch.
+
+A finished run is a `Result`, a failed one a `Failure`. Fields that this version does not know are
+kept, so a result can say more of its surroundings without a new schema.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from experiments.results.migration import SCHEMA, migrate
+
+FINISHED, FAILED = "finished", "failed"
+Which = Literal["best", "last"]
+Layer = Annotated[int, Field(strict=False)]  # JSON's keys are texts
+
+
+class Part(BaseModel):
+    """A part of a result: checked when it is made, unchangeable afterwards."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
+
+
+class EpochScores(Part):
+    """The numbers of an epoch; beside the loss, any number of metrics as fractions."""
+
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    epoch: PositiveInt
+    train_loss: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Metric -> value."""
+        return self.__pydantic_extra__
+
+
+class Metrics(Part):
+    """How well a run did, epoch by epoch."""
+
+    primary: str  # the metric that picks the best epoch
+    epochs: list[EpochScores]
+    best: EpochScores
+    last: EpochScores
+
+    @model_validator(mode="after")
+    def _has_primary(self) -> Self:
+        if not (self.primary in self.best.scores and self.primary in self.last.scores):
+            raise ValueError(f"the best or the last epoch lacks {self.primary}, the primary metric")
+        return self
+
+    def at(self, which: Which) -> EpochScores:
+        """The best or the last epoch."""
+        return self.best if which == "best" else self.last
+
+    def primary_at(self, which: Which) -> float:
+        """The primary metric at the best or the last epoch, as a fraction."""
+        return self.at(which).scores[self.primary]
+
+
+class Parameters(Part):
+    """Counts of parameters."""
+
+    adapter: NonNegativeInt  # trained outside the head, each shared one once, without masked ones
+    head: NonNegativeInt  # trained, of the head
+    total: NonNegativeInt  # of the model with adapter and head
+    lora_parameters: NonNegativeInt | None  # of plain LoRA at the same rank and targets
+
+
+class ImportanceRecord(Part):
+    """A measurement: module type -> layer -> number."""
+
+    values: dict[str, dict[Layer, float]]  # g_i
+    normalized: dict[str, dict[Layer, float]]  # y_i
+    parameters: dict[str, dict[Layer, int]]
+    tokens: int
+
+
+class PlanRecord(Part):
+    """Which layers of each module type kept an own LoRA."""
+
+    kept: dict[str, list[int]]
+    others: dict[str, list[int]]
+    share: bool  # whether the others share one LoRA
+    lora_parameters: int  # of plain LoRA in all layers
+    parameters: int  # of this plan, each shared LoRA counted once
+
+
+class Record(Part):
+    """What every result file says, of a finished and of a failed run."""
+
+    status: ClassVar[str]
+
+    id: str
+    config: dict[str, Any]  # resolved, without paths
+    started: str  # ISO 8601, UTC
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    git_commit: str | None  # with + behind it where tracked files were changed
+
+    @property
+    def backbone(self) -> str:
+        return self.config["backbone"]["name"]
+
+    @property
+    def task(self) -> str:
+        return self.config["task"]["name"]
+
+    @property
+    def method(self) -> str:
+        return self.config["method"]["name"]
+
+
+class Result(Record):
+    """A finished run's result."""
+
+    status: ClassVar[str] = FINISHED
+
+    metrics: Metrics | None  # None: recipe.epochs=0, nothing was fine-tuned
+    parameters: Parameters
+    importance: ImportanceRecord | None
+    plan: PlanRecord | None
+    seconds: dict[str, float]  # wall time of each stage
+    train_rows: int
+    evaluated_on: dict[str, int]  # split -> rows
+    notes: list[str]
+    data_fingerprint: str  # of all texts and labels
+    weights_fingerprint: str  # of the backbone's files, or its revision on the Hub
+    stage1_cached: bool | None = None  # whether stage 1 came from an earlier run; None: there is none
+    tokens_per_second: float | None = None  # of fine-tuning, padding excluded
+    peak_memory_bytes: dict[str, int] = {}  # gpu: allocated by torch; process: resident
+
+    @property
+    def total_seconds(self) -> float:
+        """The wall time of all stages."""
+        return sum(self.seconds.values())
+
+
+class Failure(Record):
+    """A failed run's result."""
+
+    status: ClassVar[str] = FAILED
+
+    error: str  # the traceback
+
+
+def parse(text: str | bytes) -> Result | Failure:
+    """Read a result from JSON, also one of an older schema.
+
+    Raises:
+        ValueError: it is no valid result; the message names the key.
+    """
+    return from_plain(json.loads(text))
+
+
+def from_plain(plain: Any) -> Result | Failure:
+    """As `parse`, from the object that the JSON stands for."""
+    if not isinstance(plain, dict):
+        raise ValueError("it is no JSON object")
+    fields = migrate(plain)
+    status = fields.pop("status", None)
+    kinds: dict[Any, type[Result] | type[Failure]] = {FINISHED: Result, FAILED: Failure}
+    if status not in kinds:
+        raise ValueError(f"status is neither {FINISHED} nor {FAILED}: {status!r}")
+    try:
+        return kinds[status].model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def to_plain(record: Result | Failure) -> dict[str, Any]:
+    """A result as its file has it, as JSON values."""
+    fields = record.model_dump(mode="json", exclude_unset=True)
+    return {"schema": SCHEMA, "id": fields.pop("id"), "status": record.status, **fields}

@@ -1,0 +1,119 @@
+"""A run's id stands for what can change its numbers, and for nothing else."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.config.identity import digest, identity, run_id, stage1_id
+from experiments.config.schema import CONF
+
+
+def composed(*overrides):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        return compose("run", [*overrides, "paths.models=null", "paths.data=null"])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The config of a task with files, an address and a metric."""
+    config = composed("backbone=llama2_7b", "task=gsm8k", "method=lora_drop", "seed=3")
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def changed(plain, key, value):
+    config = copy.deepcopy(plain)
+    *path, last = key.split(".")
+    node = config
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("method._target_", "elsewhere.LoRADrop"),
+        ("backbone._target_", "elsewhere.models.Backbone"),
+        ("task.metric", "elsewhere.FinalAnswer"),
+        ("task.official", "gsm"),
+        ("task.url", "https://mirror.example/gsm8k"),
+        ("task.files.train.name", "other.jsonl"),
+        ("paths.outputs", "elsewhere"),
+        ("logger", {"_target_": "elsewhere.logger"}),
+        ("save_weights", False),
+        ("wait", False),
+        ("trainer.progress_bar", False),
+        ("trainer.num_workers", 3),
+        ("trainer.checkpoint_minutes", 1.0),
+        ("trainer.unknown", 1),
+        ("method.new_key", None),
+        ("method.rank", 8.0),
+        ("recipe.epochs", 6.0),
+    ],
+)
+def test_what_changes_no_number_changes_no_id(plain, key, value):
+    plain = changed(plain, "recipe.epochs", 6)
+    plain = changed(plain, "method.rank", 8)
+    assert run_id(changed(plain, key, value)) == run_id(plain)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone.name", "other"),
+        ("backbone.revision", "abc"),
+        ("task.metric", "elsewhere.Accuracy"),
+        ("task.template", "{source}"),
+        ("task.files.train.rows", 5),
+        ("task.files.train.sha256", "00"),
+        ("method.name", "other"),
+        ("method.threshold", 0.8),
+        ("method.nested", {"_target_": "a.b.Class"}),
+        ("recipe.learning_rate", 0.5),
+        ("decoding.num_beams", 9),
+        ("decoding", None),
+        ("trainer.accelerator", "other"),
+        ("trainer.precision", "bf16-mixed" * 2),
+        ("trainer.num_threads", 7),
+        ("seed", 4),
+    ],
+)
+def test_what_can_change_a_number_changes_the_id(plain, key, value):
+    assert run_id(changed(plain, key, value)) != run_id(plain)
+
+
+def test_nested_objects_are_known_by_their_class_alone(plain):
+    nested = changed(plain, "method.nested", [{"_target_": "a.b.Class", "x": 1}])
+    assert run_id(nested) == run_id(changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}]))
+    assert run_id(nested) != run_id(changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}]))
+
+
+def test_an_identity_names_no_module_and_no_place(plain):
+    text = str(identity(plain))
+    assert "loradrop." not in text and "://" not in text and ".jsonl" not in text
+
+
+def test_a_composed_config_and_its_plain_form_have_one_id(plain):
+    config = composed("backbone=llama2_7b", "task=gsm8k", "method=lora_drop", "seed=3")
+    assert run_id(config) == run_id(plain)
+    assert run_id(plain).startswith("llama2_7b-gsm8k-lora_drop-s3-")
+
+
+def test_stage_1_is_shared_over_methods_and_epochs(plain):
+    one = stage1_id(plain, data="d")
+    for key, value in (("method.name", "x"), ("method._target_", "y.Z"), ("recipe.epochs", 9), ("task.url", "z")):
+        assert stage1_id(changed(plain, key, value), data="d") == one
+    assert stage1_id(plain, data="other") != one
+    assert stage1_id(changed(plain, "trainer.precision", "16-mixed"), data="d") != one
+    assert one.startswith("llama2_7b-gsm8k-stage1-s3-")
+
+
+def test_numbers_count_by_value_and_nulls_not_at_all():
+    assert digest({"a": 2.0, "b": None}) == digest({"a": 2}) != digest({"a": 2.5})
+    assert digest({"a": True}) != digest({"a": 1})
+    assert digest([1, None]) != digest([1])
