@@ -2,8 +2,9 @@
 
     python -m experiments.run backbone=roberta_base task=rte method=lora_drop seed=0
     python -m experiments.run -m method=lora,lora_drop seed=0,1,2
+    python -m experiments.run backbone=roberta_base task=rte method=vera --explain
 
-A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint. The same command in
+`--explain` runs nothing; it prints every value with the file that set it. A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint. The same command in
 several processes shares the runs of a sweep out among them.
 """
 
@@ -17,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.common import console
+from experiments.config import explain
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import CONF, UserError
@@ -52,6 +54,8 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
+        if explain.OPTION in sys.argv[1:]:
+            sys.exit(explain.explain_command(sys.argv[1:]))
         check_names(sys.argv[1:])
     except UserError as error:
         sys.exit(str(error))
