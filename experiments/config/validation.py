@@ -107,15 +107,11 @@ def check_values(config: DictConfig) -> None:
     for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
         if settings[key] not in allowed:
             known = [*allowed, AUTO] if key == "precision" else allowed
-            raise ValueError(
-                f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'"
-            )
+            raise ValueError(f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'")
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():
-            raise FileNotFoundError(
-                f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}"
-            )
+            raise FileNotFoundError(f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}")
 
 
 def build(config: DictConfig) -> BuiltConfig:
@@ -134,9 +130,7 @@ def build(config: DictConfig) -> BuiltConfig:
         objects[group] = instantiate_group(group, config[group])
     recipe: Any = OmegaConf.to_object(config.recipe)
     decoding: Any = config.decoding and OmegaConf.to_object(config.decoding)
-    built = BuiltConfig(
-        config=config, recipe=recipe, decoding=decoding, make_logger=make_logger, **objects
-    )
+    built = BuiltConfig(config=config, recipe=recipe, decoding=decoding, make_logger=make_logger, **objects)
     _check_together(built)
     return built
 
@@ -151,9 +145,7 @@ def _check_together(built: BuiltConfig) -> None:
     if built.decoding is not None and not task.generates:
         raise ValueError(f"task {task.name} has labels and generates nothing: leave decoding out")
     if built.recipe.epochs == 0 and not method.measures:
-        raise ValueError(
-            f"recipe.epochs=0 leaves nothing to do: method {method.name} measures nothing"
-        )
+        raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {method.name} measures nothing")
 
 
 def instantiate_group(key: str, node: DictConfig, **supplied: Any) -> Any:
@@ -199,22 +191,14 @@ def _check_group(group: str, node: Any) -> None:
         raise ValueError(f"{group}._target_ is missing: the class to build")
     name = node.get("name")
     if not isinstance(name, str) or not WORD.fullmatch(name):
-        raise ValueError(
-            f"{group}.name must be a word of letters, digits, '_', '-' and '.', got {name!r}"
-        )
+        raise ValueError(f"{group}.name must be a word of letters, digits, '_', '-' and '.', got {name!r}")
 
 
 def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """All floats of a config, with their keys."""
     if isinstance(node, float):
         yield name, node
-    items = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    )
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         yield from _numbers(value, f"{name}.{key}" if name else str(key))
 
@@ -233,9 +217,7 @@ def _check_target(group: str, config: DictConfig) -> None:
     parameters = inspect.signature(called).parameters
     for name, value in node.items():
         if name not in parameters:
-            raise ValueError(
-                f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}"
-            )
+            raise ValueError(f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}")
         if not _fits(value, hints.get(name, Any)):
             raise ValueError(f"{group}.{name} must be {_readable(hints[name])}, got {value!r}")
     for name, parameter in parameters.items():

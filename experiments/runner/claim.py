@@ -58,9 +58,7 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
             own = stack.enter_context(run_lock(folder))
         if not own:
             yield Claim(Owner.OTHER)
-        elif (
-            result := results.finished_result(outputs, id)
-        ) is not None:  # by the process waited for
+        elif (result := results.finished_result(outputs, id)) is not None:  # by the process waited for
             yield Claim(Owner.NOBODY, result)
         else:
             try:

@@ -22,9 +22,7 @@ from loradrop.methods.base import Method
 from loradrop.tasks.base import Task
 from loradrop.training.data import TaskData
 
-ALL_THREADS = (
-    torch.get_num_threads()
-)  # as torch starts; a run of the same sweep may have changed it
+ALL_THREADS = torch.get_num_threads()  # as torch starts; a run of the same sweep may have changed it
 
 
 class RunComponents:
@@ -77,27 +75,16 @@ class RunComponents:
 def check_method(method: Method, backbone: Backbone, task: Task, models: Path | None) -> None:
     """Raise ValueError if a method does not fit a backbone; that needs no weights."""
     model = backbone.skeleton(task, backbone.config(models))
-    quantised = [
-        p
-        for p in model.parameters()
-        if p.dim() > 1 and not p.requires_grad and backbone.quantization
-    ]
-    deepcopy(method).install(
-        model
-    )  # a copy, as a method remembers the model that it is installed in
+    quantised = [p for p in model.parameters() if p.dim() > 1 and not p.requires_grad and backbone.quantization]
+    deepcopy(method).install(model)  # a copy, as a method remembers the model that it is installed in
     if any(parameter.requires_grad for parameter in quantised):
         raise ValueError(
             f"method {method.name} trains weights of backbone {backbone.name} itself, "
             "which 4 bits cannot hold: set backbone.quantization=null"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(
-            f"method {method.name} has nothing to train: task {task.name} has no new head"
-        )
-    if any(
-        parameter.requires_grad and parameter.dtype != torch.float32
-        for parameter in model.parameters()
-    ):
+        raise ValueError(f"method {method.name} has nothing to train: task {task.name} has no new head")
+    if any(parameter.requires_grad and parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise ValueError(
             f"method {method.name} trains weights of backbone {backbone.name} itself, "
             f"and small updates of {backbone.dtype} are lost to rounding: set backbone.dtype=float32"

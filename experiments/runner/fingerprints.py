@@ -36,11 +36,7 @@ def difference(config: DictConfig, result: Result) -> str | None:
         None if nothing has, or if data and weights are not on this machine to compare.
     """
     weights = _weights(config)
-    if (
-        weights
-        and HASH.fullmatch(result.weights_fingerprint)
-        and weights != result.weights_fingerprint
-    ):
+    if weights and HASH.fullmatch(result.weights_fingerprint) and weights != result.weights_fingerprint:
         return _message(config, result, f"weights of {config.backbone.hub_id}")
     data = _data(config)
     if data and data != result.data_fingerprint:

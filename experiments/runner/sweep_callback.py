@@ -65,9 +65,7 @@ def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
         error = "see above" if pd.isna(left.error) else console.first_line(left.error)
         console.error(f"{left.status}: {left.id}: {error}")
     changed = [
-        text
-        for run in finished.itertuples()
-        if (text := difference(as_config(run.config, **paths), run.result)) is not None
+        text for run in finished.itertuples() if (text := difference(as_config(run.config, **paths), run.result)) is not None
     ]
     for text in changed:
         console.error(text)

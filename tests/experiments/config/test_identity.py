@@ -89,12 +89,8 @@ def test_what_can_change_a_number_changes_the_id(plain, key, value):
 
 def test_nested_objects_are_known_by_their_class_alone(plain):
     nested = changed(plain, "method.nested", [{"_target_": "a.b.Class", "x": 1}])
-    assert run_id(nested) == run_id(
-        changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}])
-    )
-    assert run_id(nested) != run_id(
-        changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}])
-    )
+    assert run_id(nested) == run_id(changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}]))
+    assert run_id(nested) != run_id(changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}]))
 
 
 def test_an_identity_names_no_module_and_no_place(plain):
