@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+UV := .venv-lock/bin/uv
+PIP_INSTALL := bin/pip install --quiet --disable-pip-version-check
+TORCH := 2.13.0
 RUN := $(BIN)/python -m experiments
 
 # SCALE=mini carries an experiment out on built-in models and tasks, by the overrides in the head of its YAML; ARGS are further ones
@@ -16,16 +19,28 @@ mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experi
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
+.PHONY: lock test-newest test-oldest
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## make the environment in .venv, once
+install: $(STAMP) ## make the environment in .venv, once, with the versions of constraints.txt
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(VENV)/$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	touch $@
+
+# torch: always TORCH, without a local version, so that pip's configuration picks the CPU's or a GPU's build. What only its GPU
+# builds need is left out: each build names exact versions of its own
+lock: $(UV) ## constraints.txt anew: the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
+	echo torch==$(TORCH) | $(UV) pip compile pyproject.toml --all-extras --constraints - --upgrade --universal --python-version 3.11 \
+	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
+	sed -i.old -E '/^(nvidia|cuda)-|^triton=/d' constraints.txt && rm constraints.txt.old
+
+$(UV): # a resolver for all Pythons at once, and for lowest versions; no part of the environment, whose versions it finds
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/$(PIP_INSTALL) uv
 
 demo: $(STAMP) ## LoRA, LoRA-drop and no_share on the built-in model: a table and a picture
 	$(RUN).run experiment=demo
@@ -52,6 +67,18 @@ docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
 test: $(STAMP) lint ## style and tests
 	$(BIN)/python -m pytest -n 2
 
+test-newest: ## the tests with the newest versions that pip finds, in .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/$(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[dev]'
+	.venv-newest/bin/python -m pytest -n 2
+
+test-oldest: $(UV) ## the tests with every direct dependency at its lower bound, in .venv-oldest; PYTHON=python3.11
+	$(PYTHON) -m venv .venv-oldest
+	$(UV) pip compile pyproject.toml --extra dev --resolution lowest-direct --upgrade --python .venv-oldest/bin/python \
+	    --quiet --output-file .venv-oldest/constraints.txt
+	.venv-oldest/$(PIP_INSTALL) -c .venv-oldest/constraints.txt -e '.[dev]'
+	.venv-oldest/bin/python -m pytest -n 2
+
 lint: $(STAMP) ## style, and the types of what `import loradrop` offers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +89,4 @@ format: $(STAMP) ## put the style right
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches; results in outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-lock .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -36,7 +36,7 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
         model, tokenizer, result = restore(id, outputs, models)
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
-        model.config._name_or_path = result.config["backbone"]["hub_id"]  # not where its files lie here
+        model.config.name_or_path = result.config["backbone"]["hub_id"]  # not where its files lie here
         if form == MERGED:
             merge(model).save_pretrained(folder)
             text = f"{folder}: an ordinary {type(model).__name__}"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from experiments.common import console
 from experiments.config.identity import run_id
+from experiments.config.precision import resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
 from experiments.results import printing
@@ -28,8 +29,11 @@ from experiments.runner.execution import finished, run
 def main(config: DictConfig) -> None:
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        precision = resolve_precision(config)
         id = run_id(config)
         known = finished(config, id)
+        if precision is not None and known is None:
+            console.info(precision)
         result = known or run(config, id, wait=not sweeping)
         if result is None:
             console.info(f"{id} is left to the process that carries it out")

@@ -19,7 +19,14 @@ import transformers
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from loradrop.hub import find_local, has_one_of, hub_available, why_unavailable
 from loradrop.tasks.base import Task
@@ -76,7 +83,8 @@ class Backbone:
             raise ValueError(
                 f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens"
             )
-        if type(config) not in _auto(task)._model_mapping or (task.generates and config.model_type in ENCODERS):
+        known = MODEL_FOR_CAUSAL_LM_MAPPING if task.generates else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        if type(config) not in known or (task.generates and config.model_type in ENCODERS):
             kind = "does not generate text" if task.generates else "has no sequence classifier"
             raise ValueError(f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to")
         self._check_weights(models, config)
@@ -147,7 +155,7 @@ class Backbone:
         if folder is not None and any((folder / name).is_file() for name in WEIGHTS):
             return
         source, wanted = folder or self.hub_id, self._wanted(models)
-        decoder = type(config) in AutoModelForCausalLM._model_mapping and config.model_type not in ENCODERS
+        decoder = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type not in ENCODERS
         kind = "AutoModelForCausalLM" if decoder else "AutoModel"  # the latter drops what turns states into tokens
         raise FileNotFoundError(
             f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded here. To convert them, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,37 @@ def test_every_yaml_composes_and_instantiates(path):
         assert instantiate_group(group, config[group]).name == path.stem == config[group].name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_every_yaml_opens_with_a_comment_that_says_what_it_is(path):
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
-    assert lines[0].startswith("# ") and len(lines[0]) > 30
+# how a head says where values come from: a paper, somebody's code, an experiment of ours, another file
+SOURCE = r"arXiv|\w+/\w+@[0-9a-f]{7}|(Table|Figure|Section|Appendix) [A-Z\d]|paper|\w+\.yaml|et al\. (\d{4}|\(\d{4}\))"
+SOURCE += "|seed 0|not tuned|tried|[cC]hosen"
+NAMES = {"roberta_base": "RoBERTa-base", "roberta_large": "RoBERTa-large", "llama2_7b": "Llama-2-7b"}
+NAMES |= {"deberta_v3_base": "DeBERTaV3-base", "minilm": "all-MiniLM-L6-v2", "tiny_roberta": "[Tt]he built-in model"}
+NAMES |= {"tiny_llama": "[Tt]he built-in decoder"}
+
+
+def head(path):
+    """The comment that a file opens with, without Hydra's own line."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
+    return " ".join(line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONF)))
+def test_every_yaml_opens_with_a_sentence_of_what_it_is_and_where_its_values_come_from(path):
+    text = head(path)
+    assert len(text.split()) > 4 and re.search(r"[.?:]( |$)", text), f"no sentence: {text}"
+    keys = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    assert text.partition(":")[0] not in keys, f"a setting that is commented out: {text}"
+    if path.parent.name in ("recipe", "method"):
+        assert re.search(SOURCE, text), f"no source: {text}"
+    backbone, *parts = path.stem.split("-")
+    if path.parent.name == "recipe" and len(parts) == 1 and backbone in NAMES:
+        assert re.search(NAMES[backbone], text), f"the head of another backbone's: {text}"
+
+
+def test_no_two_tasks_backbones_or_methods_have_one_head():
+    for group in ("task", "backbone", "method", "experiment"):
+        heads = [head(path) for path in (Path(CONF) / group).glob("*.yaml")]
+        assert len(set(heads)) == len(heads) > 0
 
 
 @pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
@@ -135,10 +163,14 @@ def test_a_missing_key_and_a_wrong_type_are_named():
 def test_numbers_and_words_out_of_range(override, message):
     from loradrop.tasks.base import load_metric
 
-    with pytest.raises(ValueError, match=message):
-        config = composed(override)
+    config = composed(override)
+
+    def checked():
         check(config)
         load_metric(config.task.metric)
+
+    with pytest.raises(ValueError, match=message):
+        checked()
 
 
 def test_the_id_is_readable_and_follows_what_can_change_a_number():

@@ -114,5 +114,6 @@ def test_the_code_in_the_readme_runs(batch):
     train_b(model)  # "train on a sample, as you like"
     printed = []
     exec("importance = " + rest, names | {"print": lambda plan: printed.append(str(plan))})
-    assert "own LoRA in layer" in printed[0]
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0 and torch.is_tensor(model(**batch).logits)
+    plan = loradrop.plan_of(model)
+    assert printed == [str(plan)] and "own LoRA in layer" in printed[0]
+    assert 0 < sum(p.numel() for p in model.parameters() if p.requires_grad) == plan.parameters

@@ -7,7 +7,6 @@ import http.server
 import json
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -131,16 +130,15 @@ def test_another_file_than_expected_and_none_at_all_are_errors(server, tmp_path)
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never answers"])
-def test_without_a_network_a_task_says_so_within_seconds(listens, tmp_path, no_hub):
+def test_without_a_network_a_task_says_so(listens, tmp_path, no_hub, monkeypatch):
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listens:
             server.listen()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        start = time.perf_counter()
         with pytest.raises(FileNotFoundError) as error:
             make(tmp_path / "away", url=f"{url}/data").load(tmp_path)
-        assert time.perf_counter() - start < 5
     for message in (str(tmp_path / "GSM8K"), f"{url} does not answer", "train.jsonl, test.jsonl", "paths.data"):
         assert message in str(error.value)
 

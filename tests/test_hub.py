@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,9 @@ def fill(cache, task, splits):
         rows.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
 
 
-def assert_fails_soon(folder, *messages, seconds=5.0):
-    start = time.perf_counter()
+def assert_fails(folder, *messages):
     with pytest.raises(FileNotFoundError) as error:
         make("rte").load(folder.parent)
-    assert time.perf_counter() - start < seconds
     for message in (str(folder), "train.tsv, dev.tsv", "paths.data", *messages):
         assert message in str(error.value)
 
@@ -63,7 +61,7 @@ def test_offline_asks_nobody(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(hub, "get_session", lambda: asked.append(1))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert_fails_soon(tmp_path / "RTE", "HF_HUB_OFFLINE is set", seconds=1.0)
+    assert_fails(tmp_path / "RTE", "HF_HUB_OFFLINE is set")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert asked == []
     hub.hub_available()
@@ -72,20 +70,25 @@ def test_offline_asks_nobody(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never answers"])
-def test_unreachable_hub_fails_within_five_seconds(listens, tmp_path, monkeypatch):
+def test_an_unreachable_hub_is_given_up(listens, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listens:
             server.listen()
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        assert_fails_soon(tmp_path / "RTE", f"{endpoint} does not answer")
+        assert_fails(tmp_path / "RTE", f"{endpoint} does not answer")
 
 
 def test_a_slow_look_up_of_the_name_does_not_count(tmp_path, monkeypatch):
+    done, waited = threading.Event(), []
     monkeypatch.setattr(hub, "TIMEOUT", 0.1)
-    monkeypatch.setattr(hub, "get_session", lambda: time.sleep(2))  # the client's own timeout does not cover it
-    assert_fails_soon(tmp_path / "RTE", "does not answer", seconds=1.0)
+    # the client's own timeout does not cover it
+    monkeypatch.setattr(hub, "get_session", lambda: done.wait(600) or waited.append("until the name was found"))
+    assert_fails(tmp_path / "RTE", "does not answer")
+    assert not waited
+    done.set()
 
 
 @pytest.mark.parametrize(("status", "there"), [(200, True), (404, True), (503, False)])
@@ -110,7 +113,7 @@ def test_what_is_cached_needs_no_network(cache, tmp_path, monkeypatch):
 def test_part_of_the_repository_in_the_cache_is_not_enough(task, splits, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fill(cache, make(task), splits)
-    assert_fails_soon(tmp_path / "RTE", "not in the local cache")
+    assert_fails(tmp_path / "RTE", "not in the local cache")
 
 
 def test_a_pin_that_is_gone_says_so(tmp_path, monkeypatch):
@@ -119,7 +122,7 @@ def test_a_pin_that_is_gone_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "hub_available", lambda: True)
     monkeypatch.setattr(hub, "snapshot_download", gone)
-    assert_fails_soon(tmp_path / "RTE", make("rte").revision, "failed (ValueError: 404: no such revision)")
+    assert_fails(tmp_path / "RTE", make("rte").revision, "failed (ValueError: 404: no such revision)")
 
 
 def test_the_module_is_light():

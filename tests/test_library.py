@@ -11,14 +11,13 @@ from conftest import ROOT, clean_environment, tiny_model, train_b
 import loradrop
 
 CODE = """
-import sys, time
+import sys
 import torch, transformers
-began, before = time.process_time(), set(sys.modules)
+before = set(sys.modules)
 import loradrop
 loradrop.add_lora, loradrop.measure, loradrop.select, loradrop.share, loradrop.merge
 loradrop.save_pretrained, loradrop.from_pretrained, loradrop.load_loralib
-seconds = time.process_time() - began
-print(seconds, *sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
@@ -28,11 +27,10 @@ def fresh(code):
     return done.stdout
 
 
-def test_the_import_is_quick_and_brings_nothing_of_the_reproduction():
-    seconds, *modules = fresh(CODE).split()
+def test_the_import_brings_nothing_of_the_reproduction():
+    modules = set(fresh(CODE).split())
     heavy = {"hydra", "omegaconf", "wandb", "pytorch_lightning", "lightning", "peft", "pandas", "matplotlib", "datasets"}
-    assert not heavy & set(modules)
-    assert float(seconds) < 0.3
+    assert "loradrop" in modules and not heavy & modules
 
 
 def test_torch_comes_with_what_needs_it():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 import torch
+import yaml
 from conftest import FAMILIES, tiny_model
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+import loradrop.methods
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
 from experiments.runner.record import save_tensors
 from loradrop.backbones import freeze_encoder
-from loradrop.methods.base import load_values
+from loradrop.methods.base import Method, load_values
 
 METHODS = sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml"))
 # for models of three layers, 32 wide
@@ -31,7 +35,7 @@ SMALL = {
 }
 REFUSED = {
     ("bitfit", "llama"): "has no biases",
-    ("prefix_tuning", "deberta"): "",
+    ("prefix_tuning", "deberta"): "DebertaV2Model cannot be prefix-tuned: its attention takes no keys and values",
 }
 STEPS = 6
 
@@ -122,5 +126,18 @@ def test_a_method_on_a_family(name, family, batch, tmp_path):
     assert torch.equal(logits(fresh, batch), after)
 
 
+def leaves(cls):
+    """The classes below `cls` that no other is made from."""
+    below = {leaf for other in cls.__subclasses__() for leaf in leaves(other)}
+    return below or {cls}
+
+
 def test_the_matrix_has_every_method():
-    assert {name for name, _ in REFUSED} | set(SMALL) <= set(METHODS) | {"prompt_tuning", "prefix_tuning"}
+    """Each class of loradrop/methods has a YAML, from which the matrix takes its methods, and nothing here is of none."""
+    for module in iter_modules(loradrop.methods.__path__):
+        import_module(f"loradrop.methods.{module.name}")
+    classes = {f"{cls.__module__}.{cls.__qualname__}" for cls in leaves(Method) if cls.__module__.startswith("loradrop.")}
+    files = [yaml.safe_load((Path(CONF) / "method" / f"{name}.yaml").read_text(encoding="utf-8")) for name in METHODS]
+    targets = {settings.get("_target_") for settings in files}  # a variant takes another method's
+    assert len(classes) > 10 and classes <= targets
+    assert set(SMALL) <= set(METHODS) and set(REFUSED) <= {(name, family) for name in METHODS for family in FAMILIES}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -63,9 +62,7 @@ def test_same_seed_same_rows(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_have_the_shape_that_the_yaml_says(name):
     task = make(name)
-    start = time.perf_counter()
     splits = task.load(None)
-    assert time.perf_counter() - start < 5  # about 1 s; loading must never be what a run waits for
     rows = {"train": splits.train, **splits.evaluation}
     assert {split: len(some) for split, some in rows.items()} == {
         "train": task.train_size,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
+from isolation import DATA
 from omegaconf import OmegaConf
 
 from loradrop.tasks import dart, e2e
 
 CONF = Path(__file__).parents[1] / "conf/task"
-DATA = Path(os.environ.get("LORADROP_DATA", "/nonexistent"))
 
 
 def make(name, **changes):

@@ -1,16 +1,14 @@
 """The official files themselves, where a folder with them is named by LORADROP_DATA."""
 
 import csv
-import os
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
+from isolation import DATA
 from omegaconf import OmegaConf
 
-DATA = Path(os.environ.get("LORADROP_DATA", "/nonexistent"))
 CONF = Path(__file__).parents[1] / "conf/task"
 
 # rows of the whole official files, and of their evaluation sets; QNLI, QQP and MNLI may be cut to fewer
@@ -23,8 +21,7 @@ def load(name):
     folder = DATA / task.official
     if not folder.is_dir():
         pytest.skip(f"{task.official} is not in LORADROP_DATA")
-    start = time.perf_counter()
-    return task, folder, task.load(DATA), time.perf_counter() - start
+    return task, folder, task.load(DATA)
 
 
 def plain(path, header):
@@ -36,8 +33,7 @@ def plain(path, header):
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", sorted(ROWS | AT_MOST))
 def test_official_files(name):
-    task, folder, splits, seconds = load(name)
-    assert seconds < 5
+    task, folder, splits = load(name)
     sizes = len(splits.train), sum(len(rows) for rows in splits.evaluation.values())
     if name in ROWS:
         assert sizes == ROWS[name]
@@ -64,7 +60,7 @@ def test_official_files(name):
 
 @pytest.mark.real_data
 def test_a_missing_part_of_mnli_is_noted():
-    _, folder, splits, _ = load("mnli")
+    _, folder, splits = load("mnli")
     missing = [p for p in ("matched", "mismatched") if not (folder / f"dev_{p}.tsv").exists()]
     assert len(splits.notes) == len(missing)
     assert all(part in note for part, note in zip(missing, splits.notes, strict=True))

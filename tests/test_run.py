@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,24 @@ SMALL = (
 
 
 BIN = ("log10_from", "log10_to")
+
+
+# experiments.run that is killed after seven steps of fine-tuning with seed 1
+KILLED = """
+import os, signal
+from experiments.run import main
+from loradrop.training.module import RunModule
+
+step = RunModule.training_step
+
+def killing_step(self, *args):
+    if self.seed == 1 and self.method is not None and self.global_step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args)
+
+RunModule.training_step = killing_step
+main()
+"""
 
 
 def run(outputs: Path, *overrides: str) -> subprocess.CompletedProcess:
@@ -121,16 +138,11 @@ def test_the_same_run_twice_gives_the_same_numbers_and_threshold_one_is_plain_lo
 
 def test_a_killed_sweep_goes_on_to_the_same_numbers(sweep, tmp_path):
     """kill -9 inside a run: finished runs stay, the interrupted one goes on from its checkpoint, bit for bit."""
-    command = [sys.executable, "-m", "experiments.run", "-m", *SMALL, "method=lora_drop", "seed=0,1"]
+    command = [sys.executable, "-c", KILLED, "-m", *SMALL, "method=lora_drop", "seed=0,1"]
     command += ["trainer.checkpoint_minutes=0", f"paths.outputs={tmp_path}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("runs/*-s1-*/checkpoint.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list(tmp_path.glob("runs/*-s1-*/checkpoint.ckpt"))) == 1
     assert set(results(tmp_path)) == {"lora_drop-s0"}
     again = run(tmp_path, "-m", "method=lora_drop", "seed=0,1")
     assert again.returncode == 0, again.stderr

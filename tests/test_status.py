@@ -140,7 +140,7 @@ def test_plans_are_remembered_until_a_yaml_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "expand_sweep", None)  # composing again would fail
     assert sweep.run_configs(overrides) == first
     monkeypatch.setattr(sweep, "_content", lambda: "changed")
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         sweep.run_configs(overrides)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
 from test_other_methods import FITTING, VIRTUAL, installed, make, trained_names
+
+from loradrop.backbones import freeze_encoder
 
 virtual = pytest.mark.parametrize(("name", "family"), [pair for pair in FITTING if pair[0] in VIRTUAL])
 
@@ -128,6 +131,67 @@ def test_a_prefix_is_attended_to_as_written(family):
         out[:, head] = scores.softmax(dim=-1) @ values
     out = out.reshape(7, 32)
     torch.testing.assert_close(seen["out"][0], layer.o_proj(out) if family == "llama" else out)
+
+
+PREFIXED = [family for name, family in FITTING if name == "prefix_tuning"]
+
+
+@pytest.mark.parametrize("family", PREFIXED)
+@pytest.mark.parametrize("layer", range(3))
+def test_each_layers_prefix_moves_the_logits(family, layer, batch):
+    """Through the whole model with its head, where an argument of another name would be lost: values and gradients."""
+    _, model = installed("prefix_tuning", family)
+    weight = getattr(model, model.base_model_prefix).prefix_encoder.embedding.weight
+    inputs, _ = padded(family, batch)
+    usual = model(**inputs).logits
+    usual[:, 0].sum().backward()
+    gradients = weight.grad.view(6, 3, -1)[:, layer]
+    assert gradients.abs().amax(dim=1).min() > 1e-6  # every virtual token's
+    with torch.no_grad():
+        weight.view(6, 3, -1)[:, layer] *= -2
+    assert ((model(**inputs).logits - usual).abs().amax(dim=1) > 1e-4).all()  # in every row of the batch
+
+
+@pytest.mark.parametrize("family", PREFIXED)
+def test_a_prefix_that_is_ignored_is_an_error(family, batch):
+    """As when Transformers renames the argument and takes the old name without a word, or one layer reads no cache."""
+    _, model = installed("prefix_tuning", family)
+    encoder = getattr(model, model.base_model_prefix)
+    lost = ("cache", "past_key_values")
+    layer = encoder.get_submodule("layers.1.self_attn" if family == "llama" else "encoder.layer.1.attention.self")
+
+    def dropping(forward):
+        @functools.wraps(forward)  # with its signature
+        def without_cache(*args, **kwargs):
+            return forward(*args, **{name: value for name, value in kwargs.items() if name not in lost})
+
+        return without_cache
+
+    name = type(encoder).__name__
+    for module, layers in ((layer, "1"), (encoder, "0, 1, 2")):
+        module.forward = dropping(module.forward)
+        message = rf"prefix_tuning: {name} left the prefix out in layers \[{layers}\]"
+        if (family, layers) == ("llama", "1"):  # its causal mask, made for all layers, no longer fits this one
+            message = "size of tensor a .* must match the size of tensor b"
+        with pytest.raises(RuntimeError, match=message):
+            model(input_ids=batch["input_ids"][:1])  # with a mask it never fits
+
+
+@pytest.mark.parametrize("family", PREFIXED)
+def test_a_prefix_and_activation_checkpointing_exclude_each_other(family, batch):
+    """Before the method is installed and after: the layers of Transformers then take no cache."""
+    model = freeze_encoder(tiny_model(family))
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(ValueError, match=r"set backbone\.gradient_checkpointing=false"):
+        make("prefix_tuning").install(model)
+    _, model = installed("prefix_tuning", family)
+    inputs, _ = padded(family, batch)
+    usual = model(**inputs).logits
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    assert torch.equal(model(**inputs).logits, usual)
+    model.train()
+    with pytest.raises(ValueError, match=r"set backbone\.gradient_checkpointing=false"):
+        model(**inputs)
 
 
 @pytest.mark.parametrize("family", ["roberta", "llama"])

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.common.files import atomic_write
 from experiments.config import identity, schema
 from experiments.config.identity import digest, run_id
+from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from loradrop.training import recipe
 
@@ -54,12 +55,16 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
     with suppress(OSError, json.JSONDecodeError):
         return json.loads(path.read_text())
     configs = []
-    for config in expand_sweep(overrides):
+    composed = _composed(overrides)
+    everywhere = all(config.trainer.precision != AUTO for config in composed)  # else the ids are this machine's
+    for config in composed:
+        resolve_precision(config)
         plain = OmegaConf.to_container(config, resolve=True)
         del plain["paths"]
         configs.append({"id": run_id(config), **plain})
-    with suppress(OSError), atomic_write(path) as file:  # to remember is a convenience: a folder may be read-only
-        file.write_text(json.dumps(configs))
+    if everywhere:
+        with suppress(OSError), atomic_write(path) as file:  # to remember is a convenience: a folder may be read-only
+            file.write_text(json.dumps(configs))
     return configs
 
 
@@ -75,6 +80,14 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
     Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params. Runs that differ in values
     alone, not in YAML files, are composed once.
     """
+    configs = _composed(overrides)
+    for config in configs:
+        resolve_precision(config)
+    return configs
+
+
+def _composed(overrides: Iterable[str]) -> list[DictConfig]:
+    """The same, with precisions as they were given."""
     overrides = list(overrides)
     check_names(overrides)
     inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep

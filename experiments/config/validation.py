@@ -17,6 +17,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.precision import AUTO
+
 GROUPS = ("logger", "method", "task", "backbone")
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -43,7 +45,8 @@ def check(config: DictConfig) -> None:
             raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
     for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
         if settings[key] not in allowed:
-            raise ValueError(f"trainer.{key} must be one of {', '.join(allowed)}, got '{settings[key]}'")
+            known = [*allowed, AUTO] if key == "precision" else allowed
+            raise ValueError(f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'")
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():

@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from packaging.requirements import Requirement
 
+from experiments.config.precision import cpu_units
+from experiments.config.schema import CONF
+
+CONSTRAINTS = Path(CONF).parent / "constraints.txt"
 PACKAGES = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets", "tokenizers", "peft")
 PACKAGES += ("scipy", "scikit-learn", "sacrebleu", "rouge-score", "nltk", "bitsandbytes")
 
@@ -31,8 +36,10 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version(), **_versions()},
+        "constraints": constraints(),
         "hardware": {
             "machine": _processor(),
+            "bf16_units": cpu_units(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpus": gpus,
@@ -48,6 +55,30 @@ def _versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def constraints() -> dict[str, Any] | None:
+    """Compare the environment with constraints.txt.
+
+    A local version makes no difference (torch 2.13.0+cpu is 2.13.0), nor does a package that is not installed, be it an
+    extra or a tool.
+
+    Returns:
+        equal, and the installed version of each package that differs; None where the file is missing.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines()]
+    except OSError:
+        return None
+    different = {}
+    for pin in (Requirement(line) for line in lines if line):
+        if pin.marker is not None and not pin.marker.evaluate():
+            continue
+        with suppress(PackageNotFoundError):
+            installed = version(pin.name)
+            if not pin.specifier.contains(installed, prereleases=True):
+                different[pin.name] = installed
+    return {"equal": not different, "different": different}
 
 
 def _processor() -> str:

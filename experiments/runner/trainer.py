@@ -99,6 +99,7 @@ def make_trainer(
 
 def quieten() -> None:
     """Lightning's warnings and notes that a user of a run can do nothing about."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for module in ("pytorch_lightning", "lightning_fabric"):  # the latter's: `srun` is there and not used
+        warnings.filterwarnings("ignore", module=module)

@@ -107,7 +107,7 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
         alpha_pattern={name: _number(module.alpha) for name, module in modules.items() if module.alpha != alpha},
         modules_to_save=heads or None,
         inference_mode=True,
-        base_model_name_or_path=getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        base_model_name_or_path=getattr(getattr(model, "config", None), "name_or_path", None) or None,
     )
     config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
     state: dict[str, Tensor] = {}
@@ -124,7 +124,7 @@ def _of_peft(model: nn.Module, adapter: str) -> tuple[Any, dict[str, Tensor]]:
     config = deepcopy(configs(model)[adapter])
     config.inference_mode = True
     if config.base_model_name_or_path is None:
-        config.base_model_name_or_path = getattr(getattr(model, "config", None), "_name_or_path", None) or None
+        config.base_model_name_or_path = getattr(getattr(model, "config", None), "name_or_path", None) or None
     return config, get_peft_model_state_dict(model, adapter_name=adapter)
 
 

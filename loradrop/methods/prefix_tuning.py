@@ -3,7 +3,8 @@
 Keys and values are the parameters themselves (P-tuning v2, arXiv 2110.07602), or with `projection` come from a two-layer
 network, the reparametrisation of Li and Liang. They reach attention as a cache that stands before the text, which therefore
 starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position. DeBERTa's disentangled attention needs
-a position for each key and takes no cache; nor do layers of any family with activation checkpointing.
+a position for each key and takes no cache; nor do layers of any family with activation checkpointing. A forward pass
+that leaves the prefix out is an error, never a result.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import DynamicCache
 
 from loradrop.methods.virtual_tokens import VirtualTokens
+
+CACHE_NAMES = ("cache", "past_key_values")  # what Transformers calls the argument: from 5.24 on, and before
 
 
 class PrefixTuning(VirtualTokens):
@@ -28,14 +32,19 @@ class PrefixTuning(VirtualTokens):
             raise ValueError(f"init_std must not be negative, got {init_std}")
         self.projection, self.init_std = projection, init_std
 
+    def install(self, model: nn.Module) -> None:
+        super().install(model)
+        getattr(model, model.base_model_prefix).register_forward_hook(self._check_use, with_kwargs=True)
+
     def holder(self, encoder: nn.Module) -> nn.Module:
         """n rows of all layers' keys and values, (layers, 2, key/value heads, d_head) each, in float32."""
         from peft import PrefixEncoder, PrefixTuningConfig  # seconds that other methods need not spend
 
-        if "past_key_values" not in inspect.signature(encoder.forward).parameters:
+        if cache_argument(encoder) is None:
             raise ValueError(
                 f"{type(encoder).__name__} cannot be prefix-tuned: its attention takes no keys and values besides the text's"
             )
+        self._check_checkpointing(encoder)
         layers, heads, size = self._shape(encoder)
         config = PrefixTuningConfig(
             num_virtual_tokens=self.virtual_tokens,
@@ -49,13 +58,33 @@ class PrefixTuning(VirtualTokens):
         return prefix
 
     def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
+        if encoder.training:  # else it has no effect
+            self._check_checkpointing(encoder)
         layers, heads, width = self._shape(encoder)
         prefix = encoder.prefix_encoder(self.indices(encoder)).to(encoder.get_input_embeddings().weight.dtype)
         prefix = prefix.view(self.virtual_tokens, layers, 2, heads, width).permute(1, 2, 3, 0, 4)
         if inputs.get("position_ids") is not None:
             inputs["position_ids"] = inputs["position_ids"][:, self.virtual_tokens :]  # the text's alone
         # of each layer: keys and values, (batch, heads, n, d_head)
-        inputs["past_key_values"] = DynamicCache([tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix])
+        cache = DynamicCache([tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix])
+        inputs[str(cache_argument(encoder))] = cache  # `holder` has seen that there is one
+
+    def _check_checkpointing(self, encoder: nn.Module) -> None:
+        if encoder.is_activation_checkpointing:
+            raise ValueError(
+                f"{self.name} does not work with activation checkpointing, which leaves the prefix out; "
+                "set backbone.gradient_checkpointing=false"
+            )
+
+    def _check_use(self, encoder: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> None:
+        """Raise RuntimeError unless every layer has put the text's keys behind the prefix's."""
+        cache, expected = inputs[str(cache_argument(encoder))], self.virtual_tokens + inputs["input_ids"].shape[1]
+        ignored = [i for i in range(encoder.config.num_hidden_layers) if cache.get_seq_length(i) != expected]
+        if ignored:
+            raise RuntimeError(
+                f"{self.name}: {type(encoder).__name__} left the prefix out in layers {ignored}: "
+                f"Transformers {transformers.__version__} hands on keys and values in another way than this method expects"
+            )
 
     @staticmethod
     def _shape(encoder: nn.Module) -> tuple[int, int, int]:
@@ -64,3 +93,9 @@ class PrefixTuning(VirtualTokens):
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return config.num_hidden_layers, heads, size
+
+
+def cache_argument(encoder: nn.Module) -> str | None:
+    """The name of the argument that takes keys and values; None for an encoder that takes none."""
+    parameters = inspect.signature(encoder.forward).parameters
+    return next((name for name in CACHE_NAMES if name in parameters), None)

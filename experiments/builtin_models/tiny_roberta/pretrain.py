@@ -12,7 +12,7 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from tokenizers import ByteLevelBPETokenizer, processors
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
@@ -38,11 +38,12 @@ def train_tokenizer(texts: list[list[str]], vocabulary: int) -> PreTrainedTokeni
     bpe = ByteLevelBPETokenizer(add_prefix_space=True)
     bpe.train_from_iterator((" ".join(text) for text in texts), vocabulary, special_tokens=SPECIAL, show_progress=False)
     start, end = ("<s>", bpe.token_to_id("<s>")), ("</s>", bpe.token_to_id("</s>"))
-    bpe._tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
+    tokenizer = Tokenizer.from_str(bpe.to_str())
+    tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     names |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
+        tokenizer_object=tokenizer,
         model_max_length=128,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
