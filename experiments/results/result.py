@@ -89,6 +89,13 @@ class PlanRecord(Part):
     parameters: int  # of this plan, each shared LoRA counted once
 
 
+class Constraints(Part):
+    """How the installed packages compare with constraints.txt."""
+
+    equal: bool
+    different: dict[str, str]  # package -> the version that is installed instead
+
+
 class Record(Part):
     """What every result file says, of a finished and of a failed run."""
 
@@ -100,6 +107,7 @@ class Record(Part):
     versions: dict[str, str]
     hardware: dict[str, Any]
     git_commit: str | None  # with + behind it where tracked files were changed
+    constraints: Constraints | None = None  # None: not compared
 
     @property
     def backbone(self) -> str:
