@@ -90,11 +90,11 @@ class PlanRecord(Part):
     parameters: int  # of this plan, each shared LoRA counted once
 
 
-class Constraints(Part):
-    """How the installed packages compare with constraints.txt."""
+class ConstraintsRecord(Part):
+    """How the environment compares with constraints.txt."""
 
     equal: bool
-    different: dict[str, str]  # package -> the version that is installed instead
+    different: dict[str, str]  # package -> installed version
 
 
 class Record(Part):
@@ -108,7 +108,7 @@ class Record(Part):
     versions: dict[str, str]
     hardware: dict[str, Any]
     git_commit: str | None  # with + behind it where tracked files were changed
-    constraints: Constraints | None = None  # None: not compared
+    constraints: ConstraintsRecord | None = None  # None: the file was missing, or the result is older
 
     @property
     def backbone(self) -> str:
