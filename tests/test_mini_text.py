@@ -47,6 +47,7 @@ def test_built_in_rows(name, tokenizer):
     assert not any(task.encode(train[:], tokenizer, 200)["truncated"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("mini_table2text", 5), ("mini_summary", 3)])
 def test_right_answers_score_1_and_copying_far_less(name, least):
     task = make(name)

@@ -19,6 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from transformers import Trainer, TrainingArguments
 import loradrop  # +
 
+pytestmark = pytest.mark.slow
+
 torch.manual_seed(0)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32)

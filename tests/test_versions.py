@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError
 
-import jsonschema
 import pytest
 from conftest import ROOT
+from helpers import result_files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from experiments.results.store import SCHEMA
+from experiments.config.sweep import run_configs
+from experiments.results.result import from_plain, to_plain
 from experiments.runner import environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -125,10 +125,11 @@ def test_the_real_file_is_compared_in_every_result():
 
 
 def test_results_with_and_without_the_comparison_are_valid():
-    path = next((ROOT / "experiments" / "evidence" / "runs").glob("*/result.json"))
-    old, schema = json.loads(path.read_text()), json.loads(SCHEMA.read_text())
-    assert "constraints" not in old
-    for constraints in ({}, {"constraints": None}, {"constraints": {"equal": False, "different": {"torch": "2.6.0"}}}):
-        jsonschema.validate(old | constraints, schema)
-    with pytest.raises(jsonschema.ValidationError, match="equal"):
-        jsonschema.validate(old | {"constraints": {"different": {}}}, schema)
+    (config,) = run_configs(["method=lora"])
+    plain = to_plain(result_files.result(config))
+    assert from_plain(plain).constraints is None and "constraints" not in plain
+    compared = {"constraints": {"equal": False, "different": {"torch": "2.6.0"}}}
+    assert from_plain(plain | compared).constraints.different == {"torch": "2.6.0"}
+    assert to_plain(from_plain(plain | compared)) == plain | compared
+    with pytest.raises(ValueError, match=r"constraints\.equal"):
+        from_plain(plain | {"constraints": {"different": {}}})
