@@ -2,9 +2,11 @@
 
     python -m experiments.run backbone=roberta_base task=rte method=lora_drop seed=0
     python -m experiments.run -m method=lora,lora_drop seed=0,1,2
+    python -m experiments.run backbone=roberta_base task=rte method=vera --explain
 
-A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint.
-The same command in several processes shares the runs of a sweep out among them.
+`--explain` runs nothing; it prints every value with the file that set it. A finished run is
+skipped; an interrupted or failed one is tried again, from its last checkpoint. The same command in
+several processes shares the runs of a sweep out among them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from omegaconf import DictConfig
 
 from experiments.cli import guarded
 from experiments.common import console
+from experiments.config import explain
 from experiments.config.errors import FULL_ERROR, TRACEBACKS
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
@@ -48,6 +51,9 @@ def carry_out(config: DictConfig) -> None:
 
 
 def main() -> int:
+    if explain.OPTION in sys.argv[1:]:
+        explain.explain_command(sys.argv[1:])
+        return 0
     check_names(sys.argv[1:])
     os.environ[FULL_ERROR] = "1"  # Hydra hands its errors over, to be said in one line
     carry_out()

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 from loradrop.seeds import Seeds
 from loradrop.tasks.base import LabelTask, Splits
 from loradrop.training.data import Collator, LengthGroupedSampler, TaskData

@@ -15,7 +15,7 @@ from experiments.config.schema import UserError
 from experiments.export import export, main
 from experiments.runner.execution import run
 from experiments.runner.restore import restore
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 
 TEXTS = ["the old song is wonderful .", "a boring film"]
 

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 from loradrop.seeds import Seeds
 from loradrop.tasks.text import IGNORED
 from loradrop.training.data import TaskData

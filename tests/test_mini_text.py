@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 from loradrop.sampling import stratified_sample
 
 CONF = Path(__file__).parents[1] / "conf/task"

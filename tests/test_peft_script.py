@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 import loradrop
 from experiments.config.validation import instantiate_group
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 
 SCRIPT = """
 import torch

@@ -59,7 +59,7 @@ def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
 
 def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's config that can change a number, without import paths and places."""
-    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     return {
         "version": IDENTITY_VERSION,
         **{group: _settings(group, plain[group]) for group in GROUPS},

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import schema
 from experiments.config.identity import run_id
+from experiments.config.optional_files import check_files, group_options
 from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
@@ -33,13 +34,14 @@ def outputs_of(overrides: Iterable[str]) -> str:
 
 def check_names(overrides: Iterable[str]) -> None:
     """UserError for a name that Hydra would pass over, and for `group=null`, which it answers with a traceback."""
+    check_files()
     for override in overrides:
         group, _, value = override.partition("=")
-        options = {path.stem for path in Path(CONF, group).glob("*.yaml")}
+        options = group_options(Path(CONF, group))
         if options and value == "null":
             raise UserError(f"{override}: a group cannot be null; leave it out, or write ~{group} where it has a default")
         for name in value.split(",") if group in OPTIONAL else ():
-            if re.fullmatch(r"[\w-]+", name) and name not in options:
+            if re.fullmatch(r"[\w/-]+", name) and name not in options:
                 raise UserError(f"{group}={name}: there is no conf/{group}/{name}.yaml")
 
 
@@ -51,7 +53,7 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
         return remembered
     check_names(overrides)
     configs, everywhere = [], True
-    with _config_loader() as loader, recorded_sources(loader) as sources:
+    with config_loader() as loader, recorded_sources(loader) as sources:
         for config in _expand(overrides, loader):
             everywhere = everywhere and config.trainer.precision != AUTO  # else the ids are this machine's
             resolve_precision(config)
@@ -77,7 +79,7 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
     """
     overrides = list(overrides)
     check_names(overrides)
-    with _config_loader() as loader:
+    with config_loader() as loader:
         configs = list(_expand(overrides, loader))
     for config in configs:
         resolve_precision(config)
@@ -85,7 +87,7 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
 
 
 @contextmanager
-def _config_loader() -> Iterator[Any]:
+def config_loader() -> Iterator[Any]:
     """Hydra's own for conf/: at the end of a sweep that which made it."""
     inside = GlobalHydra.instance().is_initialized()
     with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
@@ -93,6 +95,11 @@ def _config_loader() -> Iterator[Any]:
 
 
 def _expand(overrides: list[str], loader: Any) -> Iterator[DictConfig]:
+    yield from _compose(jobs(overrides, loader), loader)
+
+
+def jobs(overrides: list[str], loader: Any) -> Iterator[Sequence[Override]]:
+    """The overrides of every run of a sweep, those that the experiment sweeps over first."""
     parser = OverridesParser.create(config_loader=loader)  # glob(*) asks it
     single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
     params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
@@ -100,7 +107,7 @@ def _expand(overrides: list[str], loader: Any) -> Iterator[DictConfig]:
     keys = {o.key_or_group for o in given}
     swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
     choices = [parser.parse_overrides(_choices(override)) for override in [*swept, *given]]
-    yield from _compose(itertools.product(*choices), loader)
+    return itertools.product(*choices)
 
 
 def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictConfig]:

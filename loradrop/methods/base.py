@@ -67,10 +67,6 @@ class Method:
     def prepare(self, model: nn.Module, probe: Probe) -> None:
         """Whatever has to be found out on the training set before the run."""
 
-    def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
-        """Optimiser settings of their own for parameters whose name contains a text: {"lora_": {"lr": 1e-3}}."""
-        return {}
-
     def check_steps(self, steps: int) -> None:
         """ValueError where a run of so many optimiser steps does not do."""
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
+from loradrop.backbones import head_parameters
 from loradrop.methods.base import Method
 from loradrop.training.data import TaskData
 from loradrop.training.recipe import Recipe
@@ -120,20 +121,20 @@ class RunModule(pl.LightningModule):
         return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad}
 
     def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        head = {id(parameter) for _, parameter in head_parameters(self.model)}
         groups: dict[tuple, dict[str, Any]] = {}
-        special = {} if self.method is None else self.method.parameter_groups(self.model)
-        for name, parameter in self.model.named_parameters():
+        for parameter in self.model.parameters():
             if not parameter.requires_grad:
                 continue
+            own_rate = None if id(parameter) in head else recipe.adapter_learning_rate
+            rate = recipe.learning_rate if own_rate is None else own_rate
             decays = parameter.dim() > 1
-            settings = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay if decays else 0.0}
-            for part, own in special.items():
-                if part in name:
-                    settings |= own
+            settings = {"lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
             groups.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})["params"].append(parameter)
         optimizer = torch.optim.AdamW(list(groups.values()))
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(self.recipe.warmup_ratio * steps), steps)
+        schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
