@@ -15,7 +15,7 @@ from experiments.config.schema import UserError
 from experiments.export import export, main
 from experiments.runner.execution import run
 from experiments.runner.restore import restore
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 
 TEXTS = ["the old song is wonderful .", "a boring film"]
 
@@ -26,7 +26,7 @@ def finished(tmp_path_factory, request):
     config = composed(
         outputs, f"method={request.param}", "task.train_size=64", "recipe.epochs=1", "recipe.learning_rate=1e-2"
     )
-    run(config, run_id(config))
+    run(config)
     return outputs, run_id(config)
 
 
@@ -67,6 +67,6 @@ def test_mistakes_are_one_message(tmp_path, capsys):
 
 def test_a_method_without_lora_is_refused(tmp_path):
     config = composed(tmp_path, "method=bitfit", "task.train_size=64", "recipe.epochs=1")
-    run(config, run_id(config))
+    run(config)
     with pytest.raises(UserError, match="has no LoRA to export: its method is bitfit"):
         export(run_id(config), "peft", tmp_path / "folder", tmp_path)
