@@ -71,8 +71,8 @@ def install(
             actual, base = modules[name]
             device = next(iter((*base.parameters(), *base.buffers()))).device
             # of their own, whatever memory the tensors share
-            pair = tuple(nn.Parameter(part.to(device, copy=True)) for part in (A, B))
-            set_module(model, actual, LoRALinear(base, len(A), alphas[name], dropout, pair))
+            own = (nn.Parameter(A.to(device, copy=True)), nn.Parameter(B.to(device, copy=True)))
+            set_module(model, actual, LoRALinear(base, len(A), alphas[name], dropout, own))
     for name, value in others.items():
         with torch.no_grad():
             tensors[name].copy_(value)

@@ -69,8 +69,8 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
     state: dict[str, Tensor] = {}
     for name, module in modules.items():
         state |= {f"{name}.lora_A.weight": module.lora_A, f"{name}.lora_B.weight": module.lora_B}
-    for head, module in heads.items():
-        state |= {f"{head}.{clean_name(module, name)}": tensor for name, tensor in module.state_dict().items()}
+    for head, part in heads.items():
+        state |= {f"{head}.{clean_name(part, name)}": tensor for name, tensor in part.state_dict().items()}
     return config, state
 
 
