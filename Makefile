@@ -7,18 +7,17 @@ PIP_INSTALL := bin/pip install --quiet --disable-pip-version-check
 TORCH := 2.13.0
 RUN := $(BIN)/python -m experiments
 
-# SCALE=mini carries an experiment out on built-in models and tasks, by the overrides in the head of its YAML; ARGS are further ones
+# every experiment of experiments/catalog.yaml is a target; SCALE=mini: its form on built-in models; ARGS: further overrides
 SCALE ?= full
 $(if $(filter-out full mini,$(SCALE)),$(error SCALE is full or mini, not $(SCALE)))
 EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
 TABLES := $(filter table%,$(EXPERIMENTS))
 FIGURES := $(filter figure%,$(EXPERIMENTS))
-DRAWN := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' experiments/figures.yaml)
-STUDIES := prilora prilora_ablations $(filter-out figure%,$(DRAWN))
-mini = $(if $(filter mini,$(SCALE)),$(shell sed -n 's/^\# Mini: //p' conf/experiment/$@.yaml))
+STUDIES := prilora prilora_ablations cross_task_stability sampling_stability layer_removal \
+	threshold_sensitivity rank_study learning_rate_sensitivity
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-nlg docs tables studies $(TABLES) $(FIGURES) $(STUDIES) test lint format clean
+.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest
 
 help: ## list the targets
@@ -42,29 +41,24 @@ $(UV): # a resolver for all Pythons at once, and for lowest versions; no part of
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/$(PIP_INSTALL) uv
 
-demo: $(STAMP) ## LoRA, LoRA-drop and no_share on the built-in model: a table and a picture
-	$(RUN).run experiment=demo
-	$(RUN).table demo
-	$(RUN).figure demo
+demo: ## LoRA, LoRA-drop and no_share on the built-in model: a table and a picture
 
-demo-nlg: $(STAMP) ## the same on a built-in decoder that puts records into sentences
-	$(RUN).run experiment=demo_nlg
-	$(RUN).table demo_nlg
-	$(RUN).figure demo_nlg
+demo-nlg: demo_nlg ## the same on a built-in decoder that puts records into sentences
 
 tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper (one alone: make table7): SCALE=mini on built-in models; -j2 two at a time, -k past failures
 
 studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
 
-$(TABLES) $(FIGURES) $(STUDIES): $(STAMP)
-	$(RUN).run experiment=$@ $(mini) $(ARGS)
-	$(if $(filter figure%,$@),,$(RUN).table $@ $(mini) $(ARGS))
-	$(if $(filter $@,$(DRAWN)),$(RUN).figure $@ $(mini) $(ARGS))
+$(EXPERIMENTS): $(STAMP)
+	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(ARGS)
 
-docs: $(STAMP) ## pages of the library's docstrings and guides, in outputs/docs
-	$(BIN)/pdoc -o outputs/docs --math loradrop loradrop.lora loradrop.importance.measurement loradrop.selection loradrop.sharing loradrop.sampling loradrop.io.pretrained loradrop.io.loralib loradrop.io.merging loradrop.callbacks.base loradrop.callbacks.trainer loradrop.callbacks.lightning
+docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
 
-test: $(STAMP) lint ## style and tests
+check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -m pytest -n 2
 
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest

@@ -26,7 +26,7 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config import sweep
 from experiments.config.schema import UserError
-from experiments.config.validation import check
+from experiments.config.validation import BuiltConfig, check
 from experiments.reporting import tables
 from experiments.runner.components import RunComponents
 from experiments.runner.environment import environment
@@ -41,10 +41,10 @@ WARM_UP = 2  # steps that are not counted
 class Contestant:
     """A method's model with its optimiser."""
 
-    def __init__(self, config: DictConfig) -> None:
-        self.components = RunComponents(config)
+    def __init__(self, built: BuiltConfig) -> None:
+        self.components = RunComponents(built)
         self.method: Method = self.components.method
-        self.probe = RunProbe(self.components, Path(config.paths.cache) / "stage1")
+        self.probe = RunProbe(self.components, Path(built.config.paths.cache) / "stage1")
         self.method.prepare(self.components.model, self.probe)
         self.model = self.components.model.to(self.components.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
@@ -101,8 +101,7 @@ def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
     """Of each config; what cannot run is left out with a message where `skip`, else it is a UserError."""
     for config in configs:
         try:
-            check(config)
-            yield Contestant(config)
+            yield Contestant(check(config))
         except (ValueError, OSError) as error:
             if not skip or config.method.name == BASELINE:
                 raise UserError(f"{config.method.name}: {error}") from error

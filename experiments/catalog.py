@@ -1,11 +1,10 @@
-"""The list of experiments in experiments/README.md, from the heads of conf/experiment/*.yaml and from our results.
+"""The list of experiments in experiments/README.md, from catalog.yaml, the configs and our results.
 
-python -m experiments.catalog          write it, and the numbers of runs and GPU hours in the heads
+python -m experiments.catalog          write it; runs and GPU hours are counted
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import yaml
 
 from experiments import results
 from experiments.cli import guarded
-from experiments.config.catalog import EXPERIMENTS, Item, item, names
+from experiments.config.catalog import Experiment, catalog
+from experiments.config.schema import UserError
 from experiments.config.sweep import run_configs
 from experiments.reporting.comparison import AVERAGE, PAPER, compare, published
 
@@ -35,24 +35,29 @@ def hours(config: dict[str, Any]) -> float | None:
     return float(size) * task["tokens"] * (passes * epochs + stage1) / float(COSTS["rate"]) / 3600
 
 
-def runs(item: Item) -> str:
-    """The text of its line Runs."""
-    configs = run_configs([f"experiment={item.name}"])
+def cost(entry: Experiment, configs: list[dict[str, Any]]) -> str:
+    """The GPU hours of an experiment's runs; of other machines the time that catalog.yaml gives.
+
+    Raises:
+        UserError: If neither is known.
+    """
+    if entry.cost is not None:
+        return entry.cost
     each = [hours(config) for config in configs]
-    if None in each:  # what the head says of it by hand
-        return ", ".join([str(len(configs)), *item.fields["Runs"].split(", ")[1:]])
+    if None in each:
+        raise UserError(f"catalog.yaml: {entry.name}.cost is missing: paper/costs.yaml lacks a model or task of its runs")
     total = sum(each)
-    return f"{len(configs)}, about {total:.0f} GPU hours" if total >= 1 else f"{len(configs)}, less than a GPU hour"
+    return f"about {total:.0f} GPU hours" if total >= 1 else "less than a GPU hour"
 
 
-def ours(item: Item) -> str:
-    """What our result files of its mini form say, in a few words; "" where there are none."""
-    if not item.mini or item.name not in published():
+def ours(entry: Experiment) -> str:
+    """A short summary of our results for the mini form; "" where there are none."""
+    if not entry.mini or entry.name not in published():
         return ""
-    frame = results.load([f"experiment={item.name}", *item.mini], EVIDENCE)
+    frame = results.load(entry.overrides(mini=True), EVIDENCE)
     if (frame.status != results.FINISHED).any():
         return ""
-    table = compare(item.name, frame)
+    table = compare(entry.name, frame)
     column = AVERAGE if AVERAGE in table.columns else table.columns[0]
     cells = table.cells[(table.cells.column == column) & (table.cells.n > 0)]
     scores = ", ".join(f"{cell.row} {cell.ours:.1f}" for cell in cells.itertuples())
@@ -62,20 +67,16 @@ def ours(item: Item) -> str:
 
 def table() -> str:
     """One row for each experiment, in Markdown."""
-    rows = []
-    for each in map(item, names()):
-        counted, _, cost = runs(each).partition(", ")
-        what = (each.name, each.title, f"`{each.fields['Command']}`", counted, cost or "-")
-        rows.append((*what, each.fields.get("Expected", "-"), ours(each) or "-"))
-    head = ("experiment", "what", "command", "runs", "cost", "expected", "ours, on built-in models")
-    lines = [head, ("---",) * len(head), *rows]
+    head = ("experiment", "what", "runs", "cost", "expected", "ours, on built-in models")
+    lines = [head, ("---",) * len(head)]
+    for entry in catalog().values():
+        configs = run_configs(entry.overrides())
+        what = (entry.name, entry.title, str(len(configs)), cost(entry, configs), entry.expected)
+        lines.append((*what, ours(entry) or "-"))
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
 def main() -> int:
-    for each in map(item, names()):
-        path = EXPERIMENTS / f"{each.name}.yaml"
-        path.write_text(re.sub(r"^# Runs: .*$", f"# Runs: {runs(each)}", path.read_text(), count=1, flags=re.M))
     before, _, rest = README.read_text().partition(BEGIN)
     README.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}")
     return 0

@@ -11,7 +11,8 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config.catalog import item, names
+from experiments.config.catalog import experiment, hint, names
+from experiments.config.errors import TRACEBACKS, describe
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of
 
@@ -45,7 +46,7 @@ def parse(
     text = text.strip()
     known = [*names(), *others]
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help=f"one of {', '.join(known)} (conf/experiment); experiment=<name> does as well")
+    parser.add_argument("experiment", help=f"one of {', '.join(known)} (catalog.yaml); experiment=<name> does as well")
     parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
     parser.add_argument("--mini", action="store_true", help="its form on built-in models, as make ... SCALE=mini runs it")
     if formats is not None:
@@ -54,12 +55,14 @@ def parse(
     given = parser.parse_intermixed_args(arguments)  # overrides behind --format too
     given.experiment = given.experiment.removeprefix("experiment=")
     if given.experiment not in known:
-        parser.error(f"there is no experiment '{given.experiment}' in conf/experiment; there are: {', '.join(known)}")
+        parser.error(f"there is no experiment '{given.experiment}'.{hint(given.experiment, known)}")
     wrong = [override for override in given.overrides if "=" not in override]
     if wrong:
         parser.error(f"'{wrong[0]}' is no override; write key=value")
-    mini = item(given.experiment).mini if given.mini and given.experiment not in others else []
-    overrides = [f"experiment={given.experiment}", *mini, *given.overrides]
+    own = [f"experiment={given.experiment}"]
+    if given.experiment not in others:
+        own = experiment(given.experiment).overrides(given.mini)
+    overrides = [*own, *given.overrides]
     return Options(given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given)
 
 
@@ -77,9 +80,11 @@ def run_of(given: argparse.Namespace) -> tuple[str, str]:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """The exit status of a tool; a mistake of the user's is one message."""
+    """The exit status of a command; a mistake of the user's is one line, HYDRA_FULL_ERROR=1 a traceback."""
     try:
         return main()
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        if TRACEBACKS:
+            raise
+        print(describe(error), file=sys.stderr)
         return 1

@@ -73,6 +73,7 @@ def test_no_two_tasks_backbones_or_methods_have_one_head():
         assert len(set(heads)) == len(heads) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_run_of_every_experiment_is_valid_and_distinct(path):
     configs = run_configs([f"experiment={path.stem}"])
@@ -88,8 +89,7 @@ def test_recipes_are_found_by_backbone_and_task():
     assert OmegaConf.to_container(composed("backbone=bert_base", "task=rte").recipe)["epochs"] == default["epochs"]
     names = {p.stem for p in (Path(CONF) / "recipe").rglob("*-*.yaml")}
     backbones, tasks, methods = ({p.stem for p in (Path(CONF) / g).glob("*.yaml")} for g in ("backbone", "task", "method"))
-    experiments = {p.stem for p in (Path(CONF) / "experiment").glob("*.yaml")}
-    chosen = ((backbones, tasks), (backbones, methods), (backbones, tasks, methods), (experiments, methods))
+    chosen = ((backbones, tasks), (backbones, methods), (backbones, tasks, methods))
     found = {"-".join(parts) for groups in chosen for parts in itertools.product(*groups)}
     assert names <= found  # none that is never found
 

@@ -7,29 +7,26 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from helpers import result_files
 from scipy.stats import spearmanr
 
 from experiments import figure, results
-from experiments.config.catalog import EXPERIMENTS
+from experiments.config.catalog import Figure, catalog
 from experiments.config.schema import UserError
 from experiments.reporting import figure_data, plots
+from experiments.reporting.figures import FIGURES, figure_kind
 from experiments.runner import post_hoc
 
-SPECS = yaml.safe_load(figure.SPECS.read_text())
 MEASURED = ("distribution", "removal")  # of trained models: tests/test_run.py
+DRAWN = [entry.name for entry in catalog().values() if entry.figure and entry.figure.kind not in MEASURED]
 
 
 def load(outputs, *overrides):
     return results.load([*overrides, f"paths.outputs={outputs}"])
 
 
-def given(name):
-    return {key: value for key, value in SPECS[name].items() if key != "kind"}
-
-
-@pytest.mark.parametrize("name", [name for name in SPECS if SPECS[name]["kind"] not in MEASURED])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_can_be_drawn(name, tmp_path):
     result_files.write(tmp_path, f"experiment={name}")
     assert figure.main([name, f"paths.outputs={tmp_path}"]) == 0
@@ -37,10 +34,10 @@ def test_every_figure_can_be_drawn(name, tmp_path):
     assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 4
 
 
-def test_every_spec_is_of_an_experiment_and_a_kind():
-    for name, spec in SPECS.items():
-        assert (EXPERIMENTS / f"{name}.yaml").exists()
-        assert hasattr(figure_data, spec["kind"]) and hasattr(plots, spec["kind"])
+def test_every_kind_is_drawn_of_some_experiment_and_another_one_is_an_error():
+    assert {entry.figure.kind for entry in catalog().values() if entry.figure} == set(FIGURES)
+    with pytest.raises(UserError, match=r"no figure of kind curve\. Did you mean curves\?"):
+        figure_kind(Figure("curve", {}))
 
 
 def test_the_largest_layer_has_magnitude_one(tmp_path):

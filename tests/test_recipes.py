@@ -43,6 +43,7 @@ def test_deberta_s_ratios_are_the_scripts_steps(task):
         assert ratio * steps == pytest.approx(expected, abs=0.5e-4 * steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", THREE_PARTS, ids=lambda path: path.stem)
 def test_what_a_method_has_of_its_own_is_in_force_for_it_alone(path):
     backbone, task, method = path.stem.split("-")

@@ -1,26 +1,25 @@
-"""What is planned, finished, running, failed and missing; plans that are remembered."""
+"""What is planned, finished, running, failed and missing; the list of experiments."""
 
 from __future__ import annotations
 
-import random
+import dataclasses
 import re
 import threading
 
 import pytest
 from conftest import run_module
 from helpers import result_files
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import catalog, results
+from experiments import catalog, results, status
 from experiments.common import files
 from experiments.common.console import first_line
 from experiments.common.files import is_locked, run_lock
 from experiments.config import sweep
-from experiments.config.catalog import EXPERIMENTS, FIELDS, item, names
+from experiments.config.catalog import experiment
 from experiments.config.identity import run_id
-from experiments.config.schema import CONF
-from experiments.reporting.comparison import published
+from experiments.config.schema import CONF, UserError
+from experiments.results import frames
 
 NARROWED = ("task=rte,mrpc", "seed=0")
 
@@ -49,11 +48,9 @@ def test_the_status_counts_and_names_what_is_left(half):
     assert re.search(r"table7\W+10\W+6\W+1\W+1\W+2\W", shown.stdout), shown.stdout
     assert f"failed: {configs[6]['id']}: ValueError: the head of it\n" in shown.stdout and "and more" not in shown.stdout
     assert f"running: {configs[7]['id']}" in shown.stdout
-    unfinished = {config["id"] for config in configs[6:]}
-    shared = unfinished & {config["id"] for config in sweep.run_configs(["experiment=table1"])}
-    assert not shared or f"table1 ({len(shared)})" in shown.stdout
 
 
+@pytest.mark.slow
 def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     outputs, _ = half
     shown = run_module("experiments.status", "table7", *NARROWED, outputs=outputs)
@@ -65,6 +62,7 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     assert "> 4 min" in known.stdout  # four of RTE's are like a finished one, five of MRPC's are like none
 
 
+@pytest.mark.slow
 def test_all_experiments_have_a_line(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -99,6 +97,7 @@ def test_results_can_be_looked_at_without_the_right_to_write(tmp_path, monkeypat
     assert not is_locked(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_status_fits_a_narrow_terminal(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path, COLUMNS="80").stdout
     assert "…" not in shown and "left" in shown and "learning_rate_sensitivity" in shown
@@ -122,28 +121,6 @@ def test_a_folder_is_one_process_at_a_time(tmp_path):
     assert order == ["first", "other"] and not is_locked(tmp_path)
 
 
-def test_a_plan_is_what_hydra_composes_one_by_one():
-    configs = sweep.expand_sweep(["experiment=learning_rate_sensitivity", "task=rte"])
-    assert len(configs) == 144
-    with initialize_config_dir(CONF, version_base="1.3"):
-        for config in random.Random(0).sample(configs, 5):
-            overrides = [f"{group}={config[group].name}" for group in ("task", "method")]
-            overrides += [f"seed={config.seed}", f"recipe.learning_rate={config.recipe.learning_rate}"]
-            alone = compose("run", ["experiment=learning_rate_sensitivity", *overrides])
-            assert alone == config and run_id(alone) == run_id(config)
-
-
-def test_plans_are_remembered_until_a_yaml_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "SWEEPS", tmp_path)
-    overrides = ["experiment=demo"]
-    first = sweep.run_configs([*overrides, "paths.outputs=elsewhere"])  # which changes no plan
-    monkeypatch.setattr(sweep, "expand_sweep", None)  # composing again would fail
-    assert sweep.run_configs(overrides) == first
-    monkeypatch.setattr(sweep, "_content", lambda: "changed")
-    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
-        sweep.run_configs(overrides)
-
-
 def test_a_key_that_is_null_changes_no_id(tmp_path):
     (config,) = sweep.expand_sweep(["method=lora_drop", "seed=0"])
     before = run_id(config)
@@ -155,30 +132,36 @@ def test_a_key_that_is_null_changes_no_id(tmp_path):
     assert run_id(config) != before
 
 
-@pytest.mark.parametrize("name", names())
-def test_heads_say_what_they_must(name):
-    found = item(name)
-    lines = (EXPERIMENTS / f"{name}.yaml").read_text().splitlines()
-    for field in FIELDS:
-        assert sum(line.startswith(f"# {field}: ") for line in lines) <= 1
-    assert found.title and f"experiment={name}" in found.fields["Command"] and found.fields["Expected"]
-    configs = sweep.run_configs([f"experiment={name}"])
-    assert found.fields["Runs"].split(",")[0] == str(len(configs))
-    mini = sweep.run_configs([f"experiment={name}", *found.mini])
-    assert all(config["backbone"]["name"].startswith(("tiny_", "all_minilm")) for config in mini)
-    assert len({config["id"] for config in mini}) == len(mini)
-    published_or_studied = name in published() or name.startswith("figure")
-    assert found.mini or not published_or_studied
-
-
+@pytest.mark.slow
 def test_the_list_of_experiments_is_up_to_date(tmp_path, monkeypatch):
     before = catalog.README.read_text()
-    monkeypatch.setattr(catalog, "EXPERIMENTS", tmp_path)
-    for path in EXPERIMENTS.glob("*.yaml"):
-        (tmp_path / path.name).write_text(path.read_text())
     monkeypatch.setattr(catalog, "README", tmp_path / "README.md")
     catalog.README.write_text(before)
     catalog.main()
     assert catalog.README.read_text() == before
-    for path in EXPERIMENTS.glob("*.yaml"):
-        assert (tmp_path / path.name).read_text() == path.read_text()
+
+
+def test_a_cost_that_nobody_knows_is_an_error():
+    entry, configs = experiment("demo"), sweep.run_configs(["experiment=demo"])
+    assert catalog.cost(entry, configs) == entry.cost
+    with pytest.raises(UserError, match=r"demo\.cost is missing"):
+        catalog.cost(dataclasses.replace(entry, cost=None), configs)
+
+
+def test_one_experiment_is_all_that_its_status_expands(tmp_path, monkeypatch):
+    asked, load = [], sweep.run_configs
+    monkeypatch.setattr(frames, "run_configs", lambda overrides: asked.append(overrides) or load(overrides))
+    assert status.main(["demo", f"paths.outputs={tmp_path}"]) == 0
+    assert asked == [["experiment=demo", f"paths.outputs={tmp_path}"]]
+
+
+def test_runs_that_another_experiment_needs_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "names", lambda: ["figure2", "figure4", "demo"])
+    shown = []
+    monkeypatch.setattr(status, "_show", shown.extend)
+    assert status.main(["all", f"paths.outputs={tmp_path}"]) == 0
+    assert [row["needed elsewhere"] for row in shown] == [1, 1, ""]
+    result_files.write(tmp_path, "experiment=figure2")
+    shown.clear()
+    status.main(["all", f"paths.outputs={tmp_path}"])
+    assert [row["needed elsewhere"] for row in shown] == ["", "", ""]

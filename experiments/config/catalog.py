@@ -1,52 +1,146 @@
-"""The heads of conf/experiment/*.yaml: what an experiment is, what makes it, and how it runs on built-in models.
-
-A head says in its lines what the experiment is, then Command, Runs, Expected and, where it also runs on built-in models,
-Mini: the overrides that do so.
-"""
+"""The catalogue of experiments: experiments/catalog.yaml as dataclasses, checked key by key."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
-FIELDS = ("Command", "Runs", "Expected", "Mini")
+import yaml
+
+from experiments.config.schema import CONF, UserError
+
+CATALOG = Path(__file__).parents[1] / "catalog.yaml"
+EXPERIMENTS = Path(CONF) / "experiment"
+KINDS = TABLE, FIGURE, STUDY = ("table", "figure", "study")
 
 
 @dataclass(frozen=True)
-class Item:
-    """The head of an experiment's YAML."""
+class Figure:
+    """What an experiment's figure shows."""
+
+    kind: str  # a key of experiments.reporting.figures.FIGURES
+    arguments: Mapping[str, Any]  # of its two functions
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One entry of catalog.yaml."""
 
     name: str
     title: str
-    fields: dict[str, str]
+    kind: str
+    expected: str
+    cost: str | None = None  # wall time by hand; None: GPU hours are computed
+    mini: tuple[str, ...] = ()  # overrides that run it on built-in models; (): there is no such form
+    figure: Figure | None = None
 
     @property
-    def mini(self) -> list[str]:
-        """The overrides that carry it out on built-in models; none: it has no such form."""
-        return self.fields.get("Mini", "").split()
+    def has_table(self) -> bool:
+        return self.kind != FIGURE
 
+    def overrides(self, mini: bool = False) -> list[str]:
+        """The overrides of `experiments.run` that make its runs.
 
-def item(name: str) -> Item:
-    """Of one experiment."""
-    lines = [line[2:] for line in (EXPERIMENTS / f"{name}.yaml").read_text().splitlines() if line.startswith("# ")]
-    title, fields = [], {}
-    for line in lines[1:]:
-        key, colon, text = line.partition(": ")
-        if colon and key in FIELDS:
-            fields[key] = text
-        elif not fields:
-            title.append(line)
-    return Item(name, " ".join(title), fields)
+        Args:
+            mini: those of its form on built-in models.
+
+        Raises:
+            UserError: If it has no mini form.
+        """
+        if mini and not self.mini:
+            raise UserError(f"{self.name} has no mini form; leave it out")
+        return [f"experiment={self.name}", *(self.mini if mini else ())]
 
 
 def names() -> list[str]:
-    """Of all experiments: tables first, then figures, then the others."""
-    found = [path.stem for path in EXPERIMENTS.glob("*.yaml")]
-    return sorted(found, key=lambda name: (not name.startswith("table"), not name.startswith("figure"), _natural(name)))
+    """The names of all experiments, in the order of catalog.yaml."""
+    return list(catalog())
 
 
-def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+def experiment(name: str) -> Experiment:
+    """The entry of one experiment.
+
+    Raises:
+        UserError: If there is none of this name, or catalog.yaml has a mistake.
+    """
+    if name not in catalog():
+        raise UserError(f"there is no experiment {name}.{hint(name, catalog())}")
+    return catalog()[name]
+
+
+@cache
+def catalog() -> Mapping[str, Experiment]:
+    """All entries of catalog.yaml by name."""
+    return MappingProxyType(read_catalog(CATALOG))
+
+
+def read_catalog(path: Path) -> dict[str, Experiment]:
+    """The entries of a catalogue file by name.
+
+    Raises:
+        UserError: If the file or one of its entries is not as it should be; the message names the entry and the key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path.name}: {error}") from error
+    entries = content.get("experiments") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise UserError(f"{path.name}: there must be a mapping `experiments`")
+    return {name: _entry(f"{path.name}: {name}", name, entry) for name, entry in entries.items()}
+
+
+def _entry(where: str, name: str, entry: Any) -> Experiment:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: the entry must be a mapping, not {entry!r}")
+    fields = {field.name: field for field in dataclasses.fields(Experiment) if field.name != "name"}
+    for key in entry:
+        if key not in fields:
+            raise UserError(f"{where}.{key}: there is no such key.{hint(str(key), fields)}")
+    for key, field in fields.items():
+        if key not in entry and field.default is MISSING:
+            raise UserError(f"{where}.{key} is missing")
+    for key in {"title", "kind", "expected", "cost"} & entry.keys():
+        if not isinstance(entry[key], str) or not entry[key].strip():
+            raise UserError(f"{where}.{key} must be a text, not {entry[key]!r}")
+    if entry["kind"] not in KINDS:
+        raise UserError(f"{where}.kind must be one of {', '.join(KINDS)}, not {entry['kind']!r}")
+    if entry["kind"] == FIGURE and "figure" not in entry:
+        raise UserError(f"{where}.figure is missing: its kind is {FIGURE}")
+    converted = {"mini": _overrides(f"{where}.mini", entry["mini"])} if "mini" in entry else {}
+    if "figure" in entry:
+        converted["figure"] = _figure(f"{where}.figure", entry["figure"])
+    return Experiment(name, **(entry | converted))
+
+
+def _overrides(where: str, mini: Any) -> tuple[str, ...]:
+    """A mapping as overrides; a list of values is swept over."""
+    if not isinstance(mini, dict) or not mini:
+        raise UserError(f"{where} must be a mapping of keys to values, not {mini!r}")
+    overrides = []
+    for key, value in mini.items():
+        values = value if isinstance(value, list) else [value]
+        if not values or any(not isinstance(each, (str, int, float)) for each in values):
+            raise UserError(f"{where}.{key} must be a value or a list of values, not {value!r}")
+        texts = (str(each).lower() if isinstance(each, bool) else str(each) for each in values)
+        overrides.append(f"{key}={','.join(texts)}")
+    return tuple(overrides)
+
+
+def _figure(where: str, figure: Any) -> Figure:
+    if not isinstance(figure, dict) or not isinstance(figure.get("kind"), str):
+        raise UserError(f"{where} must be a mapping with the key `kind`, not {figure!r}")
+    return Figure(figure["kind"], {key: value for key, value in figure.items() if key != "kind"})
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The known name that was probably meant, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."

@@ -1,14 +1,12 @@
-"""Which runs an experiment is made of: composed by Hydra, and remembered until a file of conf/ changes. Free of torch."""
+"""Which runs an experiment is made of, composed by Hydra. Free of torch."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.common.files import atomic_write
-from experiments.config import identity, schema
-from experiments.config.identity import digest, run_id
+from experiments.config import schema
+from experiments.config.identity import run_id
+from experiments.config.optional_files import check_files, group_options
 from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
-from loradrop.training import recipe
+from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 
 OUTPUTS = "paths.outputs="
 OPTIONAL = ("recipe", "decoding")  # groups in which Hydra takes a name that is not there for none
-SWEEPS = Path(CONF).parent / "outputs" / "cache" / "sweeps"  # of this tree: whatever folder results are in
 
 
 def outputs_of(overrides: Iterable[str]) -> str:
@@ -37,34 +34,34 @@ def outputs_of(overrides: Iterable[str]) -> str:
 
 def check_names(overrides: Iterable[str]) -> None:
     """UserError for a name that Hydra would pass over, and for `group=null`, which it answers with a traceback."""
+    check_files()
     for override in overrides:
         group, _, value = override.partition("=")
-        options = {path.stem for path in Path(CONF, group).glob("*.yaml")}
+        options = group_options(Path(CONF, group))
         if options and value == "null":
             raise UserError(f"{override}: a group cannot be null; leave it out, or write ~{group} where it has a default")
         for name in value.split(",") if group in OPTIONAL else ():
-            if re.fullmatch(r"[\w-]+", name) and name not in options:
+            if re.fullmatch(r"[\w/-]+", name) and name not in options:
                 raise UserError(f"{group}={name}: there is no conf/{group}/{name}.yaml")
 
 
 def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
-    """The resolved configs of `plan`, each with its `id` and without `paths`; known ones lie in outputs/cache/plans."""
+    """The resolved configs of `expand_sweep`, each with its `id` and without `paths`; remembered until a source changes."""
     overrides = list(overrides)
-    key = {"overrides": [o for o in overrides if not o.startswith("paths.")], "conf": _content()}
-    path = SWEEPS / f"{digest(key)}.json"
-    with suppress(OSError, json.JSONDecodeError):
-        return json.loads(path.read_text())
-    configs = []
-    composed = _composed(overrides)
-    everywhere = all(config.trainer.precision != AUTO for config in composed)  # else the ids are this machine's
-    for config in composed:
-        resolve_precision(config)
-        plain = OmegaConf.to_container(config, resolve=True)
-        del plain["paths"]
-        configs.append({"id": run_id(config), **plain})
+    remembered = load_sweep(overrides)
+    if remembered is not None:
+        return remembered
+    check_names(overrides)
+    configs, everywhere = [], True
+    with config_loader() as loader, recorded_sources(loader) as sources:
+        for config in _expand(overrides, loader):
+            everywhere = everywhere and config.trainer.precision != AUTO  # else the ids are this machine's
+            resolve_precision(config)
+            plain = OmegaConf.to_container(config, resolve=True)
+            del plain["paths"]
+            configs.append({"id": run_id(config), **plain})
     if everywhere:
-        with suppress(OSError), atomic_write(path) as file:  # to remember is a convenience: a folder may be read-only
-            file.write_text(json.dumps(configs))
+        save_sweep(overrides, sources, configs)
     return configs
 
 
@@ -80,27 +77,37 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
     Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params. Runs that differ in values
     alone, not in YAML files, are composed once.
     """
-    configs = _composed(overrides)
+    overrides = list(overrides)
+    check_names(overrides)
+    with config_loader() as loader:
+        configs = list(_expand(overrides, loader))
     for config in configs:
         resolve_precision(config)
     return configs
 
 
-def _composed(overrides: Iterable[str]) -> list[DictConfig]:
-    """The same, with precisions as they were given."""
-    overrides = list(overrides)
-    check_names(overrides)
-    inside = GlobalHydra.instance().is_initialized()  # at the end of a sweep
+@contextmanager
+def config_loader() -> Iterator[Any]:
+    """Hydra's own for conf/: at the end of a sweep that which made it."""
+    inside = GlobalHydra.instance().is_initialized()
     with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        parser = OverridesParser.create(config_loader=loader)  # glob(*) asks it
-        single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
-        params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
-        given = parser.parse_overrides(overrides)
-        keys = {o.key_or_group for o in given}
-        swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
-        choices = [parser.parse_overrides(_choices(override)) for override in [*swept, *given]]
-        return list(_compose(itertools.product(*choices), loader))
+        yield GlobalHydra.instance().config_loader()
+
+
+def _expand(overrides: list[str], loader: Any) -> Iterator[DictConfig]:
+    yield from _compose(jobs(overrides, loader), loader)
+
+
+def jobs(overrides: list[str], loader: Any) -> Iterator[Sequence[Override]]:
+    """The overrides of every run of a sweep, those that the experiment sweeps over first."""
+    parser = OverridesParser.create(config_loader=loader)  # glob(*) asks it
+    single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+    params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
+    given = parser.parse_overrides(overrides)
+    keys = {o.key_or_group for o in given}
+    swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
+    choices = [parser.parse_overrides(_choices(override)) for override in [*swept, *given]]
+    return itertools.product(*choices)
 
 
 def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictConfig]:
@@ -110,7 +117,7 @@ def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictCo
         for override in job:
             key = override.key_or_group
             if key not in groups:
-                groups[key] = "." not in key and bool(loader.get_group_options(key))
+                groups[key] = "." not in key and loader.repository.group_exists(key)
         values = [o for o in job if not groups[o.key_or_group] and _sets(o)]
         files = tuple(o.input_line for o in job if o not in values)
         if files not in composed:
@@ -133,12 +140,3 @@ def _choices(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     return [override.input_line]
-
-
-def _content() -> str:
-    """Stands for all that a plan is made from: the files of conf/ and the schema's."""
-    files = [*sorted(Path(CONF).rglob("*.yaml")), *(Path(m.__file__) for m in (schema, identity, recipe)), Path(__file__)]
-    content = hashlib.sha256()
-    for file in files:
-        content.update(f"{file.parent.name}/{file.name}".encode() + file.read_bytes())
-    return content.hexdigest()

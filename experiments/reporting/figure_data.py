@@ -12,7 +12,7 @@ from experiments.config.schema import UserError
 from experiments.runner import post_hoc
 
 
-def importances(frame: pd.DataFrame) -> pd.DataFrame:
+def importances(frame: pd.DataFrame, outputs: str = "") -> pd.DataFrame:
     """One row for each layer of each measurement; runs that share a stage 1 are one measurement.
 
     Columns: backbone, task, seed, module_type, layer, importance (y_i), kept (share of these runs in which the layer kept an

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.files import is_locked
-from experiments.config.catalog import item
+from experiments.config.catalog import experiment
 from experiments.config.identity import identity
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of, run_configs
@@ -38,7 +38,7 @@ def load(
     makes them, where no finished run is there to be had.
     """
     if isinstance(overrides, str):
-        overrides = [f"experiment={overrides}", *(item(overrides).mini if mini else [])]
+        overrides = experiment(overrides).overrides(mini)
     overrides = list(overrides)
     folder = outputs or outputs_of(overrides)
     rows = []

@@ -26,8 +26,8 @@ class PrefixTuning(VirtualTokens):
 
     part = "prefix_encoder"
 
-    def __init__(self, name: str, virtual_tokens: int, learning_rate: float, projection: bool, init_std: float) -> None:
-        super().__init__(name, virtual_tokens, learning_rate)
+    def __init__(self, name: str, virtual_tokens: int, projection: bool, init_std: float) -> None:
+        super().__init__(name, virtual_tokens)
         if init_std < 0:
             raise ValueError(f"init_std must not be negative, got {init_std}")
         self.projection, self.init_std = projection, init_std

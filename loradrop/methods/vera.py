@@ -6,7 +6,7 @@ factor alpha / r. With b = 0 at the start the output is unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
 
 
 class VeRA(ScaledLoRA):
-    """`learning_rate` is that of the vectors; the head has the recipe's.
+    """Trains the vectors alone; the recipe's `adapter_learning_rate` is theirs.
 
     The projections are drawn when the method is installed, so they follow the run's seed and need not be saved. As they are
     not trained, their rank may exceed the modules' width.
@@ -30,14 +30,11 @@ class VeRA(ScaledLoRA):
         dropout: float,
         target_modules: Iterable[str] | str | None,
         d_initial: float,
-        learning_rate: float,
     ) -> None:
         super().__init__(name, rank, rank, dropout, target_modules)  # alpha = r: no scaling
         if d_initial == 0:
             raise ValueError("d_initial must not be 0: with b = 0 as well nothing would have a gradient")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-        self.d_initial, self.learning_rate = d_initial, learning_rate
+        self.d_initial = d_initial
 
     def adapt(self, model: nn.Module) -> None:
         d_in, d_out = widest(model, self.target_modules)
@@ -51,9 +48,6 @@ class VeRA(ScaledLoRA):
             return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, d, b)
 
         wrap(model, self.target_modules, wrapped)
-
-    def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
-        return {vector: {"lr": self.learning_rate} for vector in ("lora_u", "lora_v")}
 
 
 def _random(rows: int, columns: int, device: torch.device) -> nn.Parameter:

@@ -7,7 +7,6 @@ and lets Llama pool the padding of a batch. PEFT's modules hold the parameters.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,18 +17,15 @@ from loradrop.methods.base import Method
 
 
 class VirtualTokens(Method):
-    """n = `virtual_tokens`, trained with their own `learning_rate`; the head has the recipe's."""
+    """n = `virtual_tokens`; the recipe's `adapter_learning_rate` is theirs."""
 
     part: str  # of the encoder: the module that holds the parameters
 
-    def __init__(self, name: str, virtual_tokens: int, learning_rate: float) -> None:
+    def __init__(self, name: str, virtual_tokens: int) -> None:
         super().__init__(name)
         if virtual_tokens < 1:
             raise ValueError(f"virtual_tokens must be at least 1, got {virtual_tokens}")
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-        self.virtual_tokens, self.learning_rate = virtual_tokens, learning_rate
-        self.extra_tokens = virtual_tokens
+        self.virtual_tokens = self.extra_tokens = virtual_tokens
 
     def install(self, model: nn.Module) -> None:
         if model.get_output_embeddings() is not None:  # generating calls the encoder once for each token
@@ -51,9 +47,6 @@ class VirtualTokens(Method):
     def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
         """Put the virtual tokens into the arguments of a batch of `size`; mask and positions have them already."""
         raise NotImplementedError
-
-    def parameter_groups(self, model: nn.Module) -> Mapping[str, Mapping[str, float]]:
-        return {f".{self.part}.": {"lr": self.learning_rate}}
 
     def indices(self, encoder: nn.Module) -> Tensor:
         """(n,), as PEFT's modules want them."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
+from loradrop.backbones import head_parameters
 from loradrop.methods.base import Method
 from loradrop.training.data import TaskData
 from loradrop.training.recipe import Recipe
@@ -35,12 +36,11 @@ class RunModule(pl.LightningModule):
         data: TaskData,
         recipe: Recipe,
         method: Method | None,
-        seed: int,
         identity: str = "",  # of data and weights: a checkpoint of others is refused
     ) -> None:
         super().__init__()
         self.identity = identity
-        self.model, self.data, self.recipe, self.method, self.seed = model, data, recipe, method, seed
+        self.model, self.data, self.recipe, self.method = model, data, recipe, method
         self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
         self.best: dict[str, Any] = {}  # what is remembered of the best epoch: its number and its trainable parameters
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
@@ -67,7 +67,7 @@ class RunModule(pl.LightningModule):
         self.train_seconds += time.perf_counter() - self.resumed_at
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(1_000_003 * self.seed + self.global_step)
+        torch.manual_seed(self.data.seeds.step(self.global_step))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.model(**batch).loss
@@ -121,20 +121,20 @@ class RunModule(pl.LightningModule):
         return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad}
 
     def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        head = {id(parameter) for _, parameter in head_parameters(self.model)}
         groups: dict[tuple, dict[str, Any]] = {}
-        special = {} if self.method is None else self.method.parameter_groups(self.model)
-        for name, parameter in self.model.named_parameters():
+        for parameter in self.model.parameters():
             if not parameter.requires_grad:
                 continue
+            own_rate = None if id(parameter) in head else recipe.adapter_learning_rate
+            rate = recipe.learning_rate if own_rate is None else own_rate
             decays = parameter.dim() > 1
-            settings = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay if decays else 0.0}
-            for part, own in special.items():
-                if part in name:
-                    settings |= own
+            settings = {"lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
             groups.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})["params"].append(parameter)
         optimizer = torch.optim.AdamW(list(groups.values()))
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(self.recipe.warmup_ratio * steps), steps)
+        schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -20,11 +20,14 @@ class Recipe:
     max_length: int  # tokens, special tokens included
     max_grad_norm: float | None
     lora_alpha: float  # the alpha of LoRA that goes with this learning rate
+    adapter_learning_rate: float | None = None  # of what trains outside the head; None: learning_rate
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "batch_size", "max_length", "lora_alpha"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"recipe.{key} must be positive, got {getattr(self, key)}")
+        if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
+            raise ValueError(f"recipe.adapter_learning_rate must be positive or null, got {self.adapter_learning_rate}")
         if self.epochs < 0:
             raise ValueError(f"recipe.epochs must not be negative, got {self.epochs}")
         if not 0 <= self.warmup_ratio <= 1:

@@ -106,7 +106,12 @@ def test_a_composed_config_and_its_plain_form_have_one_id(plain):
 
 def test_stage_1_is_shared_over_methods_and_epochs(plain):
     one = stage1_id(plain, data="d")
-    for key, value in (("method.name", "x"), ("method._target_", "y.Z"), ("recipe.epochs", 9), ("task.url", "z")):
+    for key, value in (
+        ("method.name", "x"),
+        ("method._target_", "y.Z"),
+        ("recipe.epochs", 9),
+        ("task.url", "z"),
+    ):
         assert stage1_id(changed(plain, key, value), data="d") == one
     assert stage1_id(plain, data="other") != one
     assert stage1_id(changed(plain, "trainer.precision", "16-mixed"), data="d") != one

@@ -1,0 +1,44 @@
+"""The kinds of figures: the function that gathers each one's numbers, and the one that draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from experiments.config.catalog import Figure, hint
+from experiments.config.schema import UserError
+from experiments.reporting import figure_data, plots
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """`data(frame, outputs, **arguments)` gives a tidy frame, which `plot(data, **arguments)` draws."""
+
+    data: Callable[..., pd.DataFrame]
+    plot: Callable[..., Any]
+
+
+FIGURES = {
+    "importances": FigureKind(figure_data.importances, plots.importances),
+    "distribution": FigureKind(figure_data.distribution, plots.distribution),
+    "magnitudes": FigureKind(figure_data.magnitudes, plots.magnitudes),
+    "agreement": FigureKind(figure_data.agreement, plots.agreement),
+    "convergence": FigureKind(figure_data.convergence, plots.convergence),
+    "curves": FigureKind(figure_data.curves, plots.curves),
+    "removal": FigureKind(figure_data.removal, plots.removal),
+}
+IMPORTANCES = Figure("importances", {})  # of an experiment that names no figure
+
+
+def figure_kind(figure: Figure) -> FigureKind:
+    """The functions of a figure.
+
+    Raises:
+        UserError: If there is no such kind.
+    """
+    if figure.kind not in FIGURES:
+        raise UserError(f"experiments/catalog.yaml: there is no figure of kind {figure.kind}.{hint(figure.kind, FIGURES)}")
+    return FIGURES[figure.kind]

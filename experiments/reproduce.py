@@ -1,0 +1,85 @@
+"""Everything of an experiment: its runs, then its table and its figure, as catalog.yaml says.
+
+python -m experiments.reproduce table7                       all of it, on the paper's models and tasks
+python -m experiments.reproduce table7 --mini                its form on built-in models
+python -m experiments.reproduce table7 task=rte seed=0       a part of it
+
+The same command goes on where it was interrupted; finished runs are not repeated. Where runs fail, the table and the figure
+show those that did not. The exit status is 0 only if every step succeeded.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from experiments import figure, table
+from experiments.cli import Options, guarded, parse
+from experiments.common import console
+from experiments.config.catalog import experiment
+from experiments.config.sweep import run_configs
+
+INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give it
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(__doc__, arguments, None, "")
+    try:
+        run_configs(options.overrides)  # a mistake in them shows once, before any step
+        failed = [f"{name} (exit status {status})" for name, step in _steps(options).items() if (status := step())]
+    except KeyboardInterrupt:
+        console.error(f"{options.experiment}: interrupted; the same command goes on with it")
+        return INTERRUPTED
+    if failed:
+        console.error(f"{options.experiment}: failed: {', '.join(failed)}; the same command tries again")
+    return 1 if failed else 0
+
+
+def _steps(options: Options) -> dict[str, Callable[[], int]]:
+    """What there is to do, in order, by name; each returns an exit status."""
+    entry = experiment(options.experiment)
+    shown = [entry.name, *(["--mini"] if options.given.mini else []), *options.given.overrides]
+    steps = {"runs": lambda: carry_out(options.overrides)}
+    if entry.has_table:
+        steps["table"] = lambda: guarded(lambda: table.main(shown))
+    if entry.figure:
+        steps["figure"] = lambda: guarded(lambda: figure.main(shown))
+    return steps
+
+
+def carry_out(overrides: list[str]) -> int:
+    """Run `experiments.run` in a process of its own, which gives its memory back, and return its exit status.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C was pressed, after the process has ended: the terminal tells both.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "experiments.run", *overrides])
+    before = signal.signal(signal.SIGTERM, _cancel)
+    interrupted = False
+    try:
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True  # it ends by itself, once it has said what was interrupted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:  # this process is told to end: no run goes on behind its back
+            process.terminate()
+            process.wait()
+    if interrupted:
+        raise KeyboardInterrupt
+    return status
+
+
+def _cancel(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # as shells report it
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,127 @@
+"""Sweeps: what Hydra composes one by one; remembered until a file that they were made from changes."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments.config import sweep, sweep_cache
+from experiments.config.identity import run_id
+from experiments.config.schema import CONF
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    """A copy of conf/ to edit, with a cache of its own."""
+    copied = Path(shutil.copytree(CONF, tmp_path / "conf"))
+    for module in (sweep, sweep_cache):
+        monkeypatch.setattr(module, "CONF", str(copied))
+    monkeypatch.setattr(sweep_cache, "SWEEPS", tmp_path / "sweeps")
+    return copied
+
+
+@pytest.fixture
+def expanded(monkeypatch):
+    """The overrides of the sweeps that Hydra expanded, and that were thus not remembered."""
+    calls, expand = [], sweep._expand
+
+    def counted(overrides, loader):
+        calls.append(overrides)
+        return expand(overrides, loader)
+
+    monkeypatch.setattr(sweep, "_expand", counted)
+    return calls
+
+
+def edit(path: Path, text: str = "# edited\n") -> None:
+    path.write_text((path.read_text() if path.exists() else "") + text)
+
+
+def test_a_sweep_is_what_hydra_composes_one_by_one():
+    configs = sweep.expand_sweep(["experiment=learning_rate_sensitivity", "task=rte"])
+    assert len(configs) == 144
+    with initialize_config_dir(CONF, version_base="1.3"):
+        for config in random.Random(0).sample(configs, 5):
+            overrides = [f"{group}={config[group].name}" for group in ("task", "method")]
+            overrides += [f"seed={config.seed}", f"recipe.learning_rate={config.recipe.learning_rate}"]
+            alone = compose("run", ["experiment=learning_rate_sensitivity", *overrides])
+            assert alone == config and run_id(alone) == run_id(config)
+
+
+def test_a_sweep_is_remembered_wherever_its_results_go(conf, expanded):
+    first = sweep.run_configs(["experiment=demo", "paths.outputs=elsewhere"])
+    assert sweep.run_configs(["experiment=demo"]) == first and len(expanded) == 1
+    sweep.run_configs(["experiment=demo", "seed=0"])
+    assert len(expanded) == 2
+
+
+def test_an_edit_of_another_yaml_forgets_nothing(conf, expanded):
+    sweep.run_configs(["experiment=demo"])
+    edit(conf / "experiment" / "table1.yaml")
+    edit(conf / "task" / "mini_entailment.yaml")
+    edit(conf / "method" / "vera.yaml")
+    edit(conf / "method" / "new.yaml", (conf / "method" / "lora.yaml").read_text())
+    sweep.run_configs(["experiment=demo"])
+    assert len(expanded) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "experiment/demo", "task/mini_sentiment", "method/lora_drop_no_share", "experiment/demo/lora"]
+)
+def test_an_edit_of_a_yaml_that_was_read_or_looked_for_is_seen(conf, expanded, name):
+    sweep.run_configs(["experiment=demo"])
+    path = conf / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    edit(path)
+    sweep.run_configs(["experiment=demo"])
+    assert len(expanded) == 2
+    sweep.run_configs(["experiment=demo"])
+    assert len(expanded) == 2
+
+
+def test_an_optional_file_that_is_added_is_in_force(conf):
+    before = sweep.run_configs(["experiment=demo", "method=lora", "seed=0"])
+    (conf / "experiment" / "demo").mkdir()
+    (conf / "experiment" / "demo" / "lora.yaml").write_text("recipe: {epochs: 7}\n")
+    (after,) = sweep.run_configs(["experiment=demo", "method=lora", "seed=0"])
+    assert after["recipe"]["epochs"] == 7 != before[0]["recipe"]["epochs"]
+
+
+def test_a_new_file_of_a_group_that_is_swept_by_pattern_is_seen(conf):
+    narrowed = ["experiment=mini_methods", "method=glob(lora*)", "task=mini_sentiment"]
+    before = sweep.run_configs(narrowed)
+    text = (conf / "method" / "lora.yaml").read_text()
+    (conf / "method" / "lora_new.yaml").write_text(text.replace("name: lora", "name: lora_new"))
+    after = {config["method"]["name"] for config in sweep.run_configs(narrowed)}
+    assert after == {config["method"]["name"] for config in before} | {"lora_new"}
+
+
+def test_an_edit_while_hydra_composes_is_not_taken_for_what_it_read(conf, monkeypatch):
+    expand = sweep._expand
+
+    def slow(overrides, loader):
+        yield from expand(overrides, loader)
+        edit(conf / "experiment" / "demo.yaml")
+
+    monkeypatch.setattr(sweep, "_expand", slow)
+    sweep.run_configs(["experiment=demo"])
+    assert sweep_cache.load_sweep(["experiment=demo"]) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sources": {}}', '{"sources": 1, "configs": []}'])
+def test_a_damaged_cache_is_made_again(conf, content):
+    first = sweep.run_configs(["experiment=demo"])
+    (path,) = sweep_cache.SWEEPS.glob("*.json")
+    path.write_text(content)
+    assert sweep.run_configs(["experiment=demo"]) == first
+    assert path.read_text() != content
+
+
+def test_a_cache_that_cannot_be_written_hinders_nothing(conf, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sweep_cache, "SWEEPS", tmp_path / "file" / "sweeps")
+    assert len(sweep.run_configs(["experiment=demo"])) == 9
