@@ -287,4 +287,4 @@ def _check_tensor(key: str, value: Any, must_be_text: bool) -> None:
 
 
 def _listed(keys: frozenset[str]) -> str:
-    return ", ".join(sorted(keys))
+    return ", ".join(sorted(keys)).replace("<", "").replace(">", "")
