@@ -54,11 +54,13 @@ def changed(plain, key, value):
         ("method.new_key", None),
         ("method.rank", 8.0),
         ("recipe.epochs", 6.0),
+        ("recipe.adapter_learning_rate", None),
     ],
 )
 def test_what_changes_no_number_changes_no_id(plain, key, value):
     plain = changed(plain, "recipe.epochs", 6)
     plain = changed(plain, "method.rank", 8)
+    plain = changed(plain, "recipe.adapter_learning_rate", plain["recipe"]["learning_rate"])
     assert run_id(changed(plain, key, value)) == run_id(plain)
 
 
@@ -75,6 +77,7 @@ def test_what_changes_no_number_changes_no_id(plain, key, value):
         ("method.threshold", 0.8),
         ("method.nested", {"_target_": "a.b.Class"}),
         ("recipe.learning_rate", 0.5),
+        ("recipe.adapter_learning_rate", 0.5),
         ("decoding.num_beams", 9),
         ("decoding", None),
         ("trainer.accelerator", "other"),
