@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from loradrop.lora.inject import remove_lora
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, remove_adapter
-from loradrop.lora.sites import Site, split_name
+from loradrop.lora.sites import Site, split_names, widths
 from loradrop.lora.wrappers import unwrap, unwrap_to_change
 from loradrop.selection import Key, SharingPlan
 
@@ -115,22 +115,15 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
 
 def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, int]:
     """Modules of the types that hold LoRA elsewhere: what plain LoRA would have there."""
-    types = {split_name(model, site.name)[0]: site.module_type for site in sites}
+    places = split_names(model)
+    types = {places[site.name][0]: site.module_type for site in sites}
     ranks = {site.module_type: lora.rank for site, lora in sites.items()}
     present = {site.name for site in sites}
     found = {}
-    for name, module in model.named_modules():
-        kind, layer = split_name(model, name)
+    for name, (kind, layer) in places.items():
         if kind in types and name not in present:
-            found[types[kind], layer] = ranks[types[kind]] * sum(_widths(module))
+            found[types[kind], layer] = ranks[types[kind]] * sum(widths(model.get_submodule(name)))
     return {key: size for key, size in found.items() if size}
-
-
-def _widths(module: Any) -> Sequence[int]:
-    """d_in and d_out, () of what is no linear module; transformers' Conv1D (GPT-2) has them in its weight alone."""
-    if hasattr(module, "in_features"):
-        return module.in_features, module.out_features
-    return getattr(getattr(module, "weight", None), "shape", ())
 
 
 def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:

@@ -7,6 +7,7 @@ from numbers import Integral
 
 from torch import nn
 
+from loradrop.lora.bypass import check_called
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.rollback import unchanged_on_error
 from loradrop.lora.sites import Site, find_sites, sites_of
@@ -48,6 +49,7 @@ def wrap(
     if any(hasattr(module, "lora_A") for module in model.modules()):
         raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
     sites = find_sites(model, target_modules)
+    check_called(model, [site.name for site in sites])
     with unchanged_on_error(model):
         modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]
         model.requires_grad_(False)
