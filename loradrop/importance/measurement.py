@@ -33,7 +33,8 @@ from loradrop.importance.moments import (
 from loradrop.importance.token_masks import TokenMask
 from loradrop.importance.told_masks import Mask, ToldMasks
 from loradrop.lora.bypass import check_called, recorded_calls, without_effect
-from loradrop.lora.peft import LoRA, PeftLoRA, activated, adapted_sites
+from loradrop.lora.notes import note
+from loradrop.lora.peft import LoRA, PeftLoRA, activated, adapted_sites, skipped_parameters
 from loradrop.lora.sites import Site
 from loradrop.lora.wrappers import unwrap
 
@@ -159,6 +160,8 @@ def measure(
     model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
     check_called(model, [site.name for site in sites])
+    if skipped := skipped_parameters(model, adapter):
+        note(f"{len(skipped)} LoRAs of parameters ({skipped[0]}, ...) are not measured, and keep their own")
     masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
     meters = {
         site: MomentAccumulator(site, lora, masks, average_over, squared_norms)

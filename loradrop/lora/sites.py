@@ -10,14 +10,21 @@ from typing import Any
 from torch import nn
 
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.wrappers import WRAPPED_AS
+from loradrop.lora.notes import note
+from loradrop.lora.wrappers import clean_names
 
 # Query and value projections by model family; the first pair that a model has is its default.
 DEFAULT_TARGETS = (
-    ("query", "value"),  # BERT, RoBERTa
-    ("q_proj", "v_proj"),  # Llama and its relatives
+    ("query", "value"),  # BERT, RoBERTa, ELECTRA
+    ("q_proj", "v_proj"),  # Llama and its relatives, BART, ViT, Swin
     ("query_proj", "value_proj"),  # DeBERTa v2 and v3
+    ("q", "v"),  # T5, MPNet
+    ("q_lin", "v_lin"),  # DistilBERT, XLM
+    ("q_head", "v_head"),  # Funnel
+    ("to_q", "to_v"),  # diffusers
 )
+# Query, key and value in one projection; for models that have none of the pairs.
+FUSED_TARGETS = ("query_key_value", "Wqkv", "qkv_proj", "qkv", "c_attn")  # GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
 ALL_LINEAR = "all-linear"  # as a target: every linear module of the stack of layers
 
 
@@ -31,15 +38,22 @@ class Site:
 
 
 def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) -> list[Site]:
-    """The linear modules whose names end in one of `target_modules`; see add_lora."""
+    """Find the linear modules that are to hold LoRA.
+
+    Args:
+        model: The base model.
+        target_modules: As for add_lora.
+
+    Returns:
+        Their sites, in the model's order. Where query, key and value are one projection and it is taken by default, a
+        warning says so.
+
+    Raises:
+        ValueError: No module for a target; its message lists the linear modules.
+    """
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
     if target_modules is None:
-        found = (pair for pair in DEFAULT_TARGETS if all(any(_ends(n, t) for n in linear) for t in pair))
-        target_modules = next(found, None)
-        if target_modules is None:
-            raise ValueError(
-                f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, linear)}"
-            )
+        target_modules = _default_targets(model, linear)
     target_modules = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     tree = _Tree(model)
     stack = {name for name in linear if tree.stack_number(name) is not None}
@@ -56,6 +70,27 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
             raise ValueError(f"target_modules: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}")
     names = [name for name in linear if any(_ends(name, target) for target in target_modules)]
     return sites_of(model, [name for name in names if name in stack] or names)
+
+
+def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]:
+    """Query and value of the model's family. Where they are one projection with the key, that, with a warning."""
+    names = list(linear)
+    for targets in (*DEFAULT_TARGETS, *((fused,) for fused in FUSED_TARGETS)):
+        if all(any(_ends(name, target) for name in names) for target in targets):
+            if targets[0] in FUSED_TARGETS:
+                note(f"{type(model).__name__}: query, key and value are one projection, {targets[0]}: it has one LoRA a layer")
+            return targets
+    every = dict(model.named_modules())
+    for fused in FUSED_TARGETS:
+        found = next((module for name, module in every.items() if _ends(name, fused)), None)
+        if found is not None:
+            raise ValueError(
+                f"{fused} is a {type(found).__name__}, which PEFT adapts: get_peft_model(model, LoraConfig("
+                f"target_modules=['{fused}'])), then measure and share"
+            )
+    raise ValueError(
+        f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, names)}"
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -110,6 +145,7 @@ class _Tree:
             if inside is None or not name.startswith(inside):
                 self.modules[name] = module
                 inside = f"{name}." if _unwrapped(module) is not module else None
+        self.clean = clean_names(model)
         self.shapes = {name: widths(_unwrapped(module)) for name, module in self.modules.items()}
         # (stack, what leads on to the layers of a stage) -> number of stage and of its layer, in order
         self.stages: dict[tuple[str, str], list[tuple[int, int]]] = {}
@@ -124,13 +160,19 @@ class _Tree:
         """Kind without shape, and layer."""
         parts, position = name.split("."), self.stack_number(name)
         if position is None:
-            return name, 0
+            return self.clean[name], 0
         layer = int(parts[position])
         if numbers := self._stage(name):
             stack, path, pair = numbers
             layer = self.stages[stack, path].index(pair)
             parts[self._inner_number(parts, position) or position] = "*"
-        return ".".join([*parts[:position], "*", *parts[position + 1 :]]), layer
+        parts[position] = "*"
+        whole = name.split(".")
+        return ".".join(part for i, part in enumerate(parts) if not self._is_wrapper(whole[: i + 1])), layer
+
+    def _is_wrapper(self, parts: Sequence[str]) -> bool:
+        """Whether the last part of a name was added by a wrapper, as torch.compile's `_orig_mod`."""
+        return self.clean[".".join(parts)] == self.clean[".".join(parts[:-1])]
 
     def stack_number(self, name: str) -> int | None:
         """Which part of a module's name is its layer's number: the first that counts modules of one kind.
@@ -179,7 +221,7 @@ class _Tree:
         for inner in range(position + 1, len(parts)):
             if parts[inner].isdigit():
                 return inner if len(set(self._types(".".join(parts[:inner])))) == 1 else None
-            steps += parts[inner] not in WRAPPED_AS
+            steps += not self._is_wrapper(parts[: inner + 1])
             if steps > 1:
                 return None
         return None
