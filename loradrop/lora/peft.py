@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from loradrop.lora.dropped import note_dropped
 from loradrop.lora.inject import lora_modules, lora_sites, set_module
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.sites import Site, sites_of
@@ -185,8 +186,10 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
 
     A layer without any adapter left becomes its base module again.
     """
+    config = configs(model).get(adapter)
     for name in names:
         layer: Any = model.get_submodule(name)
+        note_dropped(layer.get_base_layer(), layer.r[adapter], adapter, config)
         # not delete_adapter, which would make another adapter of this layer active
         for part in (*layer.adapter_layer_names, *layer.other_param_names):
             container = getattr(layer, part)
@@ -194,11 +197,12 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
                 del container[adapter]
         if not _adapters(layer):
             set_module(model, name, layer.get_base_layer())
-    config = configs(model).get(adapter)
     if config is not None:
         prefix = base_prefix(model)
         layers = peft_layers(model)
-        config.target_modules = {n.removeprefix(prefix) for n, layer in layers.items() if adapter in _adapters(layer)}
+        config.target_modules = {
+            n.removeprefix(prefix) for n, layer in layers.items() if adapter in _adapters(layer) and not _of_parameter(layer)
+        }
         config.layers_to_transform = config.layers_pattern = None
 
 

@@ -78,7 +78,9 @@ def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]
     for targets in (*DEFAULT_TARGETS, *((fused,) for fused in FUSED_TARGETS)):
         if all(any(_ends(name, target) for name in names) for target in targets):
             if targets[0] in FUSED_TARGETS:
-                note(f"{type(model).__name__}: query, key and value are one projection, {targets[0]}: it has one LoRA a layer")
+                note(
+                    f"{type(model).__name__}: query, key and value are one projection, {targets[0]}: it has one LoRA a layer"
+                )
             return targets
     every = dict(model.named_modules())
     for fused in FUSED_TARGETS:
@@ -88,9 +90,7 @@ def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]
                 f"{fused} is a {type(found).__name__}, which PEFT adapts: get_peft_model(model, LoraConfig("
                 f"target_modules=['{fused}'])), then measure and share"
             )
-    raise ValueError(
-        f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, names)}"
-    )
+    raise ValueError(f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, names)}")
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -23,7 +23,10 @@ from loradrop.lora.sites import find_sites
 STAGES = {"depths": [1, 3, 3], "num_attention_heads": [1, 2, 2], "hidden_sizes": [8, 16, 16], "num_encoder_blocks": 3}
 STAGES |= {"sr_ratios": [2, 1, 1], "mlp_ratios": [2, 2, 2], "strides": [4, 2, 2]}
 PYRAMIDS = {
-    "swin": (SwinModel, SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 3, 3], num_heads=[1, 2, 4], window_size=4)),
+    "swin": (
+        SwinModel,
+        SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 3, 3], num_heads=[1, 2, 4], window_size=4),
+    ),
     "segformer": (SegformerModel, SegformerConfig(**STAGES, patch_sizes=[7, 3, 3])),
     "pvt": (PvtModel, PvtConfig(**STAGES, image_size=32, patch_sizes=[4, 2, 2], sequence_reduction_ratios=[2, 1, 1])),
 }

@@ -77,13 +77,17 @@ def test_gpt2_goes_through_peft():
     model = make(GPT2Config(vocab_size=60, n_embd=32, n_layer=3, n_head=4, n_positions=40, **IDS))
     with pytest.raises(ValueError, match=r"c_attn is a Conv1D, which PEFT adapts: get_peft_model"):
         loradrop.add_lora(model)
-    theirs = get_peft_model(model, LoraConfig(r=2, fan_in_fan_out=True, init_lora_weights=False, task_type="FEATURE_EXTRACTION"))
+    theirs = get_peft_model(
+        model, LoraConfig(r=2, fan_in_fan_out=True, init_lora_weights=False, task_type="FEATURE_EXTRACTION")
+    )
     importance = loradrop.measure(theirs, [{"input_ids": torch.randint(3, 60, (2, 5))}])
     assert list(importance.values) == ["c_attn"] and len(importance.values["c_attn"]) == 3
 
 
 def test_no_default_is_guessed():
-    with pytest.raises(ValueError, match=r"no default targets for Sequential; name them \(target_modules\)\. Linear modules: 0"):
+    with pytest.raises(
+        ValueError, match=r"no default targets for Sequential; name them \(target_modules\)\. Linear modules: 0"
+    ):
         find_sites(nn.Sequential(nn.Linear(4, 4)))
 
 
@@ -153,3 +157,30 @@ def test_experts_of_peft_are_skipped_with_a_note(tmp_path):
 def test_experts_alone_cannot_be_measured():
     with pytest.raises(ValueError, match="LoRA of a MixtralExperts cannot be measured, only that of linear modules"):
         loradrop.measure(mixtral([], PARAMETERS), [{"input_ids": torch.randint(3, 60, (2, 5))}])
+
+
+def test_experts_stay_where_layers_get_none(tmp_path):
+    given = {"input_ids": torch.randint(3, 60, (2, 5), generator=torch.Generator().manual_seed(0))}
+    model = mixtral(["q_proj", "v_proj"], PARAMETERS)
+    with pytest.warns(UserWarning, match="are not measured"):
+        plan = loradrop.select(loradrop.measure(model, [given]), num_layers=1, share=False)
+    loradrop.share(model, plan)
+    assert loradrop.plan_of(model) == plan
+    expected = model(**given).logits
+    model.save_pretrained(tmp_path / "peft")  # PEFT's own
+    from peft import PeftModel
+
+    theirs = PeftModel.from_pretrained(mixtral(["q_proj"], None).unload(), tmp_path / "peft").eval()
+    assert torch.equal(theirs(**given).logits, expected)
+    loradrop.save_pretrained(model, tmp_path / "ours")
+    loaded = loradrop.from_pretrained(mixtral(["q_proj"], None).unload(), tmp_path / "ours", as_peft=True).eval()
+    assert torch.equal(loaded(**given).logits, expected) and loradrop.plan_of(loaded) == plan
+
+
+def test_merging_experts():
+    given = {"input_ids": torch.randint(3, 60, (2, 5), generator=torch.Generator().manual_seed(0))}
+    model = mixtral(["q_proj", "v_proj"], PARAMETERS)
+    expected = model(**given).logits
+    merged = loradrop.merge(model)
+    torch.testing.assert_close(merged(**given).logits, expected, rtol=1e-4, atol=1e-5)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
