@@ -152,7 +152,7 @@ def _load(model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: 
 def _of_modules(matrices: Matrices, config: Mapping[str, Any]) -> Matrices:
     """Those that are not of parameters (MoE experts), which are in no plan."""
     owners = tuple({parameter.rpartition(".")[0] for parameter in config.get("target_parameters") or ()})
-    return {name: pair for name, pair in matrices.items() if not (owners and name.replace(".base_layer", "").endswith(owners))}
+    return {name: pair for name, pair in matrices.items() if not name.replace(".base_layer", "").endswith(owners)}
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:

@@ -183,10 +183,7 @@ def norms(family, pairs, given):
         A, B = pairs[name]
 
         def add(module, args, output):
-            if args[0].shape[0] not in (1, 3) or family.given == "image":
-                mask = None
-            else:
-                mask = mask_of(name, given)
+            mask = mask_of(name, given)
             update = 2 * args[0] @ A.T @ B.T  # alpha / r = 8 / 4
             if args[0].shape[0] != 1:  # not DeBERTa's relative positions
                 squares = update.pow(2).sum(-1).flatten()

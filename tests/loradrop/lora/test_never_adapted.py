@@ -43,7 +43,7 @@ def test_dropped_and_never_adapted(make, do_share, batch, tmp_path):
     model = make()
     plan = loradrop.select(loradrop.measure(model, [batch]), num_layers=1, share=do_share)
     if do_share:  # a layer that shares with none keeps its own
-        plan = loradrop.SharingPlan({k: () for k in TARGETS}, {k: (0, 2) for k in TARGETS}, True, 4 * 4 * 64, 2 * 4 * 64)
+        plan = loradrop.SharingPlan(dict.fromkeys(TARGETS, ()), dict.fromkeys(TARGETS, (0, 2)), True, 4 * 4 * 64, 2 * 4 * 64)
     loradrop.share(model, plan)
     found = loradrop.plan_of(model)
     assert found == plan and found.never_adapted == {"query": (1,), "value": (1,)}

@@ -9,12 +9,14 @@ import torch
 from conftest import train_b
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModel, MixtralConfig, MixtralForCausalLM
 from transformers import (
+    AutoModel,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
     GPTNeoXConfig,
+    MixtralConfig,
+    MixtralForCausalLM,
     ModernBertConfig,
     MPNetConfig,
     Phi3Config,
