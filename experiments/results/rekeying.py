@@ -20,7 +20,7 @@ from experiments.config.identity import run_id
 from experiments.config.schema import UserError
 from experiments.results import archive, store
 from experiments.results.migration import migrate_config
-from experiments.results.result import from_plain, parse, to_plain
+from experiments.results.result import Result, from_plain, parse, to_plain
 
 CONFIG = "config.yaml"
 
@@ -99,7 +99,9 @@ def _rekey_archive(folder: Path) -> Iterator[Change]:
     after: dict[str, dict[str, Any]] = {}
     changes = []
     for old, line in before.items():
-        found = from_plain({key: value for key, value in line.items() if key != archive.ANALYSES})
+        found = store.archived(folder, old)
+        if not isinstance(found, Result):
+            raise UserError(f"{folder}/*.jsonl: {old} is no finished run; leave it out")
         new = run_id(found.config)
         if new in after:
             raise UserError(f"{folder}/*.jsonl: {old} is the same run as another line, {new}; leave one of them out")
