@@ -1,12 +1,12 @@
 """The names that optional files of conf/ may have: Hydra passes over one that no run looks for.
 
-    recipe/<backbone>/<task>.yaml            the recipe of a backbone on a task
-    recipe/<backbone>/<method>.yaml          what a method has of its own on the backbone
-    recipe/<backbone>/<task>-<method>.yaml   ... and there on the task
-    recipe/<backbone>/_common.yaml           values that the backbone's files share, by including it
-    recipe/<backbone>/_common-<method>.yaml  ... and those of a method
-    recipe/_default/                         _common.yaml and <method>.yaml, for every backbone
-    experiment/<name>/<method>.yaml          what a method has of its own in an experiment
+recipe/<backbone>/<task>.yaml            the recipe of a backbone on a task
+recipe/<backbone>/<method>.yaml          what a method has of its own on the backbone
+recipe/<backbone>/<task>-<method>.yaml   ... and there on the task
+recipe/<backbone>/_common.yaml           values that the backbone's files share, by including it
+recipe/<backbone>/_common-<method>.yaml  ... and those of a method
+recipe/_default/                         _common.yaml and <method>.yaml, for every backbone
+experiment/<name>/<method>.yaml          what a method has of its own in an experiment
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import schema
 from experiments.config.identity import run_id
-from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.optional_files import check_files, group_options
+from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 

@@ -27,10 +27,7 @@ class Recipe:
             if not getattr(self, key) > 0:
                 raise ValueError(f"recipe.{key} must be positive, got {getattr(self, key)}")
         if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
-            raise ValueError(
-                "recipe.adapter_learning_rate must be positive or null, "
-                f"got {self.adapter_learning_rate}"
-            )
+            raise ValueError(f"recipe.adapter_learning_rate must be positive or null, got {self.adapter_learning_rate}")
         if self.epochs < 0:
             raise ValueError(f"recipe.epochs must not be negative, got {self.epochs}")
         if not 0 <= self.warmup_ratio <= 1:
