@@ -17,7 +17,7 @@ STUDIES := prilora prilora_ablations cross_task_stability sampling_stability lay
 	threshold_sensitivity rank_study learning_rate_sensitivity
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) test lint format clean
+.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest
 
 help: ## list the targets
@@ -55,7 +55,10 @@ $(EXPERIMENTS): $(STAMP)
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
 
-test: $(STAMP) lint ## style and tests
+check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -m pytest -n 2
 
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest

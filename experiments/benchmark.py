@@ -26,7 +26,7 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config import sweep
 from experiments.config.schema import UserError
-from experiments.config.validation import check
+from experiments.config.validation import BuiltConfig, check
 from experiments.reporting import tables
 from experiments.runner.components import RunComponents
 from experiments.runner.environment import environment
@@ -41,10 +41,10 @@ WARM_UP = 2  # steps that are not counted
 class Contestant:
     """A method's model with its optimiser."""
 
-    def __init__(self, config: DictConfig) -> None:
-        self.components = RunComponents(config)
+    def __init__(self, built: BuiltConfig) -> None:
+        self.components = RunComponents(built)
         self.method: Method = self.components.method
-        self.probe = RunProbe(self.components, Path(config.paths.cache) / "stage1")
+        self.probe = RunProbe(self.components, Path(built.config.paths.cache) / "stage1")
         self.method.prepare(self.components.model, self.probe)
         self.model = self.components.model.to(self.components.device).train()
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
     with atomic_write(path) as file:
         file.write_text(
-            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{tables.frame(table, 'markdown')}"
+            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{tables.frame(table, 'markdown')}",
+            encoding="utf-8",
         )
     console.terminal.print(f"saved as {path}", soft_wrap=True)
     return 0
@@ -101,8 +102,7 @@ def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
     """Of each config; what cannot run is left out with a message where `skip`, else it is a UserError."""
     for config in configs:
         try:
-            check(config)
-            yield Contestant(config)
+            yield Contestant(check(config))
         except (ValueError, OSError) as error:
             if not skip or config.method.name == BASELINE:
                 raise UserError(f"{config.method.name}: {error}") from error

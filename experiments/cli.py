@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.catalog import experiment, hint, names
+from experiments.config.errors import TRACEBACKS, describe
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of
 
@@ -79,9 +80,11 @@ def run_of(given: argparse.Namespace) -> tuple[str, str]:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """The exit status of a tool; a mistake of the user's is one message."""
+    """The exit status of a command; a mistake of the user's is one line, HYDRA_FULL_ERROR=1 a traceback."""
     try:
         return main()
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        if TRACEBACKS:
+            raise
+        print(describe(error), file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -25,10 +25,9 @@ from experiments.cli import guarded
 from experiments.common import console
 from experiments.config import sweep
 from experiments.config.schema import UserError
-from experiments.config.validation import check, instantiate_group
+from experiments.config.validation import check
 from experiments.parameters import ARCHITECTURES
 from loradrop.backbones import Backbone
-from loradrop.methods.base import Method
 from loradrop.tasks.base import Task
 from loradrop.training.recipe import Decoding, Recipe
 
@@ -114,20 +113,15 @@ def _shape(backbone: Backbone, models: Path | None) -> tuple[Any, list[tuple[str
 
 def describe(config: DictConfig) -> tuple[list[tuple[str, str]], str | None]:
     """Lines of the plan, and a warning where the GPU at hand is too small."""
-    check(config)
-    recipe: Recipe = OmegaConf.to_object(config.recipe)
-    decoding: Decoding | None = config.decoding and OmegaConf.to_object(config.decoding)
-    backbone: Backbone = instantiate_group("backbone", config.backbone)
-    task: Task = instantiate_group("task", config.task)
-    method: Method = instantiate_group("method", config.method)
-    models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
-    shape, note = _shape(backbone, models)
+    built = check(config)
+    recipe, decoding, backbone, task = built.recipe, built.decoding, built.backbone, built.task
+    shape, note = _shape(backbone, built.models)
     model = backbone.skeleton(task, shape)
-    method.install(model)
+    built.method.install(model)
     parts = memory(model, task, recipe, decoding, backbone.quantization is not None)
     training = sum(parts[key] for key in list(parts)[:3])
     generating = parts["frozen weights"] + parts.get("keys and values while generating", 0)
-    lines = [*note, ("optimiser steps", steps(task, recipe, data))]
+    lines = [*note, ("optimiser steps", steps(task, recipe, built.data))]
     lines += [(name, f"{size / GIB:.2f} GiB") for name, size in parts.items()]
     lines.append(("training in all", f"{training / GIB:.2f} GiB"))
     if not torch.cuda.is_available():

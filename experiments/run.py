@@ -6,12 +6,13 @@
 
 `--explain` runs nothing; it prints every value with the file that set it.
 
-A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint. The same command in
-several processes shares the runs of a sweep out among them.
+A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint.
+The same command in several processes shares the runs of a sweep out among them.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 import hydra
@@ -19,46 +20,46 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.cli import guarded
 from experiments.common import console
 from experiments.config import explain
-from experiments.config.identity import run_id
-from experiments.config.precision import resolve_precision
+from experiments.config.errors import FULL_ERROR, TRACEBACKS
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
 from experiments.results import printing
-from experiments.runner.execution import finished, run
+from experiments.runner.execution import run
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
-def main(config: DictConfig) -> None:
+def carry_out(config: DictConfig) -> None:
+    """Carry out one run, of which a sweep has several."""
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        precision = resolve_precision(config)
-        id = run_id(config)
-        known = finished(config, id)
-        if precision is not None and known is None:
-            console.info(precision)
-        result = known or run(config, id, wait=not sweeping)
-        if result is None:
-            console.info(f"{id} is left to the process that carries it out")
-        elif sweeping:
-            printing.run_line(result, again=known is not None)
-        else:
-            printing.summary(result, config.paths.outputs, again=known is not None)
+        outcome = run(config, wait=not sweeping)
     except UserError as error:
         if not sweeping:
-            raise
-        console.error(str(error))  # the other runs of the sweep go on; its end names what is missing
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into the latter
-        console.error(f"{id} was interrupted; the same command goes on with it")
-        raise
+            if TRACEBACKS:
+                raise
+            sys.exit(str(error))  # raised, Hydra would add all overrides
+        console.error(str(error))  # the other runs go on; the sweep's end names what is missing
+        return
+    if outcome.result is None:
+        console.info(f"{outcome.id} is left to the process that carries it out")
+    elif sweeping:
+        printing.run_line(outcome.result, again=outcome.again)
+    else:
+        printing.summary(outcome.result, outcome.outputs, again=outcome.again)
+
+
+def main() -> int:
+    if explain.OPTION in sys.argv[1:]:
+        explain.explain_command(sys.argv[1:])
+        return 0
+    check_names(sys.argv[1:])
+    os.environ[FULL_ERROR] = "1"  # Hydra hands its errors over, to be said in one line
+    carry_out()
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        if explain.OPTION in sys.argv[1:]:
-            sys.exit(explain.explain_command(sys.argv[1:]))
-        check_names(sys.argv[1:])
-    except UserError as error:
-        sys.exit(str(error))
-    main()
+    sys.exit(guarded(main))

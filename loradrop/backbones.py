@@ -7,9 +7,11 @@ Frozen weights may be bfloat16; what trains of a model is float32, as small upda
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,18 @@ from transformers import (
     AutoTokenizer,
 )
 
-from loradrop.hub import find_local, has_one_of, hub_available, why_unavailable
+from loradrop.hub import (
+    files_fingerprint,
+    has_one_of,
+    hub_available,
+    model_folder,
+    why_unavailable,
+)
 from loradrop.tasks.base import Task
 
-ASSETS = Path(__file__).parent / "assets"
-OWN = "loradrop/"
 NF4 = "nf4"
 ENCODERS = {"bert", "roberta"}  # which transformers can also build as decoders, though they were not trained so
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what is read of a large file for its fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ class Backbone:
         """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
         if not task.generates:
             config.num_labels = task.num_labels
-        with torch.device("meta"):
+        with meta_device():
             model = _auto(task).from_config(config, dtype=getattr(torch, self.dtype))
         return freeze_encoder(self._switched(model))
 
@@ -110,17 +115,7 @@ class Backbone:
     def fingerprint(self, models: Path | None) -> str:
         """Stands for the files of a local folder (sampled, where they are large), or for the pinned revision."""
         folder = self._folder(models)
-        if folder is None:
-            return str(self.revision)
-        digest = hashlib.sha256()
-        for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for block in range(0, size, max(BLOCK, size // BLOCKS)):
-                    file.seek(block)
-                    digest.update(file.read(BLOCK))
-        return digest.hexdigest()[:16]
+        return str(self.revision) if folder is None else files_fingerprint(folder)
 
     def _load(self, task: Task, source: dict[str, Any]) -> tuple[nn.Module, Any]:
         tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -165,8 +160,7 @@ class Backbone:
         )
 
     def _folder(self, models: Path | None) -> Path | None:
-        own = find_local(ASSETS, self.hub_id.removeprefix(OWN)) if self.hub_id.startswith(OWN) else None
-        return find_local(models, self.hub_id) or own
+        return model_folder(self.hub_id, models)
 
     def _wanted(self, models: Path | None) -> Path:
         """The folder that would take the Hub's place."""
@@ -188,6 +182,15 @@ class Backbone:
                 f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
+
+
+@contextmanager
+def meta_device() -> Iterator[None]:
+    """A context in which transformers builds models without weights, also if it builds its first one there."""
+    # this import leads to torch._dynamo's, which torch 2.6 cannot carry out on the meta device
+    import_module("transformers.modeling_utils")
+    with torch.device("meta"):
+        yield
 
 
 def longest_text(config: Any) -> int | None:

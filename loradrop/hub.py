@@ -6,6 +6,7 @@ on with what is already on the disk.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Collection
@@ -17,6 +18,9 @@ from huggingface_hub import constants, file_exists, snapshot_download, try_to_lo
 from huggingface_hub.utils import get_session
 
 TIMEOUT = 3.0  # seconds
+ASSETS = Path(__file__).parent / "assets"
+OWN = "loradrop/"  # ids of the package's own models
+BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what a large file's fingerprint reads
 
 
 def hub_available() -> bool:
@@ -39,6 +43,26 @@ def find_local(root: Path | None, *names: str) -> Path | None:
     if root is None:
         return None
     return next((folder for name in names if (folder := Path(root) / name).is_dir()), None)
+
+
+def model_folder(hub_id: str, models: Path | None) -> Path | None:
+    """The folder that stands in for a model of the Hub: in `models`, or of this package."""
+    name = hub_id.removeprefix(OWN)
+    own = find_local(ASSETS, name) if hub_id.startswith(OWN) else None
+    return find_local(models, hub_id) or own
+
+
+def files_fingerprint(folder: Path) -> str:
+    """A hash of a model's files, sampled where they are large."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for block in range(0, size, max(BLOCK, size // BLOCKS)):
+                file.seek(block)
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bool:

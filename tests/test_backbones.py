@@ -47,6 +47,7 @@ def adapter_and_head(model):
     return sum(p.numel() for p in trainable if id(p) not in head), sum(p.numel() for p in trainable if id(p) in head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "lora", "instance", "total"), [(BASE, 294_912, 12_288, 124_647_170), (LARGE, 786_432, 16_384, 355_361_794)]
 )

@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config.identity import run_id
 from experiments.config.schema import CONF, UserError
 from experiments.runner.execution import run
 from experiments.runner.restore import restore
@@ -60,7 +59,7 @@ def attempt(overrides: list[str], outputs: Path) -> str:
         except (HydraException, OmegaConfBaseException) as error:
             return str(error)
     with pytest.raises(UserError) as caught:
-        run(config, run_id(config))
+        run(config)
     return str(caught.value)
 
 
@@ -86,11 +85,13 @@ def test_the_message_is_all_that_is_printed(tmp_path):
     assert "Traceback" not in done.stderr + done.stdout and len(done.stderr.splitlines()) <= 4
 
 
+@pytest.mark.slow
 def test_a_traceback_is_there_for_the_asking(tmp_path):
     done = run_module("experiments.run", "method.rank=0", outputs=tmp_path, HYDRA_FULL_ERROR="1")
     assert "Traceback" in done.stderr and "rank must be at least 1" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -135,6 +136,7 @@ def test_bad_data_files_are_named(train, message, tmp_path):
     assert not outputs.exists()
 
 
+@pytest.mark.slow
 def test_in_a_sweep_the_other_runs_go_on(tmp_path):
     small = ["task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
     done = run_module("experiments.run", "-m", "method=lora", "method.rank=0,4", *small, outputs=tmp_path)
@@ -143,6 +145,7 @@ def test_in_a_sweep_the_other_runs_go_on(tmp_path):
     assert len(list(Path(tmp_path).glob("runs/*/result.json"))) == 1
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named(tmp_path):
     small = ["task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
     assert run_module("experiments.run", *small, outputs=tmp_path).returncode == 0

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 import loradrop
-from experiments.config.validation import instantiate_group
+from experiments.config.validation import check, instantiate_group
 from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
 from loradrop.lora.inject import lora_modules
@@ -206,7 +206,7 @@ class Reseeded(Trainer):
 
 def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     """On a built-in model and task, dropout, warm-up, clipping and a head that trains included."""
-    components = RunComponents(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2"))
+    components = RunComponents(check(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2")))
     task, recipe, rows = components.data.task, components.recipe, components.data.of_rows(components.data.sample(0.1, 2))
     torch.manual_seed(2)
     base, _ = instantiate_group("backbone", components.config.backbone).load(task, None)

@@ -73,6 +73,7 @@ def test_no_two_tasks_backbones_or_methods_have_one_head():
         assert len(set(heads)) == len(heads) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_run_of_every_experiment_is_valid_and_distinct(path):
     configs = run_configs([f"experiment={path.stem}"])

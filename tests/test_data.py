@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
+from loradrop.seeds import Seeds
 from loradrop.tasks.base import LabelTask, Splits
 from loradrop.training.data import Collator, LengthGroupedSampler, TaskData
 
@@ -17,7 +18,7 @@ LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
 
 def epoch(number=0, seed=0):
-    sampler = LengthGroupedSampler(LENGTHS, 16, seed)
+    sampler = LengthGroupedSampler(LENGTHS, 16, Seeds(seed))
     sampler.set_epoch(number)
     return list(sampler)
 
@@ -25,7 +26,7 @@ def epoch(number=0, seed=0):
 def test_every_row_once_in_batches_of_the_given_size():
     batches = epoch()
     assert sorted(row for batch in batches for row in batch) == list(range(1003))
-    assert len(batches) == len(LengthGroupedSampler(LENGTHS, 16, 0)) == 63
+    assert len(batches) == len(LengthGroupedSampler(LENGTHS, 16, Seeds(0))) == 63
     assert sorted(map(len, batches)) == [1003 % 16] + [16] * 62
 
 
@@ -45,7 +46,7 @@ def test_little_padding_yet_no_sorted_epoch():
 
 
 def test_the_skipped_batches_are_the_first_and_only_once():
-    sampler = LengthGroupedSampler(LENGTHS, 16, 0, skip=20)
+    sampler = LengthGroupedSampler(LENGTHS, 16, Seeds(0), skip=20)
     assert list(sampler) == epoch()[20:] and list(sampler) == epoch()
 
 
@@ -61,14 +62,14 @@ def toy(labels, values):
 
 def test_batches_are_padded_to_their_longest_row(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
-    data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
     batches = list(data.evaluation_loaders()[0])
     assert data.lengths == [3, 8, 6]  # 1, 9 and 4 words in <s> and </s>, cut to 8
     (batch,) = batches
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 8)
     assert batch["attention_mask"].sum(1).tolist() == sorted(data.lengths, reverse=True)
     assert batch["labels"].dtype == torch.int64
-    regression = TaskData(*toy(None, [0.5, 1.0, 5.0]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    regression = TaskData(*toy(None, [0.5, 1.0, 5.0]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
     assert next(iter(regression.train_loader()))["labels"].dtype == torch.float32
     assert isinstance(regression.collate, Collator)
 
@@ -78,26 +79,26 @@ def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path
     calls = []
     original = LabelTask.encode
     monkeypatch.setattr(LabelTask, "encode", lambda *a, **k: calls.append(1) or original(*a, **k))
-    first = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    first = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
     made = len(calls)
-    again = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=1, cache=tmp_path)
+    again = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(1), cache=tmp_path)
     assert len(calls) == made > 0 and again.train["input_ids"][:] == first.train["input_ids"][:]
-    other = TaskData(*toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)  # other labels
+    other = TaskData(*toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)  # other labels
     assert other.train["label"][:] == [1, 1, 1] and len(calls) > made
     with pytest.raises(ValueError, match=r"recipe\.max_length must be at least 3 for toy, got 2"):
-        TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 2, 2, seed=0)
-    shorter = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 5, 2, seed=0, cache=tmp_path)
+        TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 2, 2, seeds=Seeds(0))
+    shorter = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 5, 2, seeds=Seeds(0), cache=tmp_path)
     assert max(shorter.lengths) == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"no", b"no arrow file at all"])
 def test_damaged_token_ids_are_named(content, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
-    TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
     (path,) = tmp_path.glob("*/train.arrow")
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"train\.arrow is damaged \(.*\); delete it and run again"):
-        TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+        TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
 
 
 def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
@@ -108,7 +109,7 @@ def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
         task = Toy(
             name="toy", columns=columns, labels=["x", "y"], metric="loradrop.metrics.labels.Accuracy", primary="accuracy"
         )
-        ids += TaskData(task, Splits(rows, {"validation": rows}), tokenizer, 30, 2, seed=0, cache=tmp_path).train[
+        ids += TaskData(task, Splits(rows, {"validation": rows}), tokenizer, 30, 2, seeds=Seeds(0), cache=tmp_path).train[
             "input_ids"
         ][:]
     assert ids[0] != ids[1] and sorted(ids[0]) == sorted(ids[1])
@@ -116,9 +117,9 @@ def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
 
 def test_a_part_of_the_rows_is_its_own_training_set(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta")
-    data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seed=0, cache=tmp_path)
+    data = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
     part = data.of_rows([0, 2])
     assert part.lengths == [data.lengths[0], data.lengths[2]] and len(data.train) == 3
     (batch,) = part.train_loader()
     assert sorted(batch["labels"].tolist()) == [0, 1]
-    assert set(data.sample(0.1, seed=0)) <= {0, 1, 2} and len(data.sample(0.1, seed=0)) == 2  # one of each class
+    assert set(data.sample(0.1)) <= {0, 1, 2} and len(data.sample(0.1)) == 2  # one of each class

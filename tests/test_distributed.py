@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import loradrop
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 CASES = [("ours", True), ("peft", True), ("peft", False)]  # whose LoRA, and whether the other layers share
 

@@ -45,6 +45,7 @@ def test_there_are_pages_with_commands():
     assert len(PAGES) >= 4 and sum(len(commands(page)) for page in PAGES) >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_every_command_resolves(page, monkeypatch):
     for key in ("LORADROP_MODELS", "LORADROP_DATA"):
@@ -81,6 +82,7 @@ def test_every_path_resolves(page):
             assert (ROOT / code).exists(), code
 
 
+@pytest.mark.slow
 def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "loradrop" / "docs" / "guide.md").read_text(), re.DOTALL)
@@ -95,6 +97,7 @@ def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
     assert torch.equal(loaded(**inputs).logits, names["model"].eval()(**inputs).logits)
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     (command,) = re.findall(r"^\t\$\(BIN\)/python -m (sphinx .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     words = [str(tmp_path) if word == "outputs/docs" else word for word in shlex.split(command)]

@@ -25,6 +25,7 @@ def load(outputs, *overrides):
     return results.load([*overrides, f"paths.outputs={outputs}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_every_figure_can_be_drawn(name, tmp_path):
     result_files.write(tmp_path, f"experiment={name}")

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from experiments.config.identity import run_id
 from experiments.config.schema import CONF, UserError
+from experiments.config.validation import check
 from experiments.results import printing
 from experiments.runner.components import RunComponents
 from experiments.runner.execution import run
@@ -59,7 +60,7 @@ def composed(models, outputs, *overrides):
 def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
     config = composed(models, tmp_path, f"method={method}")
     id = run_id(config)
-    result = run(config, id)
+    result = run(config).result
     assert [epoch.epoch for epoch in result.metrics.epochs] == [1, 2]
     if method == "lora_drop":
         assert set(result.plan.kept) == {"q_proj", "v_proj"}
@@ -70,7 +71,7 @@ def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
 
     # each prompt alone, unpadded, by the restored model: the same texts in the same order
     model, tokenizer, _ = restore(id, tmp_path, models)
-    data = RunComponents(config).data
+    data = RunComponents(check(config)).data
     assert [line["source"] for line in lines] == data.splits.evaluation["validation"]["source"][:]
     for line, ids in zip(lines, data.evaluation["validation"]["input_ids"], strict=True):
         text = tokenizer.decode(greedy(model, ids, tokenizer.eos_token_id), skip_special_tokens=True)
@@ -89,13 +90,14 @@ def greedy(model, ids, eos, size=0, most=6):
     return made
 
 
+@pytest.mark.slow
 def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
     overrides = ["task.max_new_tokens=24", "decoding.no_repeat_ngram_size=2", "recipe.epochs=1"]
     config = composed(models, tmp_path, "method=lora", *overrides)
     id = run_id(config)
-    result = run(config, id)
+    result = run(config).result
     model, tokenizer, _ = restore(id, tmp_path, models)
-    data, eos = RunComponents(config).data, tokenizer.eos_token_id
+    data, eos = RunComponents(check(config)).data, tokenizer.eos_token_id
     prompts = data.evaluation["validation"]["input_ids"]
     made = [greedy(model, ids, eos, size=2, most=24) for ids in prompts]
     lines = (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()
@@ -115,12 +117,12 @@ def test_a_text_may_copy_its_prompt():
 
 def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
     overrides = ["decoding.num_beams=4", "decoding.no_repeat_ngram_size=2", "decoding.length_penalty=0.0"]
-    components = RunComponents(composed(models, tmp_path, "method=lora", *overrides))
+    components = RunComponents(check(composed(models, tmp_path, "method=lora", *overrides)))
     model, eos, made = components.model.eval(), components.tokenizer.eos_token_id, []
     generate = model.generate
     monkeypatch.setattr(type(model), "generate", lambda self, **given: made.append(generate(**given)) or made[-1])
     settings = {"tokenizer": components.tokenizer, "decoding": components.decoding}
-    module = GenerationModule(model, components.data, components.recipe, None, 0, **settings)
+    module = GenerationModule(model, components.data, components.recipe, None, **settings)
     batch = next(iter(components.data.evaluation_loaders()[0]))
     module.validation_step(batch, 0)
 
@@ -140,7 +142,7 @@ def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
 
 
 def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tmp_path):
-    data = RunComponents(composed(models, tmp_path, "method=lora")).data
+    data = RunComponents(check(composed(models, tmp_path, "method=lora"))).data
     batch = next(iter(data.train_loader()))
     for ids, mask, labels in zip(*(batch[key] for key in ("input_ids", "attention_mask", "labels")), strict=True):
         real = int(mask.sum())
@@ -153,6 +155,7 @@ def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tm
     assert all(mask.tolist() == sorted(mask.tolist()) for mask in prompts["attention_mask"])
 
 
+@pytest.mark.slow
 def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "time", Clock)
     step = module.RunModule.training_step
@@ -160,7 +163,7 @@ def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsy
     results = []
     for each in ("true", "false"):
         config = composed(models, tmp_path, "method=lora", f"decoding.every_epoch={each}")
-        results.append(run(config, run_id(config)))
+        results.append(run(config).result)
     (_, last), (alone,) = (result.metrics.epochs for result in results)
     assert alone == last and alone.epoch == 2  # its training loss is that of the last epoch, too
     assert results[1].metrics.best == last
@@ -201,7 +204,7 @@ def test_what_makes_no_sense_is_refused(models, tmp_path, overrides, message):
     else:
         config = composed(models, tmp_path, *overrides)
     with pytest.raises(UserError) as caught:
-        run(config, run_id(config))
+        run(config)
     assert message in str(caught.value)
     assert not list(Path(tmp_path).glob("runs/*"))
 
@@ -210,4 +213,4 @@ def test_an_encoder_does_not_generate(tmp_path):
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("run", ["task=mini_summary", "method=lora", f"paths.outputs={tmp_path}"])
     with pytest.raises(UserError, match=r"backbone tiny_roberta \(roberta\) does not generate text"):
-        run(config, run_id(config))
+        run(config)

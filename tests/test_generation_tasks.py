@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
+from loradrop.seeds import Seeds
 from loradrop.tasks.text import IGNORED
 from loradrop.training.data import TaskData
 
@@ -281,5 +282,5 @@ def test_cached_token_ids_end_with_the_tokenizer_s_own_end_of_text(tmp_path):
     task = make("mini_table2text", train_size=3, validation_size=3)
     for end in (tokenizer.eos_token, tokenizer.pad_token):
         tokenizer.eos_token = end
-        data = TaskData(task, task.load(None), tokenizer, 100, 2, seed=0, cache=tmp_path)
+        data = TaskData(task, task.load(None), tokenizer, 100, 2, seeds=Seeds(0), cache=tmp_path)
         assert {ids[-1] for ids in data.train["input_ids"]} == {tokenizer.convert_tokens_to_ids(end)}

@@ -178,6 +178,7 @@ def test_low_precision_is_merged_in_its_own_type(batch):
     torch.testing.assert_close(merged(**batch).logits, expected, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # PEFT, of what is tried here
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_head_with_tied_parameters(ties, batch, tmp_path):
     def base():

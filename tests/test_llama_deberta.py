@@ -178,6 +178,7 @@ def test_positions_are_those_of_the_model(models, name, longest):
         backbone(name).check(task(), longest + 1, models)
 
 
+@pytest.mark.slow
 def test_pickled_weights_are_refused_with_the_command_that_converts_them(models, tmp_path):
     folder = tmp_path / HUB_IDS["deberta_v3_base"]
     model = DebertaV2Model.from_pretrained(models / HUB_IDS["deberta_v3_base"])
@@ -195,6 +196,7 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(models,
         assert torch.equal(loaded.deberta.state_dict()[key], value), key
 
 
+@pytest.mark.slow
 def test_a_converted_decoder_keeps_what_turns_states_into_tokens(models, tmp_path):
     writing = MiniText(
         **{"name": "mini_summary", "metric": "-", "primary": "-", "template": "{source}", "max_new_tokens": 9},
@@ -248,6 +250,7 @@ def test_deberta_s_own_vocabulary_file_is_converted(models, tmp_path):
     assert tokenizer.convert_ids_to_tokens(tokenizer("a good film").input_ids) == ["[CLS]", *pieces, "[SEP]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["trainer.precision=32-true"], ["trainer.precision=bf16-mixed", "method=lora"]])
 def test_a_run_on_a_bfloat16_llama(models, tmp_path, overrides):
     sizes = ["task.train_size=60", "task.validation_size=20", "recipe.epochs=1", "recipe.max_length=64"]

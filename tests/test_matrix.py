@@ -20,6 +20,9 @@ from experiments.config.validation import instantiate_group
 from experiments.runner.record import save_tensors
 from loradrop.backbones import freeze_encoder
 from loradrop.methods.base import Method, load_values
+from loradrop.seeds import Seeds
+
+pytestmark = pytest.mark.slow
 
 METHODS = sorted(path.stem for path in (Path(CONF) / "method").glob("*.yaml"))
 # for models of three layers, 32 wide
@@ -43,7 +46,7 @@ STEPS = 6
 class Probe:
     """The batch is the whole training set."""
 
-    seed, steps = 0, STEPS
+    seeds, steps = Seeds(0), STEPS
 
     def __init__(self, model, batch):
         self.model, self.batch = model, batch

@@ -155,6 +155,7 @@ def test_model_is_small_and_a_classifier_takes_over_its_encoder():
         assert torch.equal(weight, pretrained.roberta.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_masked_words_are_predicted_far_better_than_by_frequency(tokenizer):
     model = AutoModelForMaskedLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     torch.manual_seed(0)

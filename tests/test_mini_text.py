@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 from loradrop.sampling import stratified_sample
 
 CONF = Path(__file__).parents[1] / "conf/task"
@@ -47,6 +47,7 @@ def test_built_in_rows(name, tokenizer):
     assert not any(task.encode(train[:], tokenizer, 200)["truncated"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("mini_table2text", 5), ("mini_summary", 3)])
 def test_right_answers_score_1_and_copying_far_less(name, least):
     task = make(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT
 
@@ -18,6 +19,7 @@ def code(path):
     return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(path, monkeypatch):
     matplotlib.use("Agg")
@@ -25,6 +27,7 @@ def test_every_cell_runs(path, monkeypatch):
     names: dict = {}
     for cell in code(path):
         exec(cell.replace('True, "outputs"', f'True, "{EVIDENCE}"'), names)
+        plt.close("all")  # as a notebook does behind each cell
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -86,6 +86,7 @@ def test_printed_averages_are_those_of_their_rows():
                     assert abs(mean - content["avg_stated"]) <= 0.0501, (name, row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("format", "suffix"), [("markdown", "md"), ("csv", "csv")])
 def test_the_command_needs_no_network_and_no_runs(tmp_path, format, suffix):
     done = run_module(

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 import loradrop
 from experiments.config.validation import instantiate_group
-from loradrop.backbones import ASSETS
+from loradrop.hub import ASSETS
 
 SCRIPT = """
 import torch
@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 from transformers import Trainer, TrainingArguments
 import loradrop  # +
+
+pytestmark = pytest.mark.slow
 
 torch.manual_seed(0)
 tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -9,6 +9,7 @@ import torch
 from conftest import run_module, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments.config.validation import check
 from experiments.estimate import frozen_bytes, kept_for_backward
 from loradrop.backbones import Backbone
 from loradrop.lora.inject import add_lora
@@ -52,6 +53,7 @@ def test_frozen_weights():
     assert saved == pytest.approx(linear * (4 - 4.127 / 8), rel=0.001)
 
 
+@pytest.mark.slow
 def test_the_command_prints_steps_and_memory():
     done = run_module("experiments.estimate", "task=mini_sentiment", "method=lora,full")
     assert done.returncode == 0, done.stderr
@@ -78,7 +80,7 @@ def test_lora_on_four_bits(tmp_path):
 
     save_model(tmp_path / "models")
     config = composed(tmp_path / "models", tmp_path, "method=lora", "backbone.quantization=nf4")
-    model = RunComponents(config).model
+    model = RunComponents(check(config)).model
     layer = model.model.layers[0].self_attn.q_proj
     assert type(layer.base).__name__ == "Linear4bit" and layer.lora_A.dtype == torch.float32
     ids = torch.randint(3, 60, (2, 8))
@@ -86,6 +88,7 @@ def test_lora_on_four_bits(tmp_path):
     assert layer.lora_B.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_at_hand_has_its_published_shape():
     done = run_module(
         "experiments.estimate", "backbone=llama2_7b", "task=mini_table2text", "method=lora", "paths.models=null"

@@ -7,11 +7,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.config.schema import CONF
+from experiments.config.validation import check
 from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
 from experiments.runner.trainer import CHECKPOINT
 from experiments.runner.training import fit
 from loradrop.training.module import SequenceModule
+
+pytestmark = pytest.mark.slow
 
 STEPS = 4  # of an epoch; there are two
 
@@ -30,7 +33,7 @@ def config(tmp_path_factory):
 
 
 def trained(config, folder):
-    components = RunComponents(config)
+    components = RunComponents(check(config))
     assert len(components.data.train_loader()) == STEPS
     module, _ = fit(components, folder, None, RunProbe(components, folder / "stage1"))
     return module.epochs, module.best

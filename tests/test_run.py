@@ -37,6 +37,8 @@ import os, signal
 from experiments.run import main
 from loradrop.training.module import RunModule
 
+pytestmark = pytest.mark.slow
+
 step = RunModule.training_step
 
 def killing_step(self, *args):

@@ -50,6 +50,7 @@ def test_the_status_counts_and_names_what_is_left(half):
     assert f"running: {configs[7]['id']}" in shown.stdout
 
 
+@pytest.mark.slow
 def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     outputs, _ = half
     shown = run_module("experiments.status", "table7", *NARROWED, outputs=outputs)
@@ -61,6 +62,7 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     assert "> 4 min" in known.stdout  # four of RTE's are like a finished one, five of MRPC's are like none
 
 
+@pytest.mark.slow
 def test_all_experiments_have_a_line(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -95,6 +97,7 @@ def test_results_can_be_looked_at_without_the_right_to_write(tmp_path, monkeypat
     assert not is_locked(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_status_fits_a_narrow_terminal(tmp_path):
     shown = run_module("experiments.status", "all", outputs=tmp_path, COLUMNS="80").stdout
     assert "…" not in shown and "left" in shown and "learning_rate_sensitivity" in shown
@@ -122,13 +125,14 @@ def test_a_key_that_is_null_changes_no_id(tmp_path):
     (config,) = sweep.expand_sweep(["method=lora_drop", "seed=0"])
     before = run_id(config)
     OmegaConf.set_struct(config, False)
-    del config.method["budget"]
+    del config.method["parameter_ratio"]
     config.method.new_key = None
     assert run_id(config) == before
-    config.method.k = 2
+    config.method.num_layers = 2
     assert run_id(config) != before
 
 
+@pytest.mark.slow
 def test_the_list_of_experiments_is_up_to_date(tmp_path, monkeypatch):
     before = catalog.README.read_text()
     monkeypatch.setattr(catalog, "README", tmp_path / "README.md")

@@ -80,6 +80,7 @@ def test_the_best_and_second_best_are_marked_as_rounded(table1):
                 assert place == ranked.index(value) + 1 if value in ranked else str(place) == "<NA>"
 
 
+@pytest.mark.slow
 def test_markdown_latex_and_text_show_the_same(table1):
     table = compare("table1", frame(table1[0]))
     cell = table.cell("lora", "cola")
@@ -95,6 +96,7 @@ def test_markdown_latex_and_text_show_the_same(table1):
     assert len(rows) == 6 * 9 and {row["row"] for row in rows} == set(table.rows)
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_saves_the_table(table1):
     outputs, done = table1
     for format, suffix in tables.SUFFIXES.items():
@@ -106,6 +108,7 @@ def test_the_command_prints_and_saves_the_table(table1):
     assert "Wilcoxon" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_table_without_a_paper_has_the_epoch_and_the_aggregate_that_are_asked_for(tmp_path):
     done = result_files.write(tmp_path, "experiment=demo", "method=lora")
     scores = sorted(100 * one.metrics.primary_at("last") for one in done)
@@ -141,6 +144,7 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     assert "too few" in paired_test(few, "best")
 
 
+@pytest.mark.slow
 def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
     result_files.write(tmp_path, "experiment=table6", metrics=lambda config: [config["method"]["threshold"] / 2])
     table = compare("table6", frame(tmp_path, "experiment=table6"))
@@ -151,6 +155,7 @@ def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
     assert "81.9" in average.note and average.paper == 82.0
 
 
+@pytest.mark.slow
 def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
     mini = ["experiment=table1", "backbone=tiny_roberta", "task=mini_sentiment", "seed=0"]
     result_files.write(tmp_path, *mini)
@@ -174,6 +179,7 @@ def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
     assert all(text in tables.comparison(table, "markdown") for text in ("35.94", "35.92", "53.70"))
 
 
+@pytest.mark.slow
 def test_columns_of_several_metrics(tmp_path):
     narrowed = ["experiment=prilora", "task=stsb", "seed=0"]
     result_files.write(tmp_path, *narrowed, primary="spearman", metrics=lambda _: [0.8], others={"pearson": 0.9})
@@ -182,6 +188,7 @@ def test_columns_of_several_metrics(tmp_path):
     assert table.cell("adalora_1.27M", "stsb").n == 1 and table.cell("lora_rank_2", "stsb").n == 0
 
 
+@pytest.mark.slow
 def test_several_columns_of_a_task_count_as_one(tmp_path):
     narrowed = ["experiment=prilora", "task=mnli,rte", "seed=0"]
     others = {"accuracy_matched": 0.8, "accuracy_mismatched": 0.9}

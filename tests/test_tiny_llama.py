@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from experiments.builtin_models.pretraining import ASSETS, HELD_OUT_SEED, Batches, evaluate
 from experiments.builtin_models.tiny_llama.corpus import Corpus
 from experiments.builtin_models.tiny_llama.pretrain import guess
-from experiments.config.identity import run_id
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
 from experiments.runner.execution import run
 from experiments.score import export, predictions
+
+pytestmark = pytest.mark.slow
 
 MODEL = ASSETS / "tiny_llama"
 RECORD = json.loads((Path(CONF).parent / "experiments/builtin_models/tiny_llama/record.json").read_text())
@@ -98,7 +99,7 @@ def test_the_tasks_stay_to_be_learned(model, tokenizer):
 def test_a_run_from_end_to_end(tmp_path, task, method):
     sizes = ["task.train_size=100", "task.validation_size=12", "recipe.epochs=1"]
     config = composed(f"task={task}", f"method={method}", *sizes, f"paths.outputs={tmp_path}")
-    result = run(config, run_id(config))
+    result = run(config).result
     lora = 12 * 8 * ((128 + 128) + (128 + 64))  # query, and value with half as many heads, at rank 8
     assert result.parameters.lora_parameters == lora and 0 < result.parameters.adapter <= lora
     assert result.parameters.head == 0 and result.metrics.last.train_loss < 4

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from conftest import run_module
+
+pytestmark = pytest.mark.slow
 
 SMALL = (
     "trainer.progress_bar=false",

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.config.identity import run_id
 from experiments.config.schema import CONF
+from experiments.config.validation import check
 from experiments.runner.components import RunComponents
 from experiments.runner.execution import run
 from experiments.runner.probe import RunProbe
@@ -17,6 +18,8 @@ from experiments.runner.training import fit
 from loradrop.backbones import head_parameters
 from loradrop.methods.base import Method
 from loradrop.training.module import SequenceModule
+
+pytestmark = pytest.mark.slow
 
 SMALL = ["task.train_size=96", "task.validation_size=48", "recipe.batch_size=16", "recipe.epochs=3"]
 QUICK = ["trainer.num_threads=1", "trainer.progress_bar=false", "paths.models=null", "paths.data=null"]
@@ -29,7 +32,7 @@ def composed(outputs, *overrides):
 
 
 def trained(config, folder):
-    components = RunComponents(config)
+    components = RunComponents(check(config))
     module, _ = fit(components, folder, None, RunProbe(components, folder / "stage1"))
     return components, module
 
@@ -54,7 +57,7 @@ def test_adalora_cuts_its_budget_in_a_run_and_its_best_epoch_is_one_that_keeps_i
 @pytest.mark.parametrize("method", ["vera", "prompt_tuning", "prefix_tuning", "lora", "full"])
 def test_the_adapter_s_learning_rate_is_of_what_trains_outside_the_head(tmp_path, method):
     rates = ["recipe.learning_rate=0.01", "recipe.adapter_learning_rate=0.123"]
-    components = RunComponents(composed(tmp_path, f"method={method}", *rates))
+    components = RunComponents(check(composed(tmp_path, f"method={method}", *rates)))
     found = learning_rates(components)
     head = {name for name, _ in head_parameters(components.model)}
     assert {name for name, rate in found.items() if rate == 0.01} == head & found.keys() != set()
@@ -63,12 +66,12 @@ def test_the_adapter_s_learning_rate_is_of_what_trains_outside_the_head(tmp_path
 
 def test_without_one_of_its_own_the_adapter_has_the_learning_rate(tmp_path):
     rates = ["recipe.learning_rate=0.01", "recipe.adapter_learning_rate=null"]
-    assert set(learning_rates(RunComponents(composed(tmp_path, "method=vera", *rates))).values()) == {0.01}
+    assert set(learning_rates(RunComponents(check(composed(tmp_path, "method=vera", *rates)))).values()) == {0.01}
 
 
 def learning_rates(components):
     """Of the trained parameters, by their names."""
-    module = SequenceModule(components.model, components.data, components.recipe, components.method, 0)
+    module = SequenceModule(components.model, components.data, components.recipe, components.method)
     module.trainer = type("Trainer", (), {"estimated_stepping_batches": STEPS})()
     names = {id(parameter): name for name, parameter in components.model.named_parameters()}
     groups = module.configure_optimizers()["optimizer"].param_groups
@@ -100,7 +103,7 @@ class Spy(Method):
 
 @pytest.mark.parametrize(("settled_from", "earliest"), [(0, 1), (7, 2), (STEPS, 3)])
 def test_penalty_steps_and_epochs_that_count(tmp_path, settled_from, earliest):
-    components = RunComponents(composed(tmp_path, "method=linear_probe", "recipe.max_grad_norm=null"))
+    components = RunComponents(check(composed(tmp_path, "method=linear_probe", "recipe.max_grad_norm=null")))
     components.method = Spy(settled_from)
     components.method.install(components.model)
     module, _ = fit(components, tmp_path, None, RunProbe(components, tmp_path / "stage1"))
@@ -117,11 +120,11 @@ def test_penalty_steps_and_epochs_that_count(tmp_path, settled_from, earliest):
 def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected):
     config = composed(tmp_path, f"method={method}", "task.train_size=64", "recipe.epochs=1")
     id = run_id(config)
-    result = run(config, id)
+    result = run(config).result
     assert expected in (None, result.parameters.adapter)
     model, _, again = restore(id, tmp_path)
     assert again == result and not model.training
-    components = RunComponents(config)
+    components = RunComponents(check(config))
     right = rows = 0
     with torch.no_grad():
         for batch in components.data.evaluation_loaders()[0]:
@@ -135,7 +138,7 @@ def test_counts_and_the_model_made_again(tmp_path, monkeypatch, method, expected
 
 
 def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gradients(tmp_path):
-    components = RunComponents(composed(tmp_path, "method=linear_probe"))
+    components = RunComponents(check(composed(tmp_path, "method=linear_probe")))
     probe = RunProbe(components, tmp_path)
     components.device = torch.device("meta")
     sizes = {gradients: [len(b["labels"]) for b in probe.batches(range(64), gradients)] for gradients in (True, False)}
@@ -145,4 +148,4 @@ def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gra
 
 def test_a_schedule_that_does_not_fit_is_no_failed_run(tmp_path):
     with pytest.raises(ValueError, match="AdaLoRA's schedule does not fit a run of 18 steps"):
-        RunComponents(composed(tmp_path, "method=adalora", "method.interval=100"))
+        RunComponents(check(composed(tmp_path, "method=adalora", "method.interval=100")))

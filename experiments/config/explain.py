@@ -95,10 +95,7 @@ def explain(overrides: list[str]) -> Explanation:
         sources[key] = source
     written = dict(_leaves(OmegaConf.to_container(config)))
     values = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
-    settings = [
-        Setting(key, value, _source(key, sources), _reference(written.get(key)))
-        for key, value in values.items()
-    ]
+    settings = [Setting(key, value, _source(key, sources), _reference(written.get(key))) for key, value in values.items()]
     return Explanation(settings, len(jobs))
 
 

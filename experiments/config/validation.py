@@ -1,4 +1,8 @@
-"""Checks of a config, before anything is loaded. Imports neither torch nor Lightning."""
+"""Checks of a config, and the objects that it names. Imports neither torch nor Lightning itself.
+
+`check_values` needs no class that a config names, and so no torch: names, numbers and folders.
+`build` then builds each object once; a run is set up from what it returns.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,94 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING as REQUIRED
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.precision import AUTO
+from loradrop.seeds import Seeds
+from loradrop.training.recipe import Decoding, Recipe
 
-GROUPS = ("logger", "method", "task", "backbone")
+if TYPE_CHECKING:
+    from loradrop.backbones import Backbone
+    from loradrop.methods.base import Method
+    from loradrop.tasks.base import Task
+
+NAMED = ("method", "task", "backbone")  # groups whose name stands in the run's id
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-SUPPLIED = "run"  # an argument that the runner hands over, no key of a YAML
+SUPPLIED = "run"  # an argument that the runner supplies, so no key of a YAML
+WORD = re.compile(r"\w[\w.-]*")  # a name is part of a file's name
 
 
-def check(config: DictConfig) -> None:
-    """ValueError, FileNotFoundError or OSError for every mistake that can be seen without loading data or a model.
+@dataclass(frozen=True)
+class BuiltConfig:
+    """A checked config with the objects that it names; nothing is loaded yet."""
 
-    In the order of what is fast to find: names and numbers first, classes that import torch and transformers last.
+    config: DictConfig
+    backbone: Backbone
+    task: Task
+    method: Method
+    recipe: Recipe
+    decoding: Decoding | None
+    make_logger: Callable[[Any], Any] | None  # from a RunInfo
+
+    @property
+    def seeds(self) -> Seeds:
+        """The random streams of the run."""
+        return Seeds(self.config.seed)
+
+    @property
+    def models(self) -> Path | None:
+        """The folder of local models."""
+        return _path(self.config.paths.models)
+
+    @property
+    def data(self) -> Path | None:
+        """The folder of local data sets."""
+        return _path(self.config.paths.data)
+
+
+def check(config: DictConfig) -> BuiltConfig:
+    """Check a config and build the objects that it names, without loading data or a model.
+
+    What is fast to find comes first: names and numbers, then classes that import torch.
+
+    Returns:
+        The objects, each built once.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: A mistake in the config, as one line.
+    """
+    check_values(config)
+    return build(config)
+
+
+def check_values(config: DictConfig) -> None:
+    """Check the names, numbers and folders of a config, without importing a class that it names.
+
+    Raises:
+        ValueError, FileNotFoundError: A mistake in the config, as one line that names the key.
     """
     _check_keys(config)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    for group in NAMED:
+        _check_group(group, plain[group])
     OmegaConf.to_object(config.recipe)
     if config.decoding is not None:
         OmegaConf.to_object(config.decoding)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must lie in [0, 2^32), got {config.seed}")
-    for name, number in _numbers(OmegaConf.to_container(config, resolve=True)):
+    for name, number in _numbers(plain):
         if not math.isfinite(number):
             raise ValueError(f"{name} must be a finite number, got {number}")
     settings = config.trainer
@@ -51,25 +112,86 @@ def check(config: DictConfig) -> None:
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():
             raise FileNotFoundError(f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}")
-    for group in GROUPS:
-        _check_target(group, OmegaConf.to_container(config[group], resolve=True))
-        if group != "logger" and config[group].get("_target_"):
-            instantiate_group(group, config[group])
+
+
+def build(config: DictConfig) -> BuiltConfig:
+    """Build the objects that a config names, after `check_values`.
+
+    Raises:
+        ValueError: A key that a class does not have, or a value that it refuses.
+    """
+    make_logger = None
+    if config.logger.get("_target_"):
+        _check_target("logger", config.logger)
+        make_logger = instantiate_group("logger", config.logger, _partial_=True)
+    objects = {}
+    for group in NAMED:
+        _check_target(group, config[group])
+        objects[group] = instantiate_group(group, config[group])
+    recipe: Any = OmegaConf.to_object(config.recipe)
+    decoding: Any = config.decoding and OmegaConf.to_object(config.decoding)
+    built = BuiltConfig(config=config, recipe=recipe, decoding=decoding, make_logger=make_logger, **objects)
+    _check_together(built)
+    return built
+
+
+def _check_together(built: BuiltConfig) -> None:
+    """Raise ValueError for objects that are fine each alone, but not together."""
+    task, method = built.task, built.method
+    if task.generates and built.decoding is None:
+        raise ValueError(
+            f"task {task.name} generates text: add decoding=greedy or decoding=beam, or conf/decoding/{task.name}.yaml"
+        )
+    if built.decoding is not None and not task.generates:
+        raise ValueError(f"task {task.name} has labels and generates nothing: leave decoding out")
+    if built.recipe.epochs == 0 and not method.measures:
+        raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {method.name} measures nothing")
+
+
+def instantiate_group(key: str, node: DictConfig, **supplied: Any) -> Any:
+    """Build the object that a node's `_target_` names.
+
+    Raises:
+        ValueError: With the constructor's own message.
+    """
+    try:
+        return instantiate(node, **supplied)
+    except InstantiationException as error:
+        raise ValueError(f"{key}: {error.__cause__}") from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
+
+
+def _path(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder)
 
 
 def _check_keys(node: DictConfig, name: str = "") -> None:
     """Hydra takes `+key=value` for any key; one that nothing reads would change the id alone."""
-    known = [field.name for field in dataclasses.fields(OmegaConf.get_type(node))]
-    for key in node:
+    schema: Any = OmegaConf.get_type(node)
+    known = [field.name for field in dataclasses.fields(schema)]
+    for key in map(str, node):
         if key not in known:
-            raise ValueError(f"{name}{key}: there is no such key.{_hint(key, known)}")
+            raise ValueError(f"{name}{key}: there is no such key.{did_you_mean(key, known)}")
         if dataclasses.is_dataclass(OmegaConf.get_type(node, key)):
             _check_keys(node[key], f"{name}{key}.")
+    for key in known:
+        if key not in node.keys():  # noqa: SIM118 (`in node` is False for a key without a value)
+            raise ValueError(f"{name}{key} is missing")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f" Did you mean {close[0]}?" if close else f" Keys: {', '.join(known)}."
+def _check_group(group: str, node: Any) -> None:
+    """A run's id and its folder are made of names: `../x` must not lead out of paths.outputs."""
+    if not isinstance(node, dict) or not node.get("_target_"):
+        raise ValueError(f"{group}._target_ is missing: the class to build")
+    name = node.get("name")
+    if not isinstance(name, str) or not WORD.fullmatch(name):
+        raise ValueError(f"{group}.name must be a word of letters, digits, '_', '-' and '.', got {name!r}")
 
 
 def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -81,47 +203,31 @@ def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield from _numbers(value, f"{name}.{key}" if name else str(key))
 
 
-def instantiate_group(key: str, node: DictConfig, **supplied: Any) -> Any:
-    """The object that a node's `_target_` names; ValueError with its constructor's own message."""
-    try:
-        return instantiate(node, **supplied)
-    except InstantiationException as error:
-        raise ValueError(f"{key}: {error.__cause__}") from error
-
-
-def _check_target(key: str, node: dict[str, Any]) -> None:
-    """Do the keys and types of a node fit the constructor that its `_target_` names?"""
-    target = node.get("_target_")
-    if target is None:
-        if key != "logger":
-            raise ValueError(f"{key}._target_ is missing: the class to build")
-        return
+def _check_target(group: str, config: DictConfig) -> None:
+    """Check a node's keys and types against the constructor that its `_target_` names."""
+    node: Any = OmegaConf.to_container(config, resolve=True)
+    target = node.pop("_target_")
     try:
         called = get_object(target)
     except Exception as error:
-        raise ValueError(f"{key}._target_: cannot import {target}: {error}") from error
+        raise ValueError(f"{group}._target_: cannot import {target}: {error}") from error
     # a dataclass's constructor does not know the modules that its fields' types come from
     plain = inspect.isclass(called) and not dataclasses.is_dataclass(called)
     hints = typing.get_type_hints(called.__init__ if plain else called)
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(called).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
+    parameters = inspect.signature(called).parameters
     for name, value in node.items():
-        if name == "_target_":
-            continue
         if name not in parameters:
-            raise ValueError(f"{key}.{name}: {target} has no such key.{_hint(name, parameters)}")
+            raise ValueError(f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}")
         if not _fits(value, hints.get(name, Any)):
-            raise ValueError(f"{key}.{name} must be {_readable(hints[name])}, got {value!r}")
+            raise ValueError(f"{group}.{name} must be {_readable(hints[name])}, got {value!r}")
     for name, parameter in parameters.items():
-        if parameter.default in (inspect.Parameter.empty, REQUIRED) and name not in node and name != SUPPLIED:
-            raise ValueError(f"{key}.{name} is missing ({target})")
+        required = parameter.default in (inspect.Parameter.empty, REQUIRED)
+        if required and name not in node and name != SUPPLIED:
+            raise ValueError(f"{group}.{name} is missing ({target})")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Is a plain YAML value of the annotated type? Only scalars and None are judged."""
+    """Whether a plain YAML value is of the annotated type. Only scalars and None are judged."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None:
         return type(None) in options or hint is Any
@@ -134,4 +240,5 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _readable(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("None", "null")
+    name = hint.__name__ if isinstance(hint, type) else str(hint)
+    return name.replace("typing.", "").replace("None", "null")

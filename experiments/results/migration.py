@@ -30,6 +30,20 @@ METHOD_KEYS = {
     "shared_weights": "shared_init",
 }
 METHOD_VALUES = {("strategy", "top"): "upper_layers"}
+CLASSES = {  # schema 1's path of a class -> today's
+    "experiments.tracking.csv_logger": "experiments.runner.loggers.csv_logger",
+    "experiments.tracking.wandb_logger": "experiments.runner.loggers.wandb_logger",
+    "loradrop.methods.head.Head": "loradrop.methods.linear_probe.LinearProbe",
+    "loradrop.methods.last_quarter.LastLayers": "loradrop.methods.last_layers.LastLayers",
+    "loradrop.metrics.Accuracy": "loradrop.metrics.labels.Accuracy",
+    "loradrop.metrics.AccuracyF1": "loradrop.metrics.labels.AccuracyF1",
+    "loradrop.metrics.Matthews": "loradrop.metrics.labels.Matthews",
+    "loradrop.metrics.Spearman": "loradrop.metrics.labels.Spearman",
+    "loradrop.tasks.mini.Mini": "loradrop.tasks.builtin.labels.Mini",
+    "loradrop.tasks.mini_text.MiniText": "loradrop.tasks.builtin.text.MiniText",
+    "loradrop.text_metrics.FinalAnswer": "loradrop.metrics.text.FinalAnswer",
+    "loradrop.text_metrics.TextOverlap": "loradrop.metrics.text.TextOverlap",
+}
 OWN_RATE = ("VeRA", "PromptTuning", "PrefixTuning")  # had method.learning_rate
 
 
@@ -52,7 +66,7 @@ def migrate(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def migrate_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that schema 1 recorded, with today's keys, names and classes; today's own as it is."""
-    config = {group: dict(node) if isinstance(node, Mapping) else node for group, node in config.items()}
+    config = {key: _with_classes(node) for key, node in config.items()}
     method, path = config["method"], str(config["method"].get("_target_"))
     for group, names in NAMES.items():
         config[group]["name"] = names.get(config[group]["name"], config[group]["name"])
@@ -63,6 +77,13 @@ def migrate_config(config: Mapping[str, Any]) -> dict[str, Any]:
             config["recipe"]["adapter_learning_rate"] = method.pop("learning_rate")
         config["method"] = method
     return config
+
+
+def _with_classes(node: Any) -> Any:
+    """A copy of a group's node, with today's paths of classes."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: CLASSES.get(value, value) if isinstance(value, str) else value for key, value in node.items()}
 
 
 def _renamed_value(key: str, value: Any) -> Any:

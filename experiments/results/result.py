@@ -15,6 +15,7 @@ from experiments.results.migration import SCHEMA, migrate
 
 FINISHED, FAILED = "finished", "failed"
 Which = Literal["best", "last"]
+AGGREGATES: tuple[Which, ...] = ("best", "last")  # epoch
 Layer = Annotated[int, Field(strict=False)]  # JSON's keys are texts
 
 
@@ -89,6 +90,13 @@ class PlanRecord(Part):
     parameters: int  # of this plan, each shared LoRA counted once
 
 
+class ConstraintsRecord(Part):
+    """How the environment compares with constraints.txt."""
+
+    equal: bool
+    different: dict[str, str]  # package -> installed version
+
+
 class Record(Part):
     """What every result file says, of a finished and of a failed run."""
 
@@ -100,6 +108,7 @@ class Record(Part):
     versions: dict[str, str]
     hardware: dict[str, Any]
     git_commit: str | None  # with + behind it where tracked files were changed
+    constraints: ConstraintsRecord | None = None  # None: the file was missing, or the result is older
 
     @property
     def backbone(self) -> str:

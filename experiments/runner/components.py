@@ -1,4 +1,4 @@
-"""Everything a run needs, built from its config in the order of what fails fastest; nothing is trained or written here.
+"""Everything a run needs, loaded in the order of what fails fastest; nothing is trained here.
 
 Free of Lightning, whose import would cost a user's mistake some seconds more.
 """
@@ -8,60 +8,58 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from experiments.config.validation import instantiate_group
+from experiments.config.validation import BuiltConfig
 from loradrop.backbones import Backbone
 from loradrop.methods.base import Method
 from loradrop.tasks.base import Task
 from loradrop.training.data import TaskData
-from loradrop.training.recipe import Decoding, Recipe
 
 ALL_THREADS = torch.get_num_threads()  # as torch starts; a run of the same sweep may have changed it
 
 
 class RunComponents:
-    """The objects of a run. ValueError, FileNotFoundError or OSError with one clear message where something is amiss."""
+    """The objects of a run, with its rows and its model.
 
-    def __init__(self, config: DictConfig) -> None:
-        self.config = config
+    Args:
+        built: A checked config and the objects that it names.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: Something is missing or does not fit, as one line.
+    """
+
+    def __init__(self, built: BuiltConfig) -> None:
+        self.config = built.config
         self.seconds: dict[str, float] = {}  # wall time of each stage
-        self.recipe: Recipe = OmegaConf.to_object(config.recipe)
-        self.method: Method = instantiate_group("method", config.method)
-        self.device = _device(config.trainer)
-        backbone: Backbone = instantiate_group("backbone", config.backbone)
-        task: Task = instantiate_group("task", config.task)
-        self.decoding: Decoding | None = config.decoding and OmegaConf.to_object(config.decoding)
-        if task.generates != (self.decoding is not None):
-            raise ValueError(
-                f"task {task.name} generates text: add decoding=greedy or decoding=beam, or conf/decoding/{task.name}.yaml"
-                if task.generates
-                else f"task {task.name} has labels and generates nothing: leave decoding out"
-            )
-        models, data = (None if path is None else Path(path) for path in (config.paths.models, config.paths.data))
+        self.seeds = built.seeds
+        self.recipe, self.decoding, self.method = built.recipe, built.decoding, built.method
+        self.device = _device(built.config.trainer)
+        backbone, task, models = built.backbone, built.task, built.models
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
         self.weights = backbone.fingerprint(models)
         with self.timed("load"):
-            splits = task.load(data)
-            check_method(instantiate_group("method", config.method), backbone, task, models)
+            splits = task.load(built.data)
+            check_method(self.method, backbone, task, models)
             task.check_metric()
-            self.model, self.tokenizer = load_model(backbone, task, self.method, models, config.seed)
+            self.model, self.tokenizer = load_model(built)
             self.data = TaskData(
                 task,
                 splits,
                 self.tokenizer,
                 self.recipe.max_length,
                 self.recipe.batch_size,
-                config.seed,
-                config.trainer.num_workers,
+                self.seeds,
+                self.config.trainer.num_workers,
                 self.device.type == "cuda",
-                Path(config.paths.cache) / "tokens",
-                self.decoding and self.decoding.batch_size,
+                Path(self.config.paths.cache) / "tokens",
+                None if self.decoding is None else self.decoding.batch_size,
             )
         self.steps = len(self.data.train_loader()) * self.recipe.epochs  # of the optimiser
         self.method.check_steps(self.steps)
@@ -75,33 +73,33 @@ class RunComponents:
 
 
 def check_method(method: Method, backbone: Backbone, task: Task, models: Path | None) -> None:
-    """ValueError where a method does not fit a backbone, found without its weights."""
+    """Raise ValueError if a method does not fit a backbone; that needs no weights."""
     model = backbone.skeleton(task, backbone.config(models))
     quantised = [p for p in model.parameters() if p.dim() > 1 and not p.requires_grad and backbone.quantization]
-    method.install(model)
+    deepcopy(method).install(model)  # a copy, as a method remembers the model that it is installed in
     if any(parameter.requires_grad for parameter in quantised):
         raise ValueError(
-            f"method {method.name} trains weights of backbone {backbone.name} itself, which 4 bits cannot hold: set "
-            "backbone.quantization=null"
+            f"method {method.name} trains weights of backbone {backbone.name} itself, "
+            "which 4 bits cannot hold: set backbone.quantization=null"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"method {method.name} has nothing to train: task {task.name} has no new head")
     if any(parameter.requires_grad and parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise ValueError(
-            f"method {method.name} trains weights of backbone {backbone.name} itself, and small updates of {backbone.dtype} "
-            "are lost to rounding: set backbone.dtype=float32"
+            f"method {method.name} trains weights of backbone {backbone.name} itself, "
+            f"and small updates of {backbone.dtype} are lost to rounding: set backbone.dtype=float32"
         )
 
 
-def load_model(backbone: Backbone, task: Task, method: Method, models: Path | None, seed: int) -> tuple[nn.Module, Any]:
-    """The pretrained model with a new head and a method's adapters, and its tokenizer.
+def load_model(built: BuiltConfig) -> tuple[nn.Module, Any]:
+    """Load the pretrained model with a new head and the method's adapters, and its tokenizer.
 
-    New weights depend on the seed alone, not on what was drawn before: head and adapters can be made again.
+    New weights depend on the seed alone, so head and adapters can be made again.
     """
-    torch.manual_seed(seed)
-    model, tokenizer = backbone.load(task, models)
-    torch.manual_seed(seed)
-    method.install(model)
+    torch.manual_seed(built.seeds.weights)
+    model, tokenizer = built.backbone.load(built.task, built.models)
+    torch.manual_seed(built.seeds.weights)
+    built.method.install(model)
     return model, tokenizer
 
 

@@ -54,12 +54,13 @@ def _setup(id: str, outputs: Path) -> Any:
     """The objects of the run, with its trained weights."""
     import torch
 
+    from experiments.config.validation import check
     from experiments.runner.components import RunComponents
     from experiments.runner.restore import finished, load_trained
 
     config, result = finished(id, outputs)
     config.trainer.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    components = RunComponents(config)
+    components = RunComponents(check(config))
     if (components.weights, components.data.fingerprint) != (result.weights_fingerprint, result.data_fingerprint):
         raise ValueError(f"{id} was made with other pretrained weights or data than those at hand")
     load_trained(components.model, components.method, result, results.run_folder(outputs, id))

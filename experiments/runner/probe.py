@@ -29,12 +29,12 @@ class RunProbe:
 
     def __init__(self, components: RunComponents, folder: Path) -> None:
         self.components, self.folder = components, folder
-        self.seed: int = components.config.seed
+        self.seeds = components.seeds
         self.steps = components.steps
         self.cached: bool | None = None
 
     def sample(self, ratio: float) -> Sequence[int]:
-        return self.components.data.sample(ratio, self.seed)
+        return self.components.data.sample(ratio)
 
     def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
         components = self.components

@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments import results
 from experiments.config.sweep import as_config
-from experiments.config.validation import instantiate_group
+from experiments.config.validation import build
 from experiments.results import Result
 from experiments.runner.components import load_model
 from loradrop.methods.base import Method, load_values
@@ -28,12 +28,11 @@ def restore(id: str, outputs: str | Path = "outputs", models: str | Path | None 
     are not those that the run was made with.
     """
     config, result = finished(id, outputs, models)
-    backbone, task, method = (instantiate_group(group, config[group]) for group in ("backbone", "task", "method"))
-    models = config.paths.models and Path(config.paths.models)
-    if backbone.fingerprint(models) != result.weights_fingerprint:
-        raise ValueError(f"the pretrained weights of {backbone.hub_id} are others than those of the run {id}")
-    model, tokenizer = load_model(backbone, task, method, models, config.seed)
-    load_trained(model, method, result, results.run_folder(outputs, id))
+    built = build(config)
+    if built.backbone.fingerprint(built.models) != result.weights_fingerprint:
+        raise ValueError(f"the pretrained weights of {built.backbone.hub_id} are others than those of the run {id}")
+    model, tokenizer = load_model(built)
+    load_trained(model, built.method, result, results.run_folder(outputs, id))
     return model.eval(), tokenizer, result
 
 

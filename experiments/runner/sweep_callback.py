@@ -17,6 +17,7 @@ from experiments.config.schema import UserError
 from experiments.config.sweep import as_config
 from experiments.results import printing
 from experiments.runner.execution import run
+from experiments.runner.fingerprints import difference
 
 
 class Summary(Callback):
@@ -34,7 +35,7 @@ class Summary(Callback):
         try:
             if config.wait:
                 _wait(results.load(overrides), config.paths)
-            unfinished = _show(results.load(overrides))
+            unfinished = _show(results.load(overrides), config.paths)
         except Exception as error:  # Hydra would turn it into a warning
             console.error(f"{type(error).__name__}: {error}")
             sys.exit(1)
@@ -46,13 +47,13 @@ def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
     """For what other processes carry out; what they leave unfinished is carried out here."""
     for planned in frame[frame.status == results.RUNNING].itertuples():
         try:
-            run(as_config(planned.config, **paths), planned.id)
+            run(as_config(planned.config, **paths))
         except UserError as error:
             console.error(str(error))
 
 
-def _show(frame: pd.DataFrame) -> int:
-    """Print the table; the number of runs that did not finish."""
+def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
+    """Print the table; the number of runs that did not finish, or not with the data that are here."""
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
         printing.overview(results.over_seeds(finished))
@@ -63,6 +64,11 @@ def _show(frame: pd.DataFrame) -> int:
     for left in unfinished.itertuples():
         error = "see above" if pd.isna(left.error) else console.first_line(left.error)
         console.error(f"{left.status}: {left.id}: {error}")
+    changed = [
+        text for run in finished.itertuples() if (text := difference(as_config(run.config, **paths), run.result)) is not None
+    ]
+    for text in changed:
+        console.error(text)
     if len(unfinished):
         console.error(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")
-    return len(unfinished)
+    return len(unfinished) + len(changed)

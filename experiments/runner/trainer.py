@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint.ckpt"
 
 
 def make_module(components: RunComponents, data: TaskData, method: Method | None, identity: str = "") -> RunModule:
-    arguments = (components.model, data, components.recipe, method, components.config.seed, identity)
+    arguments = (components.model, data, components.recipe, method, identity)
     if components.decoding is None:
         return SequenceModule(*arguments)
     from loradrop.training.generation import GenerationModule  # of no use to runs that generate nothing

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from loradrop.importance.measurement import Importance
+from loradrop.seeds import Seeds
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Stage1:
 class Probe(Protocol):
     """The training set as a method may use it before the run (LoRA-drop's stage 1, SNIP's scores)."""
 
-    seed: int
+    seeds: Seeds
     steps: int  # optimiser steps of the run
 
     def sample(self, ratio: float) -> Sequence[int]:
@@ -53,6 +54,7 @@ class Probe(Protocol):
 class Method:
     """Base class; a subclass overrides what it needs."""
 
+    measures = False  # whether `prepare` alone leaves a result: importances
     extra_tokens = 0  # that it puts in front of a text, out of the backbone's positions
 
     def __init__(self, name: str) -> None:

@@ -39,6 +39,8 @@ class LoRADrop(LoRA):
     The head starts afresh after stage 1, whatever the weights do.
     """
 
+    measures = True
+
     def __init__(
         self,
         name: str,
@@ -95,7 +97,7 @@ class LoRADrop(LoRA):
         settings = {key: getattr(self, key) for key in STAGE1_SETTINGS}
         stage1 = probe.stage1(settings, lambda: self._stage1(model, probe))
         self.importance = stage1.importance
-        self.plan = select(self.importance, **self.selection, seed=probe.seed)
+        self.plan = select(self.importance, **self.selection, seed=probe.seeds.selection)
         load_values(model, initial)
         self._recall(model, stage1.trained)
         share(model, self.plan, "mean" if self.shared_init == "mean" else "first")

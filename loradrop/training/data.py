@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from loradrop.sampling import stratified_sample
+from loradrop.seeds import Seeds
 from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
 from loradrop.tasks.text import IGNORED, LABELS
 
@@ -33,8 +34,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
     `skip` leaves out the first batches of the next epoch (resuming).
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, skip: int = 0) -> None:
-        self.lengths, self.batch_size, self.seed, self.skip = lengths, batch_size, seed, skip
+    def __init__(self, lengths: Sequence[int], batch_size: int, seeds: Seeds, skip: int = 0) -> None:
+        self.lengths, self.batch_size, self.seeds, self.skip = lengths, batch_size, seeds, skip
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -45,7 +46,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        draw = random.Random(f"{self.seed}-{self.epoch}")
+        draw = random.Random(self.seeds.order(self.epoch))
         order = draw.sample(range(len(self.lengths)), len(self.lengths))
         batches = []
         for start in range(0, len(order), POOL * self.batch_size):
@@ -99,7 +100,7 @@ class TaskData:
         tokenizer: Any,
         max_length: int,
         batch_size: int,
-        seed: int,
+        seeds: Seeds,
         num_workers: int = 0,
         pin_memory: bool = False,  # speeds up copies to a GPU
         cache: Path | None = None,
@@ -109,7 +110,7 @@ class TaskData:
             raise ValueError(
                 f"recipe.max_length must be at least {task.shortest(tokenizer)} for {task.name}, got {max_length}"
             )
-        self.task, self.splits, self.seed = task, splits, seed
+        self.task, self.splits, self.seeds = task, splits, seeds
         self.evaluation_batch_size = evaluation_batch_size
         self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
         self.collate = TextCollator(tokenizer) if task.generates else Collator(tokenizer, task.is_regression)
@@ -143,7 +144,7 @@ class TaskData:
 
     def train_loader(self, skip: int = 0) -> DataLoader:
         """Shuffled batches of the training set; the first epoch leaves out its first `skip` batches."""
-        return self._loader(self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seed, skip))
+        return self._loader(self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seeds, skip))
 
     def ordered_train_loader(self) -> DataLoader:
         """The training set once, in a fixed order (for measuring)."""
@@ -157,9 +158,9 @@ class TaskData:
         """The rows of a split in the order of its batches."""
         return _longest_first([len(ids) for ids in self.evaluation[split]["input_ids"]])
 
-    def sample(self, ratio: float, seed: int) -> list[int]:
+    def sample(self, ratio: float) -> list[int]:
         """Rows of a stratified sample of the training set: by the task's strata."""
-        return stratified_sample(self.task.strata(self.splits.train), ratio, seed)
+        return stratified_sample(self.task.strata(self.splits.train), ratio, self.seeds.sample)
 
     def _batches(self, order: list[int]) -> list[list[int]]:
         size = self.evaluation_batch_size or 2 * self.batch_size  # without gradients more fits

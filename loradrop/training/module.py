@@ -36,12 +36,11 @@ class RunModule(pl.LightningModule):
         data: TaskData,
         recipe: Recipe,
         method: Method | None,
-        seed: int,
         identity: str = "",  # of data and weights: a checkpoint of others is refused
     ) -> None:
         super().__init__()
         self.identity = identity
-        self.model, self.data, self.recipe, self.method, self.seed = model, data, recipe, method, seed
+        self.model, self.data, self.recipe, self.method = model, data, recipe, method
         self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
         self.best: dict[str, Any] = {}  # what is remembered of the best epoch: its number and its trainable parameters
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
@@ -68,7 +67,7 @@ class RunModule(pl.LightningModule):
         self.train_seconds += time.perf_counter() - self.resumed_at
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(1_000_003 * self.seed + self.global_step)
+        torch.manual_seed(self.data.seeds.step(self.global_step))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.model(**batch).loss

@@ -1,0 +1,52 @@
+"""What Hydra and OmegaConf say of a mistake, as one line that names the key and the remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from experiments.config.validation import did_you_mean
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # as the command was started
+OVERRIDE = re.compile(r"Could not override '(.+?)'")
+
+
+def describe(error: Exception) -> str:
+    """Say in one line what is wrong with a config.
+
+    Args:
+        error: Of Hydra, OmegaConf, or one with a message of its own.
+    """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        hint = did_you_mean(name, error.options or ())
+        return f"{group}={name}: there is no conf/{group}/{name}.yaml.{hint}"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        return _unknown_key(str(error), cause)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return f"{cause.full_key}: {_first_line(str(cause))}"
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def _unknown_key(text: str, error: ConfigKeyError | ConfigAttributeError) -> str:
+    found = OVERRIDE.search(text)
+    key = str(error.full_key or (found and found[1]) or error.key)
+    siblings = error.parent_node
+    known = list(map(str, siblings)) if isinstance(siblings, Mapping) else []
+    hint = did_you_mean(key.rpartition(".")[2], known) if known else ""
+    return f"{key}: there is no such key.{hint}"
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]

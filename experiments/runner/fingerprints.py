@@ -1,0 +1,103 @@
+"""Whether a finished run was made with the data and weights that are here now. Free of torch.
+
+Rows are read again only after their files have changed; a fingerprint is remembered in
+<paths.cache>/fingerprints. What comes from the Hub has a pinned revision, which the id covers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import loradrop
+from experiments.common.files import atomic_write
+from experiments.config.identity import digest
+from experiments.config.validation import instantiate_group
+from experiments.results import Result, run_folder
+from loradrop.hub import files_fingerprint, find_local, model_folder
+
+TASKS = Path(loradrop.__file__).parent / "tasks"  # the code that generates or reads rows
+HASH = re.compile(r"[0-9a-f]{16}")  # a fingerprint of files, and no revision
+
+
+def difference(config: DictConfig, result: Result) -> str | None:
+    """What has changed since a run was made, and what to do about it, in one line.
+
+    Args:
+        config: Of the run, with this machine's paths.
+        result: Of the finished run.
+
+    Returns:
+        None if nothing has, or if data and weights are not on this machine to compare.
+    """
+    weights = _weights(config)
+    if weights and HASH.fullmatch(result.weights_fingerprint) and weights != result.weights_fingerprint:
+        return _message(config, result, f"weights of {config.backbone.hub_id}")
+    data = _data(config)
+    if data and data != result.data_fingerprint:
+        return _message(config, result, f"rows of task {config.task.name}")
+    return None
+
+
+def remember(config: DictConfig, fingerprint: str) -> None:
+    """Keep the fingerprint of the rows as they are now."""
+    path = _remembered(config)
+    if path is not None:
+        with suppress(OSError), atomic_write(path) as file:  # a convenience
+            file.write_text(fingerprint, encoding="utf-8")
+
+
+def _message(config: DictConfig, result: Result, what: str) -> str:
+    folder = run_folder(config.paths.outputs, result.id)
+    return (
+        f"{result.id} is finished, but with other {what} than those here now: "
+        f"name another paths.outputs, or delete {folder} to run it again"
+    )
+
+
+def _weights(config: DictConfig) -> str | None:
+    hub_id = config.backbone.get("hub_id")
+    folder = hub_id and model_folder(hub_id, _path(config.paths.models))
+    return files_fingerprint(folder) if folder else None
+
+
+def _data(config: DictConfig) -> str | None:
+    path = _remembered(config)
+    if path is None:
+        return None
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8")
+    try:
+        rows = instantiate_group("task", config.task).load(_path(config.paths.data))
+    except (OSError, ValueError):  # what cannot be read cannot be compared, and needs not to be
+        return None
+    fingerprint = rows.fingerprint()
+    remember(config, fingerprint)
+    return fingerprint
+
+
+def _remembered(config: DictConfig) -> Path | None:
+    """Where the fingerprint of the rows is kept, by a stamp of their files; None for rows of the Hub."""
+    task: Any = OmegaConf.to_container(config.task, resolve=True)
+    local = find_local(_path(config.paths.data), task["name"], str(task.get("official")))
+    if local is None and {"hub_id", "url", "official"} & set(task):
+        return None
+    stamp = {"task": task, "code": list(_stamps(TASKS, "*.py"))}
+    stamp |= {"files": list(_stamps(local, "*")) if local else []}
+    return Path(config.paths.cache) / "fingerprints" / f"{task['name']}-{digest(stamp)}"
+
+
+def _stamps(folder: Path, pattern: str) -> Iterator[tuple[str, int, int]]:
+    for path in sorted(folder.rglob(pattern)):
+        if path.is_file():
+            status = path.stat()
+            yield str(path), status.st_size, status.st_mtime_ns
+
+
+def _path(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder)

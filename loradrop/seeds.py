@@ -1,0 +1,43 @@
+"""One seed, and every random stream of a run that follows from it.
+
+Each stream depends on the seed and on its own counter alone, never on what was drawn before. So a
+resumed run continues exactly where it stopped, and a head or an adapter can be made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds of a run's random streams.
+
+    Args:
+        run: The run's seed.
+    """
+
+    run: int
+
+    @property
+    def weights(self) -> int:
+        """Seed of torch for new weights: set before the head and again before the adapters."""
+        return self.run
+
+    def order(self, epoch: int) -> str:
+        """Seed of `random.Random` for the order of an epoch's batches."""
+        return f"{self.run}-{epoch}"
+
+    def step(self, step: int) -> int:
+        """Seed of torch before optimiser step `step`, which dropout draws from."""
+        return 1_000_003 * self.run + step
+
+    @property
+    def sample(self) -> int:
+        """Seed of `random.Random` for a stratified sample of the training set."""
+        return self.run
+
+    @property
+    def selection(self) -> int:
+        """Seed of `random.Random` for the layers of LoRA-drop's random ablation."""
+        return self.run
