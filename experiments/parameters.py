@@ -31,7 +31,7 @@ from loradrop.selection import select
 from loradrop.sharing import share
 
 PAPER = Path(__file__).parent / "paper"
-ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text())
+ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text(encoding="utf-8"))
 UNITS = {"M": 1e6, "B": 1e9}
 CAPTION = (
     "Trainable parameters: as printed, and as counted on the meta device from each model's shape and each method's YAML. "
@@ -80,7 +80,7 @@ def skeleton(backbone: str, generates: bool = False) -> nn.Module:
 def cells() -> Iterator[Cell]:
     """All printed numbers of trainable parameters for which there is a method."""
     for file in ("lora_drop", "prilora"):
-        for table, content in yaml.safe_load((PAPER / f"{file}.yaml").read_text()).items():
+        for table, content in yaml.safe_load((PAPER / f"{file}.yaml").read_text(encoding="utf-8")).items():
             for backbone, rows in content["models"].items():
                 for name, row in rows.items():
                     method = row.get("method", name)

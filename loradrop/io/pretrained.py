@@ -62,7 +62,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, adapter: str | None = 
     # copies: safetensors refuses tensors that share memory
     stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items() if name not in shared}
     save_file(stored, folder / weights_name, metadata={"format": "pt"} | ({"shared": json.dumps(shared)} if compact else {}))
-    (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True))
+    (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     plan.save(folder / PLAN)
     lora = sum(tensor.numel() for name, tensor in stored.items() if is_lora(name))
     total = sum(tensor.numel() for tensor in stored.values())
@@ -98,7 +98,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             break
     else:
         raise FileNotFoundError(f"{folder} holds no adapter: {' and '.join(PEFT_FORM)}, or {' and '.join(COMPACT_FORM)}")
-    config = json.loads((folder / config_name).read_text())
+    config = json.loads((folder / config_name).read_text(encoding="utf-8"))
     kind = "DoRA" if config.get("use_dora") else str(config.get("peft_type"))
     if kind != "LORA" or config.get("lora_bias"):
         raise ValueError(f"{folder / config_name}: plain LoRA is needed, not {'a bias' if kind == 'LORA' else kind}")
@@ -110,7 +110,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def write_peft_form(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> None:
     """PEFT's two files."""
-    (folder / PEFT_FORM[0]).write_text(json.dumps(config))
+    (folder / PEFT_FORM[0]).write_text(json.dumps(config), encoding="utf-8")
     save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / PEFT_FORM[1], {"format": "pt"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -59,6 +60,9 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _ends(name: str, suffix: str) -> bool:
+    """Whether a name ends in a suffix, in which * stands for anything (`text_model.*.q_proj`)."""
+    if "*" in suffix:
+        return fnmatchcase(name, suffix) or fnmatchcase(name, "*." + suffix)
     return name == suffix or name.endswith("." + suffix)
 
 
