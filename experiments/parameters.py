@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
@@ -23,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from experiments.common import console
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
-from loradrop.backbones import freeze_encoder, parameter_counts
+from loradrop.backbones import freeze_encoder, meta_device, parameter_counts
 from loradrop.importance.measurement import uniform
 from loradrop.methods.base import Method
 from loradrop.methods.lora_drop import LoRADrop
@@ -73,7 +72,7 @@ class Cell:
 def skeleton(backbone: str, generates: bool = False) -> nn.Module:
     """A published model on the meta device, with the head for two classes or, if it `generates`, with its lm_head."""
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
-    with torch.device("meta"):
+    with meta_device():
         return freeze_encoder(auto.from_config(AutoConfig.for_model(**ARCHITECTURES[backbone])))
 
 

@@ -1,4 +1,4 @@
-"""Share: the layers that keep no own LoRA use one common LoRA for each module type, or none (LoRA-drop, Section 3).
+"""Share: layers that keep no own LoRA use one common LoRA of their module type, or none (LoRA-drop, Section 3).
 
 Sharing means the same `Parameter` objects, so optimisers, data parallelism and counting see one LoRA. Query and value
 have one shared LoRA each (Appendix A.1).
@@ -10,47 +10,52 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from loradrop.lora.inject import remove_lora
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, remove_adapter
 from loradrop.lora.sites import Site, split_name
+from loradrop.lora.wrappers import unwrap, unwrap_to_change
 from loradrop.selection import Key, SharingPlan
 
 SHARED_INIT = ("first", "mean")
 
 
 def share(model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapter: str | None = None) -> None:
-    """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place.
+    """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place (Section 3).
 
-    `model`: one that add_lora has adapted, or a PEFT model, whose `adapter` is meant (None: the active one); its config's
-    target modules follow a plan without sharing, so that PEFT saves and loads what is left. `shared_init`, the initial value
-    of a shared LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of their A's and of their B's. Make optimisers and
-    wrap the model (DistributedDataParallel) afterwards; save a model whose adapters transformers has added
-    (model.add_adapter) by interchange.save_pretrained, for its own refuses shared tensors. A plan that has been carried out
-    already changes nothing, and one that is refused leaves the model as it was.
-    ValueError: a plan for other module types or layers than the model's, LoRAs of different shapes, types or devices to
-    share, layers that share already and are not to, a wrapped or merged model, what PEFT's layers cannot do
-    (peft_model.adapted_sites). TypeError: not a module, not a SharingPlan.
+    Make optimisers, and wrap the model in DistributedDataParallel, afterwards. A plan that was carried out already
+    changes nothing, and one that is refused leaves the model as it was. Where a plan does not share, the target modules
+    of a PEFT adapter's config follow it, so that PEFT saves and loads what is left. Save a model whose adapters
+    transformers has added (model.add_adapter) by loradrop.save_pretrained: transformers refuses shared tensors.
+
+    Args:
+        model: A model that add_lora has adapted, or a PEFT model. torch.compile, DataParallel and Lightning are seen
+            through.
+        plan: What select returns.
+        shared_init: The initial value of a shared LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of
+            their A's and of their B's.
+        adapter: Which adapter of a PEFT model; None: the active one.
+
+    Raises:
+        TypeError: `model` is not a module, or `plan` is not a SharingPlan.
+        ValueError: A plan for other module types or layers than the model's; LoRAs of different shapes, types or devices
+            that are to share; layers that share already and are not to; a model in DistributedDataParallel, sharded or
+            merged; a kind of LoRA whose update is not B A x (DoRA).
     """
     if shared_init not in SHARED_INIT:
         raise ValueError(f"shared_init must be one of {', '.join(SHARED_INIT)}, got '{shared_init}'")
     if not isinstance(plan, SharingPlan):
         raise TypeError(f"a SharingPlan is needed, what select returns, got {type(plan).__name__}")
-    if isinstance(model, DistributedDataParallel):
-        raise ValueError("the model is wrapped in DistributedDataParallel, which knows its parameters by now: share first")
+    model = unwrap_to_change(model, "share")
     sites = {(site.module_type, site.layer): (site.name, lora) for site, lora in adapted_sites(model, adapter).items()}
     for name, lora in sites.values():
         if isinstance(lora, PeftLoRA) and lora.adapter in lora.layer.merged_adapters:
             raise ValueError(f"{name}: adapter '{lora.adapter}' is merged into the weights; unmerge it first")
-    kept, others = ({(kind, i) for kind, layers in part.items() for i in layers} for part in (plan.kept, plan.others))
-    carried_out = not plan.share and set(sites) == kept
-    if not carried_out and kept | others != set(sites):
-        raise ValueError(f"the plan does not fit the model: {_difference(kept | others, set(sites))}")
+    others = _check_keys(plan, set(sites), "model")
     _check_apart({key: lora for key, (_, lora) in sites.items()}, others)
-    if carried_out:
+    if not plan.share and others.isdisjoint(sites):  # carried out already
         return
     groups = {kind: [sites[kind, layer] for layer in layers] for kind, layers in plan.others.items() if layers}
     if plan.share:
@@ -62,6 +67,27 @@ def share(model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapt
         _remove(model, [one for group in groups.values() for one in group])
 
 
+def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Tensor]]) -> None:
+    """Check that a plan describes an adapter's stored tensors, before they are put into a model.
+
+    Args:
+        plan: The plan beside the adapter.
+        matrices: A and B by module type and layer.
+
+    Raises:
+        ValueError: The plan is for other layers, or layers that it lets share have different values.
+    """
+    remedy = "delete plan.json if it belongs to another adapter"
+    try:
+        _check_keys(plan, set(matrices), "adapter")
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}") from error
+    for kind, layers in plan.others.items() if plan.share else ():
+        first, *rest = (matrices[kind, layer] for layer in layers) if layers else [()]
+        if any(not torch.equal(a, b) for pair in rest for a, b in zip(first, pair, strict=True)):
+            raise ValueError(f"the plan lets layers of {kind} share, whose stored A's and B's differ; {remedy}")
+
+
 def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     """The plan that a model's LoRA follows, read from its parameters: which layers share A and B, which have none.
 
@@ -69,6 +95,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     have no LoRA at a linear module whose type has one elsewhere, the plan is one without sharing. Errors as for `share`,
     and ValueError for sharing that is no plan's: between module types, or several groups in one.
     """
+    model = unwrap(model)
     sites = adapted_sites(model, adapter)
     shared = _sharing({(site.module_type, site.layer): lora for site, lora in sites.items()})
     kinds = dict.fromkeys(site.module_type for site in sites)
@@ -155,9 +182,20 @@ def _tie(loras: Sequence[LoRA], shared_init: str) -> None:
             lora._tied_weights_keys = {"lora_A": "lora_A", "lora_B": "lora_B"}
 
 
-def _difference(planned: set[Key], present: set[Key]) -> str:
+def _check_keys(plan: SharingPlan, present: set[Key], what: str) -> set[Key]:
+    """The layers that are to share or have none. ValueError: the plan is for other layers than those that are there."""
+    kept, others = ({(kind, i) for kind, layers in part.items() for i in layers} for part in (plan.kept, plan.others))
+    if kept & others:
+        kind, layer = sorted(kept & others)[0]
+        raise ValueError(f"the plan contradicts itself: {kind} {layer} is to keep its own LoRA and not to keep it")
+    if kept | others != present and (plan.share or kept != present):
+        raise ValueError(f"the plan does not fit the {what}: {_difference(kept | others, present, what)}")
+    return others
+
+
+def _difference(planned: set[Key], present: set[Key], what: str) -> str:
     parts = []
-    for text, keys in (("only in the plan", planned - present), ("only in the model", present - planned)):
+    for text, keys in (("only in the plan", planned - present), (f"only in the {what}", present - planned)):
         if keys:
             shown = ", ".join(f"{kind} {layer}" for kind, layer in sorted(keys)[:6])
             parts.append(f"{text}: {shown}{', ...' if len(keys) > 6 else ''}")

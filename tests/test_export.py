@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from conftest import SHAPE, train_b
 from peft import PeftModel
 from test_wiring import composed
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import loradrop
 from experiments.cli import guarded
@@ -70,3 +78,17 @@ def test_a_method_without_lora_is_refused(tmp_path):
     run(config)
     with pytest.raises(UserError, match="has no LoRA to export: its method is bitfit"):
         export(run_id(config), "peft", tmp_path / "folder", tmp_path)
+
+
+def test_a_tied_weight_is_not_exported_merged(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)).eval()
+    loradrop.add_lora(model, rank=4, target_modules=["lm_head"])
+    train_b(model)
+    embeddings = model.model.embed_tokens.weight.clone()
+    result = SimpleNamespace(config={"method": {"name": "lora"}, "backbone": {"hub_id": "tiny"}})
+    monkeypatch.setattr("experiments.runner.restore.restore", lambda *given: (model, None, result))
+    with pytest.raises(UserError, match="lm_head: another module has the same weight"):
+        export("run", "merged", tmp_path / "merged")
+    assert torch.equal(model.model.embed_tokens.weight, embeddings)
+    assert not (tmp_path / "merged").exists()

@@ -8,7 +8,7 @@ The rules, for the output of a function of torch:
 
 - It has the inputs of all tensors that went in.
 - Of a product of two activations, and so of attention, it has those of the left factor: the output of attention has the
-  positions of its queries, while keys and values are summed over.
+  positions of its queries, while keys and values are summed over. Where the queries are learned, it has QUERIES.
 - What takes only the shape of a tensor (`zeros_like`) takes nothing from it.
 - Where the first two axes are exchanged, SWAPPED comes in or goes out: some models put positions before rows.
 """
@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 UNKNOWN = "?"  # made outside of torch's functions, in a kernel of its own
+QUERIES = "<learned queries>"
 SWAPPED = "<positions before rows>"
 CONSTANT: frozenset[str] = frozenset()  # made of the model's own weights alone
 
@@ -74,8 +75,7 @@ class Lineage(TorchFunctionMode):
         """
         if tensor in self.known:
             return self.known[tensor]
-        constant = isinstance(tensor, nn.Parameter) or id(tensor) in self.buffers
-        return CONSTANT if constant else frozenset({UNKNOWN})
+        return CONSTANT if self._weight(tensor) else frozenset({UNKNOWN})
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -122,9 +122,18 @@ class Lineage(TorchFunctionMode):
         if name in _FIRST:
             return self._union(given[:1])
         if name in _LEFT:
-            # a weight on the left has no positions
-            return next((found for found in map(self.of, given) if found), CONSTANT)
+            return self._product(given)
         return self._union(given)
+
+    def _product(self, factors: list[Tensor]) -> frozenset[str]:
+        left = factors[0]
+        if not self.of(left) and left.dim() > 2 and not (self._weight(left) or self._weight(left._base)):
+            return frozenset({QUERIES}) if self._union(factors) else CONSTANT
+        # a weight on the left has no positions
+        return next((found for found in map(self.of, factors) if found), CONSTANT)
+
+    def _weight(self, tensor: Tensor | None) -> bool:
+        return isinstance(tensor, nn.Parameter) or id(tensor) in self.buffers
 
     def _union(self, tensors: Iterable[Tensor]) -> frozenset[str]:
         return CONSTANT.union(*(self.of(tensor) for tensor in tensors))

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from loradrop.importance.moments import (
     AVERAGES,
@@ -35,6 +34,7 @@ from loradrop.importance.token_masks import TokenMask
 from loradrop.importance.told_masks import Mask, ToldMasks
 from loradrop.lora.peft import activated, adapted_sites
 from loradrop.lora.sites import Site
+from loradrop.lora.wrappers import unwrap
 
 if TYPE_CHECKING:
     import pandas
@@ -155,8 +155,7 @@ def measure(
     (peft_model.adapted_sites). TypeError: not a module, one batch instead of several, or a row instead of a batch.
     """
     check_measurement(batches, average_over)
-    if isinstance(model, DistributedDataParallel):
-        model = model.module  # a forward pass of the wrapper waits for processes that may have fewer batches
+    model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
     masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
     meters = {

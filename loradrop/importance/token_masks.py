@@ -9,7 +9,7 @@ positions count. Torch only.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -287,4 +287,4 @@ def _check_tensor(key: str, value: Any, must_be_text: bool) -> None:
 
 
 def _listed(keys: frozenset[str]) -> str:
-    return ", ".join(sorted(keys))
+    return ", ".join(sorted(keys)).replace("<", "").replace(">", "")

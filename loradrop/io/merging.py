@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from loradrop.io.loading import memory
 from loradrop.lora.inject import lora_modules, set_module
 from loradrop.lora.peft import adapter_name, peft_layers
+from loradrop.lora.wrappers import unwrap_to_store
 
 UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -17,37 +20,63 @@ UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     """Add every LoRA's update to its base weight, in the weight's own type, and put the base modules back, in place.
 
-    Returns the model; of a PeftModel its base model, with `adapter` merged (None: the active one), by PEFT itself.
-    Shared LoRAs are merged into each of their layers. ValueError: no LoRA, a weight that another module uses too, or base
-    weights in 4 or 8 bits, to which only PEFT's merging, with its rounding, adds. TypeError: not a module.
+    Shared LoRAs are merged into each of their layers. PEFT's layers are merged by PEFT itself.
+
+    Args:
+        model: A model with LoRA of add_lora, or a PeftModel. Wrappers are seen through.
+        adapter: Which adapter of a PeftModel; None: the active one. Its other adapters are dropped.
+
+    Returns:
+        The ordinary model, without the wrappers that were around it; of a PeftModel its base model.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: No LoRA; a weight that another module uses too (tied embeddings); base weights in 4 or 8 bits, to
+            which only PEFT's merging, with its rounding, adds; or sharded parameters. The model is as it was.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a torch.nn.Module or a PeftModel is needed, got {type(model).__name__}")
+    model = unwrap_to_store(model)
     layers = peft_layers(model)
     if layers:
         adapter = adapter_name(layers.values(), adapter)
         peft: Any = model
         if not hasattr(peft, "merge_and_unload"):
             raise ValueError("a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload")
+        merged = {n: layer for n, layer in layers.items() if adapter in (*layer.lora_A, *layer.lora_embedding_A)}
+        check_untied(model, {name: layer.get_base_layer() for name, layer in merged.items()})
         return peft.merge_and_unload(adapter_names=[adapter])
     modules = lora_modules(model)
     if not modules:
         raise ValueError("the model holds no LoRA to merge")
     if adapter is not None:
         raise ValueError(f"adapter='{adapter}' names an adapter of a PEFT model, and this is none")
-    users = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
     for name, module in modules.items():
-        weight = getattr(module.base, "weight", None)
-        kind = getattr(weight, "dtype", "another form")
+        kind = getattr(getattr(module.base, "weight", None), "dtype", "another form")
         if kind not in UNQUANTISED:
             raise ValueError(f"{name}: weights in {kind} cannot take an update; load the base unquantised")
-        if users[id(weight)] > 1:
-            raise ValueError(f"{name}: another module has the same weight (tied embeddings), and would change with it")
+    check_untied(model, {name: module.base for name, module in modules.items()})
     for name, module in modules.items():
-        weight = module.weight  # (d_out, d_in)
+        weight = module.base.weight  # (d_out, d_in)
         with torch.no_grad():
             identity = torch.eye(module.in_features, device=weight.device)
             update = module.scaling * module.up(module.down(identity)).T  # (d_out, d_in)
-            weight.copy_((weight.to(update.dtype) + update).to(weight.dtype))
+            # the sum in the wider of the two types: a bf16 update must not round a float32 weight
+            weight.copy_((weight + update).to(weight.dtype))
         set_module(model, name, module.base)
     return model
+
+
+def check_untied(model: nn.Module, bases: Mapping[str, nn.Module]) -> None:
+    """Raise ValueError if a weight that is to be written is used by another module too.
+
+    Args:
+        model: The whole model.
+        bases: The modules whose weights are to be written, by name.
+    """
+    users = Counter(memory(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
+    for name, base in bases.items():
+        weight = getattr(base, "weight", None)
+        if isinstance(weight, nn.Parameter) and users[memory(weight)] > 1:
+            raise ValueError(
+                f"{name}: another module has the same weight (tied embeddings), and would change with it; keep the LoRA "
+                "unmerged, or give the module a weight of its own"
+            )

@@ -6,29 +6,33 @@
     both          plan.json: which layers share (selection.SharingPlan)
 
 Names of tensors are PEFT's: `base_model.model.<module>.lora_A.weight` (r, d_in) and `.lora_B.weight` (d_out, r).
+Wrappers (torch.compile, DataParallel, Lightning) leave no trace in them. The same adapter gives the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safetensors import safe_open
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from loradrop.io.state import PREFIX, adapter_state, attach, load_head
-from loradrop.selection import SharingPlan
-from loradrop.sharing import plan_of, share
+from loradrop.io.files import COMPACT_FORM, PEFT_FORM, PLAN, StoredAdapter, read_adapter, write_peft_form
+from loradrop.io.loading import AS_PEFT, Matrices, check_bare, check_complete, check_plain, install, pattern_value
+from loradrop.io.state import PREFIX, adapter_state
+from loradrop.lora.rollback import unchanged_on_error
+from loradrop.lora.sites import sites_of
+from loradrop.lora.wrappers import clean_modules, clean_tensors, unwrap_to_store
+from loradrop.sharing import check_stored_plan, plan_of, share
 
-PEFT_FORM = ("adapter_config.json", "adapter_model.safetensors")
-COMPACT_FORM = ("compact_config.json", "compact_model.safetensors")
-PLAN = "plan.json"
+A_END, B_END = ".lora_A.weight", ".lora_B.weight"
+# what PEFT raises for files that do not fit or are damaged
+PEFT_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,36 @@ class Saved:
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, adapter: str | None = None, compact: bool = False) -> Saved:
-    """Write a model's LoRA, and what else of it trains (a head), into a folder, which is made; see above for the files.
+    """Write a model's LoRA, and what else of it trains (a head), into a folder.
 
-    `model`: with LoRA of add_lora or of PEFT, of which `adapter` (None: the active one) is written, into `folder` itself.
-    ValueError: no LoRA, methods whose update is not a plain LoRA's (VeRA), a trainable parameter of an otherwise frozen
-    module, which PEFT's files cannot hold, and as for plan_of.
+    Args:
+        model: A model with LoRA of add_lora or of PEFT. Wrappers around it or inside it are seen through.
+        folder: Where to write; it is made. The files lie in `folder` itself.
+        adapter: Which adapter of a PEFT model; None: the active one.
+        compact: Store each shared LoRA once, in a form that only from_pretrained reads.
+
+    Returns:
+        What was written and how large it is.
+
+    Raises:
+        ValueError: No LoRA; a method whose update is not a plain LoRA's (VeRA); a trainable parameter of an otherwise
+            frozen module, which PEFT's files cannot hold; sharded parameters; an adapter of the other form in the
+            folder; and as for plan_of. Nothing is written then.
     """
-    config, state = adapter_state(model, adapter)
-    plan = plan_of(model, adapter)
+    inside = unwrap_to_store(model)
+    config, state = adapter_state(inside, adapter)
+    plan = plan_of(inside, adapter)
     folder = Path(folder)
+    (config_name, weights_name), other = (COMPACT_FORM, PEFT_FORM) if compact else (PEFT_FORM, COMPACT_FORM)
+    present = [name for name in other if (folder / name).exists()]
+    if present:
+        raise ValueError(f"{folder} holds an adapter of the other form ({', '.join(present)}): give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     shared = _repeated(state) if compact else {}
-    config_name, weights_name = COMPACT_FORM if compact else PEFT_FORM
     # copies: safetensors refuses tensors that share memory
     stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items() if name not in shared}
-    save_file(stored, folder / weights_name, metadata={"format": "pt"} | ({"shared": json.dumps(shared)} if compact else {}))
+    # one entry: safetensors writes several in random order
+    save_file(stored, folder / weights_name, {"shared": json.dumps(shared)} if compact else {"format": "pt"})
     (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     plan.save(folder / PLAN)
     lora = sum(tensor.numel() for name, tensor in stored.items() if is_lora(name))
@@ -70,74 +89,142 @@ def save_pretrained(model: nn.Module, folder: str | Path, adapter: str | None = 
 
 
 def from_pretrained(model: nn.Module, folder: str | Path, as_peft: bool = False, is_trainable: bool = True) -> nn.Module:
-    """Put an adapter of either form, or any plain LoRA that PEFT has saved, into its base model, in place.
+    """Put an adapter of either form, or any LoRA that PEFT has saved, into its base model, in place.
 
-    Returns the model with LoRALinear modules, or with `as_peft` a PeftModel around it. With a plan, shared layers use the
-    same Parameters again. What the files hold trains (`is_trainable`), all else is frozen. FileNotFoundError: no adapter in
-    the folder. ValueError: one that is not a plain LoRA (DoRA), or of another model.
+    With a plan, shared layers use the same Parameters again. A and B keep the types that the files hold. Everything is
+    checked first: after an error the model is as it was.
+
+    Args:
+        model: The base model, without LoRA. Wrappers are seen through, except with `as_peft`.
+        folder: What save_pretrained or PEFT has written.
+        as_peft: Put a PeftModel around the model, which also holds what LoRALinear cannot: DoRA, trained biases,
+            convolutions, embeddings.
+        is_trainable: Whether what the files hold trains; all else is frozen.
+
+    Returns:
+        The model with LoRALinear modules, or with `as_peft` a PeftModel around it.
+
+    Raises:
+        FileNotFoundError: The folder holds no adapter.
+        TypeError: `model` is not a module.
+        ValueError: A damaged file, an adapter of another model, or one that is not plain LoRA (without `as_peft`), a
+            model that holds LoRA already, or one that is wrapped in DistributedDataParallel or sharded.
     """
-    folder = Path(folder)
-    config, state = read(folder)
-    if as_peft:
-        from peft import PeftModel
-
-        with TemporaryDirectory() as scratch:
-            write_peft_form(config, state, Path(scratch))
-            model = PeftModel.from_pretrained(model, scratch, is_trainable=is_trainable)
-    else:
-        _install(model, config, state)
-    if (folder / PLAN).exists():
-        share(model, SharingPlan.load(folder / PLAN))
-    return model if is_trainable else model.requires_grad_(False)
-
-
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(PEFT's config, all tensors by PEFT's names) of an adapter of either form. Errors as for from_pretrained."""
-    for config_name, weights_name in (PEFT_FORM, COMPACT_FORM):
-        if (folder / config_name).exists() and (folder / weights_name).exists():
-            break
-    else:
-        raise FileNotFoundError(f"{folder} holds no adapter: {' and '.join(PEFT_FORM)}, or {' and '.join(COMPACT_FORM)}")
-    config = json.loads((folder / config_name).read_text(encoding="utf-8"))
-    kind = "DoRA" if config.get("use_dora") else str(config.get("peft_type"))
-    if kind != "LORA" or config.get("lora_bias"):
-        raise ValueError(f"{folder / config_name}: plain LoRA is needed, not {'a bias' if kind == 'LORA' else kind}")
-    with safe_open(folder / weights_name, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
-        shared = json.loads((file.metadata() or {}).get("shared", "{}"))
-    return config, state | {name: state[first] for name, first in shared.items()}
-
-
-def write_peft_form(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> None:
-    """PEFT's two files."""
-    (folder / PEFT_FORM[0]).write_text(json.dumps(config), encoding="utf-8")
-    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, folder / PEFT_FORM[1], {"format": "pt"})
+    inside = unwrap_to_store(model, "call from_pretrained")
+    if as_peft and inside is not model:
+        raise ValueError("as_peft=True puts a PeftModel around the model: load first, then wrap")
+    check_bare(inside)
+    adapter = read_adapter(Path(folder))
+    try:
+        return _load(model, inside, adapter, as_peft, is_trainable)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def is_lora(name: str) -> bool:
-    """Is a tensor of this name an A or B?"""
+    """Whether a tensor of this name is an A or B."""
     return ".lora_A." in name or ".lora_B." in name
 
 
-def _install(model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
-    ends = (".lora_A.weight", ".lora_B.weight")
-    names = [name.removesuffix(ends[0]) for name in state if name.endswith(ends[0])]
-    matrices = {name: (state.pop(name + ends[0]), state.pop(name + ends[1])) for name in names}
+def _load(model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: bool, is_trainable: bool) -> nn.Module:
+    matrices, others = _split(adapter.state)
+    if adapter.plan is not None:
+        modules = clean_modules(inside)
+        unknown = next((name for name in matrices if name not in modules), None)
+        if unknown is not None:
+            raise ValueError(f"the adapter does not fit the model: it has no linear module {unknown}")
+        sites = sites_of(inside, [modules[name][0] for name in matrices])
+        check_stored_plan(
+            adapter.plan,
+            {(site.module_type, site.layer): pair for site, pair in zip(sites, matrices.values(), strict=True)},
+        )
+    if as_peft:
+        loaded = _with_peft(inside, adapter, is_trainable)
+    else:
+        loaded = model
+        _install(inside, adapter.config, matrices, others)
+    if adapter.plan is not None:
+        share(loaded, adapter.plan)
+    return loaded if is_trainable else loaded.requires_grad_(False)
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:
+    """A and B of each linear module, and all other tensors, by the base model's names."""
+    rest = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
+    if len(rest) < len(state):
+        raise ValueError(f"the adapter holds a tensor twice, with and without {PREFIX}")
+    matrices = {}
+    for name in [name.removesuffix(A_END) for name in rest if name.endswith(A_END)]:
+        if name + B_END not in rest:
+            raise ValueError(f"the adapter's files have an A and no B for {name}")
+        matrices[name] = (rest.pop(name + A_END), rest.pop(name + B_END))
+    return matrices, rest
+
+
+def _install(model: nn.Module, config: Mapping[str, Any], matrices: Matrices, others: Mapping[str, Tensor]) -> None:
+    check_plain(config)
+    unknown = next((name for name in others if "lora_" in name), None)
+    if unknown is not None:
+        alone = unknown.endswith(B_END)
+        raise ValueError(
+            f"the adapter's files have a B and no A for {unknown.removesuffix(B_END)}"
+            if alone
+            else f"the adapter holds more than A's and B's of linear modules: {unknown}; {AS_PEFT}"
+        )
+    check_complete(model, config, matrices, others)
     alphas = {name: _alpha(config, name, len(A)) for name, (A, _) in matrices.items()}
-    unknown = [name for name in state if "lora_" in name]
-    if unknown:
-        raise ValueError(f"the adapter holds more than A's and B's of linear modules: {unknown[0]}")
-    attach(model, matrices, alphas, config.get("lora_dropout", 0.0))
-    load_head(model, state)
+    install(model, matrices, alphas, config.get("lora_dropout", 0.0), others, remedy="as_peft=True")
 
 
 def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """A module's alpha: PEFT's patterns are ends of names; rsLoRA's scaling is alpha / sqrt(r) instead of alpha / r."""
-    patterns = config.get("alpha_pattern") or {}
-    found = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name))
-    alpha = next(found, config["lora_alpha"])
+    """A module's alpha; rsLoRA's scaling is alpha / sqrt(r) instead of alpha / r."""
+    alpha = pattern_value(config, "lora_alpha", name)
     return alpha * rank**0.5 if config.get("use_rslora") else alpha
+
+
+def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> nn.Module:
+    """A PeftModel around the model that holds exactly the adapter's tensors."""
+    from peft import PeftModel
+
+    tensors = clean_tensors(model)
+    touched = [tensors[name] for name in (key.removeprefix(PREFIX) for key in adapter.state) if name in tensors]
+    with unchanged_on_error(model, touched), TemporaryDirectory() as scratch:
+        write_peft_form(adapter.config, adapter.state, Path(scratch))
+        try:
+            loaded = PeftModel.from_pretrained(model, scratch, is_trainable=is_trainable)
+        except PEFT_ERRORS as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"PEFT cannot put the adapter into the model: {reason}") from error
+        _restore_types(loaded, adapter.state)
+        _check_loaded(loaded, adapter.state)
+    return loaded
+
+
+def _restore_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give A's and B's the types of the files; PEFT has made them float32, or of the base's type."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in state.items():
+        stem, _, end = name.rpartition(".")
+        parameter = parameters.get(f"{stem}.default.{end}")
+        if is_lora(name) and parameter is not None and parameter.shape == value.shape:
+            parameter.data = value.to(parameter.device, copy=True)
+
+
+def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where PEFT has left a tensor out, invented one or changed its values, which it does silently."""
+    from peft import get_peft_model_state_dict
+
+    held = get_peft_model_state_dict(model, save_embedding_layers=False)
+    missing = next((name for name in held if name not in state), None)
+    if missing is not None:
+        raise ValueError(f"the adapter's files have no {missing}, which its config promises")
+    every = model.state_dict()
+    for name, value in state.items():
+        there = held.get(name, every.get(name))  # embeddings that were saved with the adapter are the base's own
+        if there is None:
+            raise ValueError(f"the adapter does not fit the model: PEFT finds no place for {name}")
+        if not torch.allclose(value.to(there), there, rtol=0, atol=0, equal_nan=True):
+            raise ValueError(f"PEFT has not taken over {name}")
 
 
 def _repeated(state: Mapping[str, Tensor]) -> dict[str, str]:

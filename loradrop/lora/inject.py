@@ -8,7 +8,9 @@ from numbers import Integral
 from torch import nn
 
 from loradrop.lora.layer import LoRALinear
+from loradrop.lora.rollback import unchanged_on_error
 from loradrop.lora.sites import Site, find_sites, sites_of
+from loradrop.lora.wrappers import unwrap_to_change
 
 
 def add_lora(
@@ -40,26 +42,29 @@ def wrap(
     model: nn.Module, target_modules: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]
 ) -> list[Site]:
     """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a torch.nn.Module is needed, got {type(model).__name__}")
+    model = unwrap_to_change(model, "call add_lora")
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
     if any(hasattr(module, "lora_A") for module in model.modules()):
         raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
     sites = find_sites(model, target_modules)
-    modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]  # all, before anything is replaced
-    model.requires_grad_(False)
-    for site, module in zip(sites, modules, strict=True):
-        set_module(model, site.name, module)
+    with unchanged_on_error(model):
+        modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]
+        model.requires_grad_(False)
+        for site, module in zip(sites, modules, strict=True):
+            set_module(model, site.name, module)
     return sites
 
 
 def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
     """Put the frozen base modules back at the named sites (all if None), in place. ValueError: a site without LoRA."""
+    model = unwrap_to_change(model, "call remove_lora")
     adapted = lora_modules(model)
-    for name in list(adapted) if names is None else names:
-        if name not in adapted:
-            raise ValueError(f"there is no LoRA of add_lora at {name}")
+    names = list(adapted if names is None else names)
+    unknown = next((name for name in names if name not in adapted), None)
+    if unknown is not None:
+        raise ValueError(f"there is no LoRA of add_lora at {unknown}")
+    for name in names:
         set_module(model, name, adapted[name].base)
 
 

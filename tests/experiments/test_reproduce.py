@@ -80,7 +80,7 @@ def test_a_signal_ends_the_run_and_all_that_follows(tmp_path, number, status):
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     try:

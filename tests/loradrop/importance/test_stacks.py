@@ -23,6 +23,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LxmertConfig,
     LxmertModel,
+    PerceiverConfig,
+    PerceiverForSequenceClassification,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
     ViTConfig,
@@ -253,3 +255,20 @@ def test_learned_queries_have_no_mask():
     half[1, :, 8:] = 0
     with pytest.raises(ValueError, match=r"made of pixel_values, are padding does not follow from pixel_mask .*token_mask"):
         loradrop.measure(model, [{**given, "pixel_mask": half}])
+    names = {"encoder": None, "encoder_attn.v_proj": None}
+    loradrop.measure(model, [{**given, "pixel_mask": half}], token_mask=names)  # the decoder's queries have no padding
+
+
+def test_latents_that_read_a_text():
+    sizes = {"num_latents": 5, "d_latents": 16, "d_model": 16, "num_blocks": 1, "num_self_attends_per_block": 2}
+    heads = {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 60, "num_labels": 2}
+    torch.manual_seed(0)
+    config = PerceiverConfig(**sizes, **heads, max_position_embeddings=5)
+    model = adapted(PerceiverForSequenceClassification(config), ["query", "value"])
+    ids, mask = text()
+    given = {"inputs": ids, "attention_mask": mask}
+
+    def mask_of(name, x):
+        return mask if "encoder.cross_attention" in name and name.endswith("value") else None
+
+    agree(loradrop.measure(model, [given]), explicit(model, given, mask_of))
