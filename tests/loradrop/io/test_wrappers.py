@@ -20,7 +20,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import loradrop
 
-
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.compile, FSDP and Fabric
 
 
