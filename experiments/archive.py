@@ -25,10 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     target: Path = options.given.to
     lines = dict(archive.lines(target))
     before = len(lines)
-    for run in results.load(options.overrides, finished=True).itertuples():
-        found = {name: store.read_analysis(options.outputs, run.id, name) for name in store.ANALYSES}
-        line = archive.line(run.result, {name: value for name, value in found.items() if value})
-        lines.setdefault(run.id, line)
+    for result in results.load(options.overrides, finished=True).result:
+        found = {name: store.read_analysis(options.outputs, result.id, name) for name in store.ANALYSES}
+        line = archive.line(result, {name: value for name, value in found.items() if value})
+        lines.setdefault(result.id, line)
     files = archive.write(target, lines.values())
     console.info(f"{len(lines) - before} results added to {target}, now {len(lines)} in {len(files)} files")
     return 0

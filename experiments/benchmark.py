@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
     with atomic_write(path) as file:
         file.write_text(
-            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{tables.frame(table, 'markdown')}"
+            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{tables.frame(table, 'markdown')}",
+            encoding="utf-8",
         )
     console.terminal.print(f"saved as {path}", soft_wrap=True)
     return 0

@@ -21,7 +21,7 @@ from experiments.reporting.comparison import AVERAGE, PAPER, compare, published
 README = Path(__file__).with_name("README.md")
 EVIDENCE = Path(__file__).with_name("evidence")
 BEGIN, END = "<!-- experiments.catalog writes from here -->\n", "<!-- to here -->\n"
-COSTS = yaml.safe_load((PAPER / "costs.yaml").read_text())
+COSTS = yaml.safe_load((PAPER / "costs.yaml").read_text(encoding="utf-8"))
 
 
 def hours(config: dict[str, Any]) -> float | None:
@@ -77,8 +77,8 @@ def table() -> str:
 
 
 def main() -> int:
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}")
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    README.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
     return 0
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
@@ -23,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from experiments.common import console
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
-from loradrop.backbones import freeze_encoder, parameter_counts
+from loradrop.backbones import freeze_encoder, meta_device, parameter_counts
 from loradrop.importance.measurement import uniform
 from loradrop.methods.base import Method
 from loradrop.methods.lora_drop import LoRADrop
@@ -31,7 +30,7 @@ from loradrop.selection import select
 from loradrop.sharing import share
 
 PAPER = Path(__file__).parent / "paper"
-ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text())
+ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text(encoding="utf-8"))
 UNITS = {"M": 1e6, "B": 1e9}
 CAPTION = (
     "Trainable parameters: as printed, and as counted on the meta device from each model's shape and each method's YAML. "
@@ -73,14 +72,14 @@ class Cell:
 def skeleton(backbone: str, generates: bool = False) -> nn.Module:
     """A published model on the meta device, with the head for two classes or, if it `generates`, with its lm_head."""
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
-    with torch.device("meta"):
+    with meta_device():
         return freeze_encoder(auto.from_config(AutoConfig.for_model(**ARCHITECTURES[backbone])))
 
 
 def cells() -> Iterator[Cell]:
     """All printed numbers of trainable parameters for which there is a method."""
     for file in ("lora_drop", "prilora"):
-        for table, content in yaml.safe_load((PAPER / f"{file}.yaml").read_text()).items():
+        for table, content in yaml.safe_load((PAPER / f"{file}.yaml").read_text(encoding="utf-8")).items():
             for backbone, rows in content["models"].items():
                 for name, row in rows.items():
                     method = row.get("method", name)

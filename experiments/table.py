@@ -78,7 +78,7 @@ def _save(text: str, caption: str, options: Options) -> None:
     head = {"csv": "", "latex": f"% {caption}\n"}.get(options.format, f"{caption}\n\n")
     path = Path(options.outputs) / "tables" / f"{options.experiment}.{tables.SUFFIXES[options.format]}"
     with atomic_write(path) as file:
-        file.write_text(head + text)
+        file.write_text(head + text, encoding="utf-8")
     console.info(f"saved as {path}")
 
 

@@ -8,7 +8,10 @@ Frozen weights may be bfloat16; what trains of a model is float32, as small upda
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,7 +98,7 @@ class Backbone:
         """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
         if not task.generates:
             config.num_labels = task.num_labels
-        with torch.device("meta"):
+        with meta_device():
             model = _auto(task).from_config(config, dtype=getattr(torch, self.dtype))
         return freeze_encoder(self._switched(model))
 
@@ -179,6 +182,15 @@ class Backbone:
                 f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
+
+
+@contextmanager
+def meta_device() -> Iterator[None]:
+    """A context in which transformers builds models without weights, also if it builds its first one there."""
+    # this import leads to torch._dynamo's, which torch 2.6 cannot carry out on the meta device
+    import_module("transformers.modeling_utils")
+    with torch.device("meta"):
+        yield
 
 
 def longest_text(config: Any) -> int | None:

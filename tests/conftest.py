@@ -89,7 +89,7 @@ def run_module(module: str, *arguments: str, outputs: Path | None = None, **env:
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**clean_environment(), **env},
     )
 

@@ -127,4 +127,4 @@ def test_a_pin_that_is_gone_says_so(tmp_path, monkeypatch):
 
 def test_the_module_is_light():
     code = "import sys, loradrop.hub; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+    assert subprocess.check_output([sys.executable, "-c", code], encoding="utf-8").strip() == "set()"

@@ -22,7 +22,9 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 
 
 def fresh(code):
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=clean_environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", env=clean_environment()
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

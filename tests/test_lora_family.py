@@ -61,14 +61,6 @@ def test_veras_projection_follows_the_seed_and_is_drawn_as_pefts():
         assert not matrix.requires_grad and 0.99 * bound < matrix.abs().max() <= bound
 
 
-def test_veras_vectors_have_a_learning_rate_of_their_own():
-    model = installed(vera())
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    groups = vera().parameter_groups(model)
-    assert set(groups) == {"lora_u", "lora_v"} and all(group == {"lr": 1e-2} for group in groups.values())
-    assert {n for n in trained if not n.startswith("classifier")} == {n for n in trained if n.endswith(tuple(groups))}
-
-
 # Tied-LoRA and S2-LoRA
 
 
@@ -174,7 +166,6 @@ def test_adapter_drop_leaves_the_lowest_layers_alone():
         (lambda: installed(prilora(rank_last=40)), "rank must lie between 1 and 32 for a 32 x 32 module, got 40"),
         (lambda: installed(TiedLoRA(**(COMMON | {"rank": 40}), vectors=True)), "rank must lie between 1 and 32"),
         (lambda: installed(S2LoRA(**(COMMON | {"rank": 40}), l1=0)), "rank must lie between 1 and 32"),
-        (lambda: vera(learning_rate=0), "learning_rate must be positive"),
         (lambda: vera(d_initial=0), "d_initial must not be 0"),
         (lambda: LoRA(**(COMMON | {"alpha": 0})), "alpha must be positive, got 0"),
         (lambda: installed(LoRA(**(COMMON | {"target_modules": []}))), "target_modules: none are named"),

@@ -26,8 +26,8 @@ METHODS = {
         {"init_rank": 3, "target_rank": 2, "alpha": 16, "dropout": 0.0, "target_modules": "all-linear"}
         | {"warmup_ratio": 0.1, "final_ratio": 0.3, "interval": 2, "beta1": 0.85, "beta2": 0.85, "orthogonality": 0.1},
     ),
-    "prompt_tuning": (PromptTuning, {"virtual_tokens": 6, "learning_rate": 0.1}),
-    "prefix_tuning": (PrefixTuning, {"virtual_tokens": 6, "learning_rate": 0.1, "projection": False, "init_std": 1.0}),
+    "prompt_tuning": (PromptTuning, {"virtual_tokens": 6}),
+    "prefix_tuning": (PrefixTuning, {"virtual_tokens": 6, "projection": False, "init_std": 1.0}),
 }
 VIRTUAL = ("prompt_tuning", "prefix_tuning")
 STEPS = 14  # of a run
@@ -180,7 +180,6 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
             {"virtual_tokens": 38},
             "virtual_tokens is 38, but RobertaForSeq.* takes at most 38 tokens in all",
         ),
-        ("prefix_tuning", {"learning_rate": 0.0}, "learning_rate must be positive"),
         ("prefix_tuning", {"init_std": -1.0}, "init_std must not be negative"),
         ("houlsby", {"target_modules": ["o_proj"]}, "no linear module's name ends in 'o_proj'.*Linear modules: .*query"),
     ],

@@ -282,7 +282,7 @@ def test_a_run_without_epochs_only_measures(tmp_path):
 
 def started(outputs: Path, *overrides: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments.run", *overrides, f"paths.outputs={outputs}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     return subprocess.Popen(command, cwd=ROOT, env=clean_environment(), **pipes)
 
 

@@ -125,10 +125,10 @@ def test_a_key_that_is_null_changes_no_id(tmp_path):
     (config,) = sweep.expand_sweep(["method=lora_drop", "seed=0"])
     before = run_id(config)
     OmegaConf.set_struct(config, False)
-    del config.method["budget"]
+    del config.method["parameter_ratio"]
     config.method.new_key = None
     assert run_id(config) == before
-    config.method.k = 2
+    config.method.num_layers = 2
     assert run_id(config) != before
 
 

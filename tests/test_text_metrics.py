@@ -47,7 +47,7 @@ def test_bleu_is_that_of_the_command_line(most, tmp_path):
     texts = [f"over-\nlined {PREDICTIONS[0]}\r\n", f"two\n\nlines\u2028{PREDICTIONS[1]}", *PREDICTIONS[2:]]
     half = {"dev": (texts[:2], references[:2]), "test": (texts[2:], references[2:])}
     command = [*shlex.split(export(half, tmp_path / "a folder")), "-b", "-w", "10"]
-    printed = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run([sys.executable, "-m", *command], capture_output=True, encoding="utf-8", check=True).stdout
     assert 10 < float(printed) < 90
     assert 100 * scores(texts, references)["bleu"] == pytest.approx(float(printed), abs=1e-9)
 

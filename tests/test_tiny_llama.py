@@ -105,7 +105,9 @@ def test_a_run_from_end_to_end(tmp_path, task, method):
     assert result.parameters.head == 0 and result.metrics.last.train_loss < 4
     # sacrebleu's own command on the saved texts
     command = shlex.split(export(predictions(result.id, tmp_path)[1], tmp_path / "text"))
-    printed = subprocess.run([sys.executable, "-m", *command, "-b"], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-m", *command, "-b"], capture_output=True, encoding="utf-8", check=True
+    ).stdout
     assert 100 * result.metrics.best.scores["bleu"] == pytest.approx(float(printed), abs=1e-4) and float(printed) > 1
     if method == "lora_drop":
         assert all(1 <= len(result.plan.kept[kind]) <= 12 for kind in ("q_proj", "v_proj"))

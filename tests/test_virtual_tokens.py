@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
-from test_other_methods import FITTING, VIRTUAL, installed, make, trained_names
+from test_other_methods import FITTING, VIRTUAL, installed, make
 
 from loradrop.backbones import freeze_encoder
 
@@ -203,14 +203,6 @@ def test_a_prefix_may_come_from_a_network(family, batch):
     sizes = [p.numel() for p in encoder.prefix_encoder.parameters()]
     assert sorted(sizes) == sorted([6 * width, width * 32, 32, 32 * 2 * 3 * width, 2 * 3 * width])
     assert torch.isfinite(model(**batch).loss)
-
-
-@virtual
-def test_the_learning_rate_is_of_the_virtual_tokens_alone(name, family):
-    method, model = installed(name, family)
-    ((part, settings),) = method.parameter_groups(model).items()
-    assert settings == {"lr": 0.1}
-    assert {n for n, _ in model.named_parameters() if part in n} == trained_names(model)
 
 
 def test_virtual_tokens_count_among_the_positions_of_the_backbone():

@@ -15,6 +15,7 @@ from experiments.runner.probe import RunProbe
 from experiments.runner.record import describe
 from experiments.runner.restore import restore
 from experiments.runner.training import fit
+from loradrop.backbones import head_parameters
 from loradrop.methods.base import Method
 from loradrop.training.module import SequenceModule
 
@@ -53,14 +54,30 @@ def test_adalora_cuts_its_budget_in_a_run_and_its_best_epoch_is_one_that_keeps_i
     assert live <= 8 * 72
 
 
-def test_vectors_train_at_their_own_rate(tmp_path):
-    components = RunComponents(check(composed(tmp_path, "method=vera", "method.learning_rate=0.123")))
+@pytest.mark.parametrize("method", ["vera", "prompt_tuning", "prefix_tuning", "lora", "full"])
+def test_the_adapter_s_learning_rate_is_of_what_trains_outside_the_head(tmp_path, method):
+    rates = ["recipe.learning_rate=0.01", "recipe.adapter_learning_rate=0.123"]
+    components = RunComponents(check(composed(tmp_path, f"method={method}", *rates)))
+    found = learning_rates(components)
+    head = {name for name, _ in head_parameters(components.model)}
+    assert {name for name, rate in found.items() if rate == 0.01} == head & found.keys() != set()
+    assert {rate for name, rate in found.items() if name not in head} == {0.123}
+
+
+def test_without_one_of_its_own_the_adapter_has_the_learning_rate(tmp_path):
+    rates = ["recipe.learning_rate=0.01", "recipe.adapter_learning_rate=null"]
+    assert set(learning_rates(RunComponents(check(composed(tmp_path, "method=vera", *rates)))).values()) == {0.01}
+
+
+def learning_rates(components):
+    """Of the trained parameters, by their names."""
     module = SequenceModule(components.model, components.data, components.recipe, components.method)
     module.trainer = type("Trainer", (), {"estimated_stepping_batches": STEPS})()
     names = {id(parameter): name for name, parameter in components.model.named_parameters()}
-    for group in module.configure_optimizers()["optimizer"].param_groups:
-        own = {names[id(parameter)].rpartition(".")[2] in ("lora_u", "lora_v") for parameter in group["params"]}
-        assert own == {group["initial_lr"] == 0.123}
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    found = {names[id(parameter)]: group["initial_lr"] for group in groups for parameter in group["params"]}
+    assert found.keys() == {name for name, p in components.model.named_parameters() if p.requires_grad}
+    return found
 
 
 class Spy(Method):

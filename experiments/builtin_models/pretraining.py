@@ -176,4 +176,4 @@ def write_record(
         "versions": {"python": platform.python_version(), **versions},
         "hardware": f"CPU, {platform.machine()}, {args.threads} threads",
     }
-    args.record.write_text(json.dumps(record, indent=1) + "\n")
+    args.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -87,7 +87,7 @@ def read_catalog(path: Path) -> dict[str, Experiment]:
         UserError: If the file or one of its entries is not as it should be; the message names the entry and the key.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path.name}: {error}") from error
     entries = content.get("experiments") if isinstance(content, dict) else None

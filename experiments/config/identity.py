@@ -9,7 +9,8 @@ An id stands for the values that can change a number, by what they mean:
             checksums and numbers of rows are in)
             what a run writes and shows: logger, save_weights, wait, progress_bar,
             checkpoint_minutes, num_workers
-            a null, which says the same as a key that is absent
+            a null, which says the same as a key that is absent; an adapter_learning_rate that
+            is the learning_rate
             the spelling of a number: 2 is 2.0
 
 So a class that moves, or a mirror of the data, changes no id. A key or a name that is renamed
@@ -59,11 +60,11 @@ def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
 
 def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's config that can change a number, without import paths and places."""
-    plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     return {
         "version": IDENTITY_VERSION,
         **{group: _settings(group, plain[group]) for group in GROUPS},
-        "recipe": plain["recipe"],
+        "recipe": _recipe(plain["recipe"]),
         "decoding": plain.get("decoding"),
         "trainer": {key: plain["trainer"].get(key) for key in OF_TRAINER},
         "seed": plain["seed"],
@@ -90,6 +91,12 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     if group == "task" and isinstance(kept.get("files"), Mapping):
         kept["files"] = {split: _without_name(file) for split, file in kept["files"].items()}
     return kept
+
+
+def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Without an adapter's own learning rate where it is the rate of all."""
+    same = recipe.get("adapter_learning_rate") == recipe.get("learning_rate")
+    return {key: value for key, value in recipe.items() if not (same and key == "adapter_learning_rate")}
 
 
 def _without_name(file: Any) -> Any:

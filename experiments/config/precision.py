@@ -44,7 +44,7 @@ def resolve_precision(config: DictConfig) -> str | None:
 def cpu_units() -> list[str]:
     """The CPU's units for bf16, of AMX and AVX-512; empty where the system does not list them."""
     try:
-        lines = CPUINFO.read_text().splitlines()
+        lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:  # macOS
         return []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])

@@ -28,7 +28,7 @@ LISTING = "/*"  # ends the name of a group whose options were listed
 def load_sweep(overrides: list[str]) -> list[dict[str, Any]] | None:
     """The remembered configs of a sweep; None if there are none, or a file that they were made from has changed."""
     try:
-        content = json.loads(_path(overrides).read_text())
+        content = json.loads(_path(overrides).read_text(encoding="utf-8"))
         current = all(_fingerprint(source) == digest for source, digest in content["sources"].items())
         return content["configs"] if current else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
@@ -39,7 +39,7 @@ def save_sweep(overrides: list[str], sources: dict[str, str | None], configs: li
     """Remember the configs of a sweep, and the `sources` that they were made from (see `recorded_sources`)."""
     path = _path(overrides)
     with suppress(OSError), atomic_write(path) as file:  # a convenience: the folder may be read-only
-        file.write_text(json.dumps({"sources": sources, "configs": configs}))
+        file.write_text(json.dumps({"sources": sources, "configs": configs}), encoding="utf-8")
 
 
 @contextmanager

@@ -25,7 +25,9 @@ def published() -> dict[str, dict[str, Any]]:
     """The printed tables by the name of their experiment (paper/*.yaml)."""
     files = ("lora_drop", "prilora")
     return {
-        name.lower(): table for file in files for name, table in yaml.safe_load((PAPER / f"{file}.yaml").read_text()).items()
+        name.lower(): table
+        for file in files
+        for name, table in yaml.safe_load((PAPER / f"{file}.yaml").read_text(encoding="utf-8")).items()
     }
 
 

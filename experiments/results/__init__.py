@@ -1,7 +1,7 @@
 """The only reader and writer of result files."""
 
-from experiments.results.frames import AGGREGATES, load, over_seeds, times
-from experiments.results.result import FAILED, FINISHED, Failure, Result
+from experiments.results.frames import load, over_seeds, times
+from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
 from experiments.results.store import (
     DAMAGED,
     MISSING,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from experiments.config.catalog import experiment
 from experiments.config.identity import identity
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of, run_configs
-from experiments.results.result import FAILED, FINISHED, Failure, Result
+from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
 from experiments.results.store import DAMAGED, MISSING, RUNNING, finished_result, ids, read, run_folder
 
-AGGREGATES = ("best", "last")  # epoch
 COLUMNS = (
     *("id", "backbone", "task", "method", "seed", "status", "primary", *AGGREGATES, "best_epoch"),
     *("adapter", "head", "total", "lora_parameters", "seconds", "config", "result", "error"),
@@ -113,20 +112,22 @@ def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd
 def _kept(runs: pd.DataFrame) -> str:
     """How many layers kept an own LoRA, by module type, mean over seeds: "query 8.3, value 10.0"."""
     kept = [result.plan.kept for result in runs.result if result.plan]
-    means = {name: sum(len(layers[name]) for layers in kept) / len(kept) for name in (kept[0] if kept else ())}
-    return ", ".join(f"{name} {mean:.1f}" for name, mean in means.items()) or "-"
+    if not kept:
+        return "-"
+    means = {name: sum(len(layers[name]) for layers in kept) / len(kept) for name in kept[0]}
+    return ", ".join(f"{name} {mean:.1f}" for name, mean in means.items())
 
 
 def _settings(frame: pd.DataFrame) -> pd.Series:
     """For each run, the keys and values (as text) in which it differs from others of its backbone, task and method."""
     counted = [{**identity(result.config), "seed": None} for result in frame.result]
     configs = pd.json_normalize(counted).astype(str).set_index(frame.index)
-    texts = pd.Series("", index=frame.index)
+    texts: dict[Hashable, str] = {}
     for _, runs in frame.groupby(["backbone", "task", "method"]):
         some = configs.loc[runs.index]
         keys = [key for key in some if some[key].nunique() > 1]
-        texts[runs.index] = [", ".join(f"{key}={row[key]}" for key in keys) for _, row in some.iterrows()]
-    return texts
+        texts |= {index: ", ".join(f"{key}={row[key]}" for key in keys) for index, row in some.iterrows()}
+    return pd.Series(texts).reindex(frame.index)
 
 
 def _spread(values: pd.Series, over: str) -> str:

@@ -8,11 +8,10 @@ import pandas as pd
 from rich.markup import escape
 
 from experiments.common import console
-from experiments.results.result import EpochScores, Metrics, Parameters, Result
+from experiments.results.result import AGGREGATES, EpochScores, Metrics, Parameters, Result
 from experiments.results.store import location
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-AGGREGATES = ("best", "last")
 
 
 def run_line(result: Result, again: bool = False) -> None:

@@ -20,7 +20,7 @@ from experiments.config.identity import run_id
 from experiments.config.schema import UserError
 from experiments.results import archive, store
 from experiments.results.migration import migrate_config
-from experiments.results.result import from_plain, parse, to_plain
+from experiments.results.result import Result, from_plain, parse, to_plain
 
 CONFIG = "config.yaml"
 
@@ -73,24 +73,24 @@ def _new_id(folder: Path) -> str:
     """From the result, or of a run that was broken off, from the config beside it."""
     if (folder / store.RESULT).exists():
         return run_id(parse((folder / store.RESULT).read_bytes()).config)
-    return run_id(migrate_config(yaml.safe_load((folder / CONFIG).read_text())))
+    return run_id(migrate_config(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
 
 
 def _carry_over(folder: Path, id: str) -> None:
     """Give the files of a run this id, and the keys of today."""
     path, config = folder / store.RESULT, folder / CONFIG
     if config.exists():
-        before = yaml.safe_load(config.read_text())
+        before = yaml.safe_load(config.read_text(encoding="utf-8"))
         after = migrate_config(before)
         if after != before:
             with atomic_write(config) as file:
-                file.write_text(yaml.safe_dump(after, sort_keys=False))
+                file.write_text(yaml.safe_dump(after, sort_keys=False), encoding="utf-8")
     if path.exists():
         before = json.loads(path.read_bytes())
         after = to_plain(from_plain({**before, "id": id}))
         if after != before:
             with atomic_write(path) as file:
-                file.write_text(json.dumps(after, indent=1, allow_nan=False))
+                file.write_text(json.dumps(after, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def _rekey_archive(folder: Path) -> Iterator[Change]:
@@ -99,7 +99,9 @@ def _rekey_archive(folder: Path) -> Iterator[Change]:
     after: dict[str, dict[str, Any]] = {}
     changes = []
     for old, line in before.items():
-        found = from_plain({key: value for key, value in line.items() if key != archive.ANALYSES})
+        found = store.archived(folder, old)
+        if not isinstance(found, Result):
+            raise UserError(f"{folder}/*.jsonl: {old} is no finished run; leave it out")
         new = run_id(found.config)
         if new in after:
             raise UserError(f"{folder}/*.jsonl: {old} is the same run as another line, {new}; leave one of them out")

@@ -15,6 +15,7 @@ from experiments.results.migration import SCHEMA, migrate
 
 FINISHED, FAILED = "finished", "failed"
 Which = Literal["best", "last"]
+AGGREGATES: tuple[Which, ...] = ("best", "last")  # epoch
 Layer = Annotated[int, Field(strict=False)]  # JSON's keys are texts
 
 

@@ -79,7 +79,7 @@ def ids(outputs: str | Path) -> Iterator[str]:
 def write(outputs: str | Path, result: Result | Failure) -> None:
     """Put a result in its place, whole or not at all."""
     with atomic_write(run_folder(outputs, result.id) / RESULT) as path:
-        path.write_text(json.dumps(to_plain(result), indent=1, allow_nan=False))
+        path.write_text(json.dumps(to_plain(result), indent=1, allow_nan=False), encoding="utf-8")
 
 
 def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | None:
@@ -90,11 +90,11 @@ def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | N
     """
     path = run_folder(outputs, id) / f"{name}.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     return archive.lines(outputs).get(id, {}).get(archive.ANALYSES, {}).get(name)
 
 
 def write_analysis(outputs: str | Path, id: str, name: str, content: dict[str, Any]) -> None:
     """Keep an analysis beside the run's result."""
     with atomic_write(run_folder(outputs, id) / f"{name}.json") as path:
-        path.write_text(json.dumps(content, allow_nan=False))
+        path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")

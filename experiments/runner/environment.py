@@ -67,7 +67,7 @@ def constraints() -> dict[str, Any] | None:
         equal, and the installed version of each package that differs; None where the file is missing.
     """
     try:
-        lines = [line.partition("#")[0].strip() for line in CONSTRAINTS.read_text().splitlines()]
+        lines = [line.partition("#")[0].strip() for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return None
     different = {}
@@ -83,7 +83,7 @@ def constraints() -> dict[str, Any] | None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n")
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -49,7 +49,7 @@ def remember(config: DictConfig, fingerprint: str) -> None:
     path = _remembered(config)
     if path is not None:
         with suppress(OSError), atomic_write(path) as file:  # a convenience
-            file.write_text(fingerprint)
+            file.write_text(fingerprint, encoding="utf-8")
 
 
 def _message(config: DictConfig, result: Result, what: str) -> str:
@@ -71,7 +71,7 @@ def _data(config: DictConfig) -> str | None:
     if path is None:
         return None
     with suppress(OSError):
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     try:
         rows = instantiate_group("task", config.task).load(_path(config.paths.data))
     except (OSError, ValueError):  # what cannot be read cannot be compared, and needs not to be

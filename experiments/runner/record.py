@@ -60,7 +60,8 @@ def save(components: RunComponents, module: RunModule | None, folder: Path) -> N
     if "predictions" in module.best:
         with atomic_write(folder / PREDICTIONS) as path:
             path.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _predictions(components, module))
+                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _predictions(components, module)),
+                encoding="utf-8",
             )
     if components.config.save_weights:
         with atomic_write(folder / "adapter.safetensors") as path:

@@ -28,8 +28,10 @@ from loradrop.importance.moments import (
     hooked,
     sum_over_processes,
     to_device,
+    uncompiled,
 )
 from loradrop.importance.token_masks import TokenMask
+from loradrop.importance.told_masks import Mask, ToldMasks
 from loradrop.lora.peft import activated, adapted_sites
 from loradrop.lora.sites import Site
 from loradrop.lora.wrappers import unwrap
@@ -110,11 +112,11 @@ class Importance:
         return cls(values, parameters, data["tokens"])
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1))
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def normalize(layers: Mapping[int, float]) -> dict[int, float]:
@@ -134,6 +136,7 @@ def measure(
     squared_norms: bool = False,
     adapter: str | None = None,
     autocast: torch.dtype | None = None,
+    token_mask: Mask | Mapping[str, Mask] = None,
 ) -> Importance:
     """Importances of all LoRA modules of `model`, in one pass over `batches`: g_i of Section 3, without unit.
 
@@ -154,19 +157,24 @@ def measure(
     check_measurement(batches, average_over)
     model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
-    masks = TokenMask(model, average_over == TARGET_TOKENS)
-    meters = {site: MomentAccumulator(lora, masks, average_over, squared_norms) for site, lora in sites.items()}
+    masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
+    meters = {
+        site: MomentAccumulator(site, lora, masks, average_over, squared_norms)
+        for site, lora in sites.items()
+    }
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
-    with torch.no_grad(), evaluating(model), activated(model, sites.values()), hooked(meters.values(), masks), mixed:
+    loras = sites.values()
+    with torch.no_grad(), evaluating(model), activated(model, loras), hooked(meters.values()):
         for batch in batches:
-            _run(model, to_device(batch, device), masks)
+            with uncompiled(), mixed:
+                _run(model, to_device(batch, device), masks)
     sum_over_processes(meters.values())
-    unseen = next((site.name for site, meter in meters.items() if meter.tokens == 0), None)
+    unseen = next((site.name for site, meter in meters.items() if meter.moment.tokens == 0), None)
     if unseen is not None:
         raise ValueError(
-            f"nothing was measured at {unseen}: the batches are empty, their attention_mask fits no input of that module, "
-            "or the model does not use it"
+            f"nothing was measured at {unseen}: the batches are empty, their masks leave nothing, or the model does not "
+            "use that module"
         )
     return _collect(meters)
 
@@ -183,20 +191,22 @@ def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
     """A forward pass that the meters see, with the batch's masks."""
     if not isinstance(batch, dict | list | Tensor):
         raise TypeError(f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}")
-    masks.read(batch if isinstance(batch, dict) else {})
-    if isinstance(batch, dict):
-        model(**batch)
-    else:
-        model(*([batch] if isinstance(batch, Tensor) else batch))
+    marked = masks.read([batch] if isinstance(batch, Tensor) else batch)
+    with masks.lineage:
+        if isinstance(marked, dict):
+            model(**marked)
+        else:
+            model(*marked)
 
 
 def _collect(meters: Mapping[Site, MomentAccumulator]) -> Importance:
-    importance = Importance({}, {}, int(max(meter.tokens for meter in meters.values())))
+    importance = Importance({}, {}, int(max(meter.moment.tokens for meter in meters.values())))
     for site, meter in meters.items():
         importance.values.setdefault(site.module_type, {})[site.layer] = meter.mean_squared_norm()
         importance.parameters.setdefault(site.module_type, {})[site.layer] = meter.lora.size
-        if meter.norms is not None:
-            importance.squared_norms.setdefault(site.module_type, {})[site.layer] = torch.cat(meter.norms)
+        if meter.keep_norms:
+            norms = torch.cat(meter.moment.norms)
+            importance.squared_norms.setdefault(site.module_type, {})[site.layer] = norms
     return importance
 
 

@@ -5,6 +5,7 @@ With the moment M = mean of z z^T (r x r), mean || s B z ||^2 = s^2 trace(B^T B 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,30 +15,47 @@ from torch import Tensor, nn
 
 from loradrop.importance.token_masks import TokenMask
 from loradrop.lora.peft import LoRA
+from loradrop.lora.sites import Site
 
 TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_tokens")
 
 
-class MomentAccumulator:
-    """Accumulates the r x r moment of z = A x of one LoRA."""
+class Moment:
+    """The sum of z z^T over positions, z = A x, and how many they are."""
 
-    def __init__(self, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool) -> None:
-        device = lora.lora_A.device
-        self.lora, self.masks, self.average_over = lora, masks, average_over
-        self.moment = torch.zeros(lora.rank, lora.rank, dtype=torch.float64, device=device)
+    def __init__(self, rank: int, device: torch.device) -> None:
         # sums stay on the device: reading them here would make a GPU wait at every module
+        self.sum = torch.zeros(rank, rank, dtype=torch.float64, device=device)
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=device)
-        self.norms: list[Tensor] | None = [] if keep_norms else None
+        self.norms: list[Tensor] = []
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Forward pre-hook; args[0] is x (batch, tokens, d_in), or with the first two flattened into one."""
-        x = args[0]
-        if not self.masks.counts(module, x):
-            return
-        mask = self.masks.of(module, x)
-        # layers may be spread over devices
-        weights = (torch.ones(x.shape[:-1], device=x.device) if mask is None else mask.to(x.device) != 0).float()
+
+class MomentAccumulator:
+    """Adds up the r x r moment of z = A x of one LoRA; a forward pre-hook of its module.
+
+    Args:
+        site: Where the LoRA is.
+        lora: The LoRA.
+        masks: What counts of each input.
+        average_over: One of AVERAGES.
+        keep_norms: Whether to keep the squared norm of every position.
+    """
+
+    def __init__(
+        self, site: Site, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool
+    ) -> None:
+        self.site, self.lora, self.masks = site, lora, masks
+        self.average_over, self.keep_norms = average_over, keep_norms
+        self.of_batch, self.constant = (Moment(lora.rank, lora.lora_A.device) for _ in range(2))
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        with self.masks.lineage.paused():
+            x, mask, constant = self.masks.of(self.site, args[0] if args else next(iter(kwargs.values())))
+            self._add(self.constant if constant else self.of_batch, x, mask)
+
+    def _add(self, moment: Moment, x: Tensor, mask: Tensor) -> None:
+        weights = (mask.to(x.device) != 0).float()  # layers may be spread over devices
         counted = weights.flatten() > 0  # (N,)
         if self.average_over == EXAMPLES:
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)
@@ -45,15 +63,28 @@ class MomentAccumulator:
         with torch.autocast(x.device.type, enabled=False):
             # a LoRA in bf16 multiplies as in training, but its products are added up in float32
             z = self.lora.down(x.flatten(0, -2)).float()  # (N, r)
-            self.moment += (z.T @ (z * weights[:, None])).double()
-            if self.norms is not None:
-                self.norms.append(((self.lora.scaling * self._up(z[counted])) ** 2).sum(-1).cpu())
-        self.weight += weights.sum()
-        self.tokens += counted.sum()
+            moment.sum += (z.T @ (z * weights[:, None])).double()
+            if self.keep_norms:
+                norms = ((self.lora.scaling * self._up(z[counted])) ** 2).sum(-1)
+                moment.norms.append(norms.cpu())
+        moment.weight += weights.sum()
+        moment.tokens += counted.sum()
+
+    @property
+    def moment(self) -> Moment:
+        """That of the batches' positions; of what is the same for all batches only if there is no other.
+
+        So DeBERTa's relative positions, to which it applies the projections of its tokens, do not count, but learned
+        queries do.
+        """
+        return self.of_batch if self.of_batch.tokens > 0 else self.constant
 
     def mean_squared_norm(self) -> float:
-        rows = self._up(torch.eye(self.lora.rank, device=self.moment.device)).detach().double()  # (r, d_out), B^T
-        return float(self.lora.scaling**2 * torch.sum((rows @ rows.T) * self.moment) / self.weight)
+        """g of Section 3."""
+        moment = self.moment
+        rank = torch.eye(self.lora.rank, device=moment.sum.device)
+        rows = self._up(rank).detach().double()  # (r, d_out), B^T
+        return float(self.lora.scaling**2 * torch.sum((rows @ rows.T) * moment.sum) / moment.weight)
 
     def _up(self, z: Tensor) -> Tensor:
         return self.lora.up(z.to(self.lora.lora_B.dtype)).float()
@@ -63,7 +94,7 @@ def sum_over_processes(meters: Iterable[MomentAccumulator]) -> None:
     """Add up what the processes of torch.distributed have seen, in one all-reduce; nothing without a process group."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    parts = [part for meter in meters for part in (meter.moment, meter.weight, meter.tokens)]
+    parts = [part for meter in meters for moment in (meter.of_batch, meter.constant) for part in (moment.sum, moment.weight, moment.tokens)]
     # in float64, which holds the numbers of tokens exactly
     together = torch.cat([part.flatten().to(parts[0].device, torch.float64) for part in parts])
     torch.distributed.all_reduce(together)
@@ -72,15 +103,28 @@ def sum_over_processes(meters: Iterable[MomentAccumulator]) -> None:
 
 
 @contextmanager
-def hooked(meters: Iterable[MomentAccumulator], masks: TokenMask) -> Iterator[None]:
+def hooked(meters: Iterable[MomentAccumulator]) -> Iterator[None]:
     """The meters see every input of their modules inside the block."""
-    handles = [meter.lora.register_forward_pre_hook(meter) for meter in meters]
+    handles = [meter.lora.register_forward_pre_hook(meter, with_kwargs=True) for meter in meters]
     try:
-        with masks.watching():
-            yield
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """What torch.compile has compiled runs as written inside the block, so that hooks are called.
+
+    A compiled graph does not call hooks that were added after it was made. Compiled code is kept for afterwards.
+    """
+    # nothing can be compiled where dynamo has not been imported, which takes seconds
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager

@@ -1,121 +1,290 @@
-"""Which tokens of a batch count in a measurement: those that are no padding, or the targets alone.
+"""Which positions of a module's input count in a measurement: those that are no padding, or the targets alone.
 
-An encoder-decoder (T5, BART, Whisper) has two texts. Its decoder's modules see the target, apart from the keys and values
-of cross-attention, which are made of the encoder's output and so of the source. DeBERTa applies its projections to relative
-positions, too, which are no tokens. Torch only.
+A mask belongs to the input that it was made for. A module gets the mask of the input that its own x is made of, see
+`lineage`: `attention_mask` that of the text, `decoder_attention_mask` (or labels of -100) that of the target, a mask of
+audio samples that of the frames, mapped as the model does it. Where there is no mask, as for the patches of an image, all
+positions count. Torch only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from loradrop.importance.lineage import CONSTANT, SWAPPED, UNKNOWN, Lineage
+from loradrop.importance.told_masks import ToldMasks
+from loradrop.lora.sites import Site
+
 IGNORED = -100  # a label that no loss is taken of
+TEXT = frozenset({"input_ids", "inputs_embeds"})
+TARGET = frozenset({"decoder_input_ids", "decoder_inputs_embeds", "labels"})
+# masks that are not called after the input that they are about
+OWNERS = {
+    "attention_mask": TEXT,
+    "decoder_attention_mask": TARGET,
+    "pixel_mask": frozenset({"pixel_values"}),
+    "pixel_attention_mask": frozenset({"pixel_values"}),
+    "visual_attention_mask": frozenset({"visual_feats", "visual_embeds"}),
+    "feature_attention_mask": frozenset({"input_features"}),
+    "input_features_mask": frozenset({"input_features"}),
+    "padding_mask": frozenset({"input_values"}),
+}
+ALONE = "average_over=target_tokens is for decoders alone"
+
+
+@dataclass
+class InputMask:
+    """One mask of the batch under way.
+
+    Args:
+        key: What it is called in the batch.
+        owners: The inputs that it is about.
+        mask: (rows, positions), not zero for what counts.
+        certain: Whether `owners` follow from names rather than from shapes.
+    """
+
+    key: str
+    owners: frozenset[str]
+    mask: Tensor
+    certain: bool = True
+    _all: bool | None = None
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether nothing is masked."""
+        if self._all is None:
+            self._all = bool((self.mask == 1).all())
+        return self._all
 
 
 class TokenMask:
-    """The masks (batch, tokens) of the batch under way, ones for what counts; None where all does."""
+    """The masks of the batch under way, for every module's input the right one.
 
-    def __init__(self, model: nn.Module, targets_only: bool) -> None:
-        self.targets_only = targets_only
-        self.decoder = decoder_of(model)
-        self.decoding = set() if self.decoder is None else set(self.decoder.modules())
-        if targets_only and self.decoder is not None:
-            raise ValueError(
-                "average_over=target_tokens is for decoders alone: an encoder-decoder's encoder sees no targets"
+    Args:
+        model: The model that is measured.
+        targets_only: Whether only tokens with a label count.
+        told: What the user says of some modules.
+
+    Raises:
+        ValueError: `targets_only` for an encoder-decoder.
+    """
+
+    def __init__(self, model: nn.Module, targets_only: bool, told: ToldMasks) -> None:
+        if targets_only and _is_encoder_decoder(model):
+            raise ValueError(f"{ALONE}: an encoder-decoder's encoder sees no targets")
+        self.model, self.targets_only, self.told = model, targets_only, told
+        self.lineage = Lineage(model)
+        self.names = _argument_names(model)
+        self.inputs: dict[str, Tensor] = {}
+        self.masks: list[InputMask] = []
+
+    def read(self, batch: Any) -> Any:
+        """Take the masks from a batch.
+
+        Args:
+            batch: The model's keyword arguments as a dictionary, or its positional ones as a list.
+
+        Returns:
+            The batch to call the model with, whose tensors `lineage` knows.
+
+        Raises:
+            TypeError: Token ids or a mask that is no tensor.
+            ValueError: Token ids that are not (batch, tokens), no labels to be the targets.
+        """
+        marked = self.lineage.marked(batch, self.names)
+        given = marked if isinstance(marked, dict) else dict(zip(self.names, marked, strict=False))
+        for key in ("input_ids", "decoder_input_ids", *(key for key in given if _is_mask(key))):
+            _check_tensor(key, given.get(key), must_be_text=not self.told and key in TEXT | TARGET)
+        self.told.read(batch)
+        self.inputs = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+        content = frozenset(key for key in self.inputs if _is_content(key))
+        self.masks = [*self._targets()] if self.targets_only else [*self._paddings(content)]
+        return marked
+
+    def of(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """What counts of a module's input.
+
+        Args:
+            site: The module.
+            x: (rows, positions, d_in), or with rows and positions made one.
+
+        Returns:
+            x, its positions in the order of the mask; the mask, which has a row for each example; and whether x is
+            the same for every batch (DeBERTa's relative positions, learned queries), so that it has no mask.
+
+        Raises:
+            ValueError: It cannot be known which positions are padding, or what the user says does not fit.
+        """
+        made_of = self.lineage.of(x)
+        content = frozenset(key for key in made_of - {UNKNOWN, SWAPPED} if _is_content(key))
+        everything = self._by_row(x)
+        if not content and UNKNOWN not in made_of:
+            return x, everything, True
+        if self.told.about(site):
+            told = self.told.of(site, x)
+            return x, everything if told is None else told, False
+        unseen = not content  # in a kernel that is no function of torch
+        content = content or frozenset(key for key in self.inputs if _is_content(key))
+        x, mask = self._fitting(site, x, content, unseen, SWAPPED in made_of)
+        return x, everything if mask is None else mask, False
+
+    def _fitting(
+        self, site: Site, x: Tensor, content: frozenset[str], unseen: bool, swapped: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The mask of what x is made of, None where all counts; see `of`."""
+        about = [mask for mask in self.masks if mask.owners & content]
+        if content & TARGET:
+            about = [mask for mask in about if mask.owners & TARGET]
+        if self.targets_only and not about:
+            raise ValueError(f"{ALONE}: {site.name} sees no targets, but {_listed(content)}; {self.told.remedy(site)}")
+        masked = [mask for mask in about if not mask.counts_all]
+        if not masked and not self.targets_only:
+            return x, None
+        for mask in about:
+            if not mask.certain and not mask.owners <= content:
+                break  # two stacks, and the mask of either
+            if unseen and self._others(mask, content):
+                break
+            turned = x.dim() == 3 and x.shape[:2] == mask.mask.shape[::-1]  # as XLNet does
+            if turned and (swapped or not holds_tokens(x, mask.mask)):
+                return x.transpose(0, 1), mask.mask
+            if holds_tokens(x, mask.mask):
+                return x, mask.mask
+        if not self.targets_only:
+            if x.dim() == 2 and len(x) == self._rows():  # one vector for each example, as in a pooler
+                return x, None
+            frames = audio_frames(self.model, site, x, masked)
+            if frames is not None:
+                return x, frames
+        shown = ", ".join(f"{mask.key} {tuple(mask.mask.shape)}" for mask in about)
+        raise ValueError(
+            f"{site.name}: which positions of its input {tuple(x.shape)}, made of {_listed(content)}, are padding does "
+            f"not follow from {shown}: {self.told.remedy(site)}"
+        )
+
+    def _paddings(self, content: frozenset[str]) -> list[InputMask]:
+        found = []
+        for key, mask in self.inputs.items():
+            if not _is_mask(key):
+                continue
+            owners = OWNERS.get(key) or frozenset(
+                key.replace("attention_mask", name) for name in ("input_ids", "inputs_embeds", "input_features")
             )
-        self.source: Tensor | None = None
-        self.target: Tensor | None = None
-        self.encoded: Tensor | None = None  # the encoder's output
-        self.positions: Tensor | None = None  # DeBERTa's relative ones
-        self.of_positions = [m for name, m in model.named_modules() if name.endswith(".pos_dropout")]
+            certain = bool(owners & content) or key != "attention_mask"
+            if not certain:
+                owners = self._alike(mask, content)
+            if owners & content:
+                found.append(InputMask(key, owners, mask, certain or len(owners) == 1))
+        if "decoder_attention_mask" not in self.inputs:
+            labels = self.inputs.get("labels")
+            if _is_text(labels):  # shifted to the right they are the decoder's input
+                found.append(InputMask("labels", TARGET, (labels != IGNORED).long()))
+        return found
 
-    def read(self, inputs: Mapping[str, Any]) -> None:
-        """Take the masks from a batch's keyword arguments. ValueError or TypeError: what is no (batch, tokens)."""
-        self.source = _tokens(inputs, "attention_mask")
-        ids = _tokens(inputs, "input_ids")
-        if self.source is None and ids is not None:
-            self.source = torch.ones_like(ids)
-        if self.targets_only:
-            labels = inputs.get("labels")
-            if not _is_text(labels):
-                raise ValueError(
-                    "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target"
-                )
-            targets = (labels != IGNORED).long()
-            self.source = targets if self.source is None else self.source * targets
-        if self.decoder is not None:
-            self.target = self._target(inputs)
+    def _alike(self, mask: Tensor, content: frozenset[str]) -> frozenset[str]:
+        """The inputs that a mask of no known input can be about, by their shapes; ids before anything else."""
+        candidates = {key: self.inputs[key] for key in content - TARGET}
+        ids = [key for key, value in candidates.items() if value.shape == mask.shape and not value.is_floating_point()]
+        long = [key for key, value in candidates.items() if mask.dim() == 2 and mask.shape[1] in value.shape[1:]]
+        return frozenset(ids or long or candidates)
 
-    def of(self, module: nn.Module, x: Tensor) -> Tensor | None:
-        """The mask of what a module is applied to."""
-        return self.target if module in self.decoding and x is not self.encoded else self.source
+    def _others(self, mask: InputMask, content: frozenset[str]) -> list[str]:
+        """Inputs that have positions of their own besides those that a mask is about."""
+        others = {key: self.inputs[key] for key in content - mask.owners - {"labels"}}
+        return [k for k, value in others.items() if value.shape != mask.mask.shape or value.is_floating_point()]
 
-    def counts(self, module: nn.Module, x: Tensor) -> bool:
-        """Is x made of tokens, and one that the mask is about?"""
-        # by memory: a batch of one text may be as long as there are relative positions
-        if self.positions is not None and x.untyped_storage().data_ptr() == self.positions.untyped_storage().data_ptr():
-            return False
-        mask = self.of(module, x)
-        return mask is None or holds_tokens(x, mask)
+    def _targets(self) -> list[InputMask]:
+        labels, padding = self.inputs.get("labels"), self.inputs.get("attention_mask")
+        if not _is_text(labels):
+            raise ValueError(
+                "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target"
+            )
+        targets = (labels != IGNORED).long()
+        if padding is not None and padding.shape == targets.shape:
+            targets = targets * padding
+        content = frozenset(key for key in self.inputs if _is_content(key))
+        owners = TEXT if TEXT & content else self._alike(targets, content)
+        return [InputMask("labels", owners, targets, TEXT & content != CONSTANT or len(owners) == 1)]
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """The encoder's output and relative positions are known inside the block."""
+    def _rows(self) -> int:
+        return next((len(value) for value in self.inputs.values() if value.dim()), 0)
 
-        def encoded(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.encoded = kwargs.get("encoder_hidden_states")
-
-        def positions(dropout: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            self.positions = output
-
-        handles = [module.register_forward_hook(positions) for module in self.of_positions]
-        if self.decoder is not None:
-            handles.append(self.decoder.register_forward_pre_hook(encoded, with_kwargs=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.encoded = self.positions = None
-
-    def _target(self, inputs: Mapping[str, Any]) -> Tensor | None:
-        mask, labels = _tokens(inputs, "decoder_attention_mask"), inputs.get("labels")
-        if mask is not None:
-            return mask
-        if _is_text(labels):  # shifted to the right they are the decoder's input
-            return (labels != IGNORED).long()
-        ids = _tokens(inputs, "decoder_input_ids")
-        return self.source if ids is None else torch.ones_like(ids)  # with neither, BART and T5 take the source's ids
-
-
-def decoder_of(model: nn.Module) -> nn.Module | None:
-    """The decoder of an encoder-decoder of transformers, bare or inside another module; None where there is none."""
-    configs = (getattr(module, "config", None) for module in model.modules())
-    if not any(getattr(config, "is_encoder_decoder", False) is True for config in configs):
-        return None
-    return next((module for name, module in model.named_modules() if name.rpartition(".")[2] == "decoder"), None)
+    def _by_row(self, x: Tensor) -> Tensor:
+        """Ones for all positions of x, in a row for each example if they can be told apart."""
+        rows, positions = self._rows(), x.shape[:-1].numel()
+        shape = (rows, -1) if rows and positions and positions % rows == 0 else x.shape[:-1]
+        return torch.ones(x.shape[:-1], device=x.device).reshape(shape)
 
 
 def holds_tokens(x: Tensor, mask: Tensor) -> bool:
-    """Is x (..., d_in) what a mask (batch, tokens) is about, as (batch, tokens, d_in) or with the first two made one?"""
+    """Whether x is (rows, positions, d_in) for a mask (rows, positions), or the same with the first two made one."""
     return x.shape[:-1] in (mask.shape, (mask.numel(),))
+
+
+def audio_frames(model: nn.Module, site: Site, x: Tensor, masks: Sequence[InputMask]) -> Tensor | None:
+    """A mask of audio samples mapped to the frames that x (rows, frames, d_in) is made of, as the model itself does.
+
+    Returns:
+        The mask (rows, frames); None where no such mapping is known.
+    """
+    parts = site.name.split(".")
+    around = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
+    for mask in masks:
+        for module in [*reversed(around), *model.modules()]:
+            lengths: Any = getattr(module, "_get_feat_extract_output_lengths", None)
+            frames: Any = getattr(module, "_get_feature_vector_attention_mask", None)
+            if lengths is None or x.dim() != 3 or mask.mask.dim() != 2:
+                continue
+            told = "add_adapter" in inspect.signature(lengths).parameters
+            for more in ({"add_adapter": False}, {"add_adapter": True}) if told else ({},):
+                if frames is not None:
+                    if int(lengths(torch.tensor(mask.mask.shape[1]), **more)) == x.shape[1]:
+                        return frames(x.shape[1], mask.mask, **more).long()
+                elif getattr(getattr(module, "config", None), "model_type", None) == "whisper":
+                    ends = lengths(mask.mask.sum(-1))
+                    if bool((mask.mask.diff(dim=-1) <= 0).all()) and lengths(mask.mask.shape[1]) == x.shape[1]:
+                        return (torch.arange(x.shape[1], device=ends.device) < ends[:, None]).long()
+    return None
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return any(getattr(config, "is_encoder_decoder", False) is True for config in configs)
+
+
+def _argument_names(model: nn.Module) -> list[str]:
+    """Names of a model's positional arguments; of a PEFT model's base, since its own takes any."""
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, value in inspect.signature(base.forward).parameters.items() if value.kind in kinds]
+
+
+def _is_mask(key: str) -> bool:
+    return key in OWNERS or "attention_mask" in key
+
+
+def _is_content(key: str) -> bool:
+    """Whether an input has positions that a layer sees, unlike masks and numbers of positions."""
+    return "mask" not in key and key not in ("position_ids", "cache_position")
 
 
 def _is_text(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dim() == 2
 
 
-def _tokens(inputs: Mapping[str, Any], key: str) -> Tensor | None:
-    value = inputs.get(key)
+def _check_tensor(key: str, value: Any, must_be_text: bool) -> None:
     if value is None:
-        return None
+        return
     if not isinstance(value, Tensor):
         raise TypeError(f"{key} of a batch must be a tensor, got {type(value).__name__}: put rows together (a collator)")
-    if value.dim() != 2:
+    if must_be_text and value.dim() != 2:
         raise ValueError(f"{key} must be (batch, tokens), got {tuple(value.shape)}")
-    return value
+
+
+def _listed(keys: frozenset[str]) -> str:
+    return ", ".join(sorted(keys)).replace("<", "").replace(">", "")

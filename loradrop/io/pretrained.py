@@ -92,7 +92,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, adapter: str | None = 
     stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items() if name not in shared}
     # one entry: safetensors writes several in random order
     save_file(stored, folder / weights_name, {"shared": json.dumps(shared)} if compact else {"format": "pt"})
-    (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True))
+    (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     plan.save(folder / PLAN)
     lora = sum(tensor.numel() for name, tensor in stored.items() if is_lora(name))
     total = sum(tensor.numel() for tensor in stored.values())

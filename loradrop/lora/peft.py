@@ -70,8 +70,8 @@ class PeftLoRA:
         """B z in float32: (..., r) -> (..., d_out)."""
         return z.float() @ self.lora_B.float().T
 
-    def register_forward_pre_hook(self, hook: Any) -> RemovableHandle:
-        return self.layer.register_forward_pre_hook(hook)
+    def register_forward_pre_hook(self, hook: Any, with_kwargs: bool = False) -> RemovableHandle:
+        return self.layer.register_forward_pre_hook(hook, with_kwargs=with_kwargs)
 
 
 LoRA = LoRALinear | PeftLoRA

@@ -58,6 +58,7 @@ def test_a_mistake_is_one_message_before_any_step(tmp_path):
     assert done.returncode == 1 and done.stderr == "demo has no mini form; leave it out\n"
 
 
+@pytest.mark.slow
 def test_finished_runs_are_shown_and_failed_ones_are_in_the_status(tmp_path):
     overrides = ("experiment=demo", *SMALL, "method.threshold=2")  # which every run refuses
     result_files.write(tmp_path, *overrides, leave=lambda config: config["method"]["name"] == "lora_drop_no_share")
@@ -69,6 +70,7 @@ def test_finished_runs_are_shown_and_failed_ones_are_in_the_status(tmp_path):
     assert run_module("experiments.reproduce", "demo", *overrides[1:], outputs=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_all_that_follows(tmp_path, number, status):
     command = ["experiments.reproduce", "demo", "seed=0", "recipe.epochs=50", f"paths.outputs={tmp_path}"]
@@ -78,7 +80,7 @@ def test_a_signal_ends_the_run_and_all_that_follows(tmp_path, number, status):
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     try:

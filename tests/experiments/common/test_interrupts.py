@@ -29,7 +29,7 @@ def interrupted(outputs, number, reached):
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     deadline = time.monotonic() + 200
     while not reached(outputs) and time.monotonic() < deadline:

@@ -11,6 +11,22 @@ from omegaconf import OmegaConf
 from experiments.config.identity import digest, identity, run_id, stage1_id
 from experiments.config.schema import CONF
 
+# pinned: a change of one of these needs a new IDENTITY_VERSION, and stored results new ids
+PINNED = {
+    "tiny_roberta-mini_sentiment-lora_drop-s0-caefc67b": "",
+    "tiny_llama-mini_summary-lora-s0-67add779": "backbone=tiny_llama task=mini_summary method=lora",
+    "roberta_base-rte-lora_drop-s1-729a98fd": "backbone=roberta_base task=rte seed=1 trainer=gpu",
+    "roberta_base-mnli-full-s0-3d99b992": "backbone=roberta_base task=mnli method=full",
+    "roberta_large-cola-vera-s0-5d6a6f6b": "backbone=roberta_large task=cola method=vera",
+    "llama2_7b-gsm8k-lora_drop-s0-6483f7a6": "backbone=llama2_7b task=gsm8k trainer=gpu",
+    "llama2_7b-e2e-lora_drop_upper_layers-s0-99a2e071": ("backbone=llama2_7b task=e2e method=lora_drop_upper_layers"),
+    "deberta_v3_base-stsb-prilora-s0-f8cd4cf4": ("backbone=deberta_v3_base task=stsb method=prilora"),
+    "all_minilm_l6-cola-linear_probe-s0-ddb9600a": (
+        "backbone=all_minilm_l6 task=cola method=linear_probe trainer.num_threads=1"
+    ),
+    "bert_base-qnli-prefix_tuning-s0-40c2c1a9": ("backbone=bert_base task=qnli method=prefix_tuning"),
+}
+
 
 def composed(*overrides):
     with initialize_config_dir(CONF, version_base="1.3"):
@@ -34,6 +50,11 @@ def changed(plain, key, value):
     return config
 
 
+@pytest.mark.parametrize(("id", "overrides"), PINNED.items())
+def test_ids_stay(id, overrides):
+    assert run_id(composed(*overrides.split())) == id
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -54,11 +75,13 @@ def changed(plain, key, value):
         ("method.new_key", None),
         ("method.rank", 8.0),
         ("recipe.epochs", 6.0),
+        ("recipe.adapter_learning_rate", None),
     ],
 )
 def test_what_changes_no_number_changes_no_id(plain, key, value):
     plain = changed(plain, "recipe.epochs", 6)
     plain = changed(plain, "method.rank", 8)
+    plain = changed(plain, "recipe.adapter_learning_rate", plain["recipe"]["learning_rate"])
     assert run_id(changed(plain, key, value)) == run_id(plain)
 
 
@@ -75,6 +98,7 @@ def test_what_changes_no_number_changes_no_id(plain, key, value):
         ("method.threshold", 0.8),
         ("method.nested", {"_target_": "a.b.Class"}),
         ("recipe.learning_rate", 0.5),
+        ("recipe.adapter_learning_rate", 0.5),
         ("decoding.num_beams", 9),
         ("decoding", None),
         ("trainer.accelerator", "other"),

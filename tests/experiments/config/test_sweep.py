@@ -41,6 +41,7 @@ def edit(path: Path, text: str = "# edited\n") -> None:
     path.write_text((path.read_text() if path.exists() else "") + text)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_what_hydra_composes_one_by_one():
     configs = sweep.expand_sweep(["experiment=learning_rate_sensitivity", "task=rte"])
     assert len(configs) == 144

@@ -1,0 +1,171 @@
+"""Which inputs of a batch a tensor of the forward pass has its positions from.
+
+A mask says which positions of one input are padding. A model may have several inputs, each with positions of its own: the
+text and the patches of an image, the source and the target of a translation. `Lineage` follows them through the forward
+pass, so that a mask is applied to what is made of its own input alone. Names of modules play no part in it.
+
+The rules, for the output of a function of torch:
+
+- It has the inputs of all tensors that went in.
+- Of a product of two activations, and so of attention, it has those of the left factor: the output of attention has the
+  positions of its queries, while keys and values are summed over. Where the queries are learned, it has QUERIES.
+- What takes only the shape of a tensor (`zeros_like`) takes nothing from it.
+- Where the first two axes are exchanged, SWAPPED comes in or goes out: some models put positions before rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+UNKNOWN = "?"  # made outside of torch's functions, in a kernel of its own
+QUERIES = "<learned queries>"
+SWAPPED = "<positions before rows>"
+CONSTANT: frozenset[str] = frozenset()  # made of the model's own weights alone
+
+_LEFT = {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention"}
+_LEFT |= {"multi_head_attention_forward", "_native_multi_head_attention"}
+_FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
+_SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
+_SHAPE_ONLY |= {"new_zeros", "new_ones", "new_full", "new_tensor"}
+_AXES = {"transpose", "swapaxes", "swapdims", "permute", "t", "movedim", "moveaxis", "__get__"}
+_UNFILLED = {"empty", "empty_strided"}  # a kernel will write into it, and nobody sees what
+
+
+class Lineage(TorchFunctionMode):
+    """Inside the block, remembers for every tensor that torch's functions return what it is made of.
+
+    Args:
+        model: Its parameters and buffers are constants.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.buffers = {id(buffer) for buffer in model.buffers()}
+        self.is_paused = False
+        self.known = WeakTensorKeyDictionary()  # tensor -> names of inputs; nothing is kept alive
+
+    def marked(self, batch: Any, names: Sequence[str] = ()) -> Any:
+        """Give each tensor of a batch its name; what lies deeper has the name of what it lies in.
+
+        Args:
+            batch: A dictionary, whose keys are the names, or a list.
+            names: Names for a list's entries; an entry without one is called by its index.
+
+        Returns:
+            The same batch with new tensor objects, so that the caller's are left alone.
+        """
+        if isinstance(batch, Mapping):
+            return {key: self._mark(value, str(key)) for key, value in batch.items()}
+        return [
+            self._mark(value, names[i] if i < len(names) else str(i))
+            for i, value in enumerate(batch)
+        ]
+
+    def of(self, tensor: Tensor) -> frozenset[str]:
+        """Names of the inputs that a tensor is made of.
+
+        Returns:
+            CONSTANT if it is made of weights alone; with UNKNOWN in it if that cannot be told.
+        """
+        if tensor in self.known:
+            return self.known[tensor]
+        return CONSTANT if self._weight(tensor) else frozenset({UNKNOWN})
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is remembered inside the block, for the work of hooks."""
+        self.is_paused = True
+        try:
+            yield
+        finally:
+            self.is_paused = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self.is_paused:
+            return output
+        name = getattr(func, "__name__", "")
+        if name == "__setitem__":
+            self._write_into(args[0], self._union(_tensors(args)))
+            return output
+        made = list(_tensors((output,)))
+        if not made:
+            return output
+        given = list(_tensors((*args, *(kwargs or {}).values())))
+        names = self._made_by(name, given)
+        if names and name in _AXES and _swaps(made[0], given[0]):
+            names = names ^ {SWAPPED}
+        for tensor in made:
+            if any(tensor is one for one in given):
+                self._write_into(tensor, names)
+            else:
+                self.known[tensor] = names
+        return output
+
+    def _made_by(self, name: str, given: list[Tensor]) -> frozenset[str]:
+        if name in _UNFILLED:
+            return frozenset({UNKNOWN})
+        if name in _SHAPE_ONLY:
+            return CONSTANT
+        if name in _FIRST:
+            return self._union(given[:1])
+        if name in _LEFT:
+            return self._product(given)
+        return self._union(given)
+
+    def _product(self, factors: list[Tensor]) -> frozenset[str]:
+        left = factors[0]
+        if not self.of(left) and left.dim() > 2 and not (self._weight(left) or self._weight(left._base)):
+            return frozenset({QUERIES}) if self._union(factors) else CONSTANT
+        # a weight on the left has no positions
+        return next((found for found in map(self.of, factors) if found), CONSTANT)
+
+    def _weight(self, tensor: Tensor | None) -> bool:
+        return isinstance(tensor, nn.Parameter) or id(tensor) in self.buffers
+
+    def _union(self, tensors: Iterable[Tensor]) -> frozenset[str]:
+        return CONSTANT.union(*(self.of(tensor) for tensor in tensors))
+
+    def _write_into(self, tensor: Tensor, names: frozenset[str]) -> None:
+        self.known[tensor] = names
+        if tensor._base is not None:  # what is written into a view is written into the whole
+            self.known[tensor._base] = self.of(tensor._base) | (names - {SWAPPED})
+
+    def _mark(self, value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            alias = value.detach()
+            self.known[alias] = frozenset({name})
+            return alias
+        if isinstance(value, Mapping):
+            return {key: self._mark(part, name) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._mark(part, name) for part in value]
+        return value
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _swaps(output: Tensor, given: Tensor) -> bool:
+    """Whether a view (rows, positions, ...) has its first two axes exchanged; of more than three, heads are among them."""
+    if given.dim() not in (2, 3):
+        return False
+    strides = given.stride()
+    return output.stride()[:2] == (strides[1], strides[0]) and output.shape[:2] == (given.shape[1], given.shape[0])
