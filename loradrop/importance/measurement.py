@@ -158,10 +158,7 @@ def measure(
     model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
     masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
-    meters = {
-        site: MomentAccumulator(site, lora, masks, average_over, squared_norms)
-        for site, lora in sites.items()
-    }
+    meters = {site: MomentAccumulator(site, lora, masks, average_over, squared_norms) for site, lora in sites.items()}
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     loras = sites.values()

@@ -42,9 +42,7 @@ class MomentAccumulator:
         keep_norms: Whether to keep the squared norm of every position.
     """
 
-    def __init__(
-        self, site: Site, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool
-    ) -> None:
+    def __init__(self, site: Site, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool) -> None:
         self.site, self.lora, self.masks = site, lora, masks
         self.average_over, self.keep_norms = average_over, keep_norms
         self.of_batch, self.constant = (Moment(lora.rank, lora.lora_A.device) for _ in range(2))
@@ -94,7 +92,12 @@ def sum_over_processes(meters: Iterable[MomentAccumulator]) -> None:
     """Add up what the processes of torch.distributed have seen, in one all-reduce; nothing without a process group."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    parts = [part for meter in meters for moment in (meter.of_batch, meter.constant) for part in (moment.sum, moment.weight, moment.tokens)]
+    parts = [
+        part
+        for meter in meters
+        for moment in (meter.of_batch, meter.constant)
+        for part in (moment.sum, moment.weight, moment.tokens)
+    ]
     # in float64, which holds the numbers of tokens exactly
     together = torch.cat([part.flatten().to(parts[0].device, torch.float64) for part in parts])
     torch.distributed.all_reduce(together)

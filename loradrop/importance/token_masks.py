@@ -201,9 +201,7 @@ class TokenMask:
     def _targets(self) -> list[InputMask]:
         labels, padding = self.inputs.get("labels"), self.inputs.get("attention_mask")
         if not _is_text(labels):
-            raise ValueError(
-                "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target"
-            )
+            raise ValueError("average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target")
         targets = (labels != IGNORED).long()
         if padding is not None and padding.shape == targets.shape:
             targets = targets * padding

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model, train_b
-from test_stacks import agree, explicit, text
-from test_toy_stacks import generated
+from helpers.stacks import agree, explicit, text
+from helpers.toy_stacks import generated
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
