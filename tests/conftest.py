@@ -86,6 +86,17 @@ def train_b(model: torch.nn.Module, scale: float = 0.1, seed: int = 1) -> None:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
 
 
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """A function of overrides: the config of a run, whatever folders the environment names."""
+
+    def composed(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(CONF, version_base="1.3"):
+            return hydra.compose("run", [*overrides, "paths.models=null", "paths.data=null"])
+
+    return composed
+
+
 def run_module(module: str, *arguments: str, outputs: Path | None = None, **env: str) -> subprocess.CompletedProcess:
     """`python -m <module> <arguments>` from the project's folder, offline."""
     target = [] if outputs is None else [f"paths.outputs={outputs}"]
