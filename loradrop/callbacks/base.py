@@ -86,9 +86,7 @@ class LoRADropSchedule:
         """Whether to share when training ends."""
         return self.steps is None and self.epochs is None
 
-    def begin(
-        self, model: nn.Module, processes: int = 1, steps: float = math.inf, epochs: float = math.inf
-    ) -> None:
+    def begin(self, model: nn.Module, processes: int = 1, steps: float = math.inf, epochs: float = math.inf) -> None:
         """Check that LoRA-drop can be carried out, before training costs anything.
 
         Args:
@@ -170,9 +168,7 @@ class LoRADropSchedule:
         if self.plan is None:
             warnings.warn("training ended before its LoRAs were measured and shared", stacklevel=2)
 
-    def carry_out(
-        self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None
-    ) -> None:
+    def carry_out(self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None) -> None:
         """Measure, select and share.
 
         Args:

@@ -40,9 +40,7 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
         super().__init__(batches, **settings)
         self.attribute = attribute
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look whether the checkpoint that training resumes from holds a plan."""
         if "plan" not in checkpoint.get("callbacks", {}).get(self.state_key, {}):
             self.resume_without_plan(checkpoint["global_step"], checkpoint["epoch"])
@@ -59,9 +57,7 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
             steps = trainer.estimated_stepping_batches if known else math.inf
             self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Share, if it is time in steps."""
         if self.is_due(steps=trainer.global_step):
             self._now(trainer, pl_module)

@@ -35,9 +35,7 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
         ValueError: When training begins, for what LoRADropSchedule.begin refuses.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Share as a resumed checkpoint says, or check that sharing is possible."""
         stored = _stored(state).get(STATE)
         if stored is not None:
@@ -55,17 +53,13 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
         if self.is_due(steps=state.global_step):
             self._now(args, state, kwargs)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Share, if it is time in epochs."""
         # counted in steps, an epoch's end has rounding errors: 2.9999999 of 3
         if self.is_due(epochs=(state.epoch or 0) + 1e-6):
             self._now(args, state, kwargs)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Share, if that was to happen at the end."""
         if self.is_due(ended=True):
             self._now(args, state, kwargs)

@@ -26,7 +26,8 @@ class Attention(nn.Module):
         q, k, v = self.q(x), self.k(y), self.v(y)
         bias = None if mask is None else torch.where(mask[:, None, :] > 0, 0.0, -1e9).to(x)
         if self.way == "sdpa":
-            return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], bias if bias is None else bias[:, None])[:, 0]
+            bias = None if bias is None else bias[:, None]
+            return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], bias)[:, 0]
         scores = torch.einsum("bqd,bkd->bqk", q, k) if self.way == "einsum" else q @ k.transpose(1, 2)
         probabilities = (scores if bias is None else scores + bias).softmax(-1)
         if self.way == "einsum":
