@@ -237,7 +237,8 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 def _argument_names(model: nn.Module) -> list[str]:
     """Names of a model's positional arguments; of a PEFT model's base, since its own takes any."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found: Any = model
+    base = found.get_base_model() if hasattr(model, "get_base_model") else found
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [name for name, value in inspect.signature(base.forward).parameters.items() if value.kind in kinds]
 

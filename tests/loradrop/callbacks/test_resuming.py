@@ -9,7 +9,7 @@ import warnings
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_callbacks import BATCH, Module, Ordered, arguments, lightning, ours, rows, same, theirs, values
+from helpers.callbacks import BATCH, Module, Ordered, arguments, lightning, ours, rows, same, theirs, values
 from torch.utils.data import DataLoader
 
 import loradrop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model, train_b
-from test_stacks import adapted, agree, clip, explicit, pixels, text
+from helpers.stacks import adapted, agree, clip, explicit, pixels, text
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, XLNetConfig, XLNetModel
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -23,7 +24,7 @@ from loradrop.tasks.builtin.language.lexicon import NOUN_SETS, TRANSITIVE_SETS
 from loradrop.tasks.builtin.language.meaning import alter, overlap, paraphrase, weaken
 from loradrop.tasks.builtin.reviews import ADJECTIVES, ReviewGenerator
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = ROOT / "conf"
 MODEL = Path(loradrop.__file__).parent / "assets" / "tiny_roberta"
 NAMES = ("mini_acceptability", "mini_sentiment", "mini_entailment", "mini_similarity")
 

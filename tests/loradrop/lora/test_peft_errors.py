@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model
+from helpers.peft_models import measured, plan_for, wrapped
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
-from test_peft_model import measured, plan_for, wrapped
 
 from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora

@@ -86,7 +86,8 @@ def test_every_run_of_every_experiment_is_valid_and_distinct(path):
 def test_the_grid_of_learning_rates_is_every_method_s_own():
     configs = run_configs(["experiment=learning_rate_sensitivity", "task=rte,cola", "seed=0"])
     for config in configs:
-        assert config["recipe"]["adapter_learning_rate"] is None
+        recipe = config["recipe"]
+        assert recipe["adapter_learning_rate"] in (None, recipe["learning_rate"])
     assert len({(c["task"]["name"], c["method"]["name"], c["recipe"]["learning_rate"]) for c in configs}) == 2 * 6 * 8
 
 

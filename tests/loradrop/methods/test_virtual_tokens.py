@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
-from test_other_methods import FITTING, VIRTUAL, installed, make
+from helpers.other_methods import FITTING, VIRTUAL, installed, make
 
 from loradrop.backbones import freeze_encoder
 

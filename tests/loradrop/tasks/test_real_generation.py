@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from conftest import ROOT
 from hydra.utils import instantiate
 from isolation import DATA
 from omegaconf import OmegaConf
 
 from loradrop.tasks import dart, e2e
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 
 
 def make(name, **changes):

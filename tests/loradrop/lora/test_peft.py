@@ -8,6 +8,7 @@ import importlib.util
 import pytest
 import torch
 from conftest import FAMILIES, SHAPE, tiny_model
+from helpers.peft_models import layers_of, measured, plan_for, with_values, wrapped
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import get_peft_model_state_dict
 from transformers import RobertaConfig, RobertaForSequenceClassification
@@ -16,26 +17,6 @@ from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora, lora_modules
 from loradrop.selection import SharingPlan, select
 from loradrop.sharing import plan_of, share
-
-
-def wrapped(family="roberta", adapter="default", **settings):
-    """A PEFT model with values in every B, in eval mode."""
-    options = {"r": 4, "lora_alpha": 10, "target_modules": list(FAMILIES[family][2])} | settings
-    model = get_peft_model(tiny_model(family), LoraConfig(**options), adapter_name=adapter)
-    return with_values(model).eval()
-
-
-def with_values(model, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def layers_of(model):
-    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A") and hasattr(module, "r")}
 
 
 def explicit(model, batch, adapter="default"):
@@ -61,16 +42,6 @@ def by_key(values):
         parts = name.split(".")
         found[parts[-1], next(int(part) for part in parts if part.isdigit())] = value
     return found
-
-
-def measured(importance):
-    return {(kind, i): g for kind, layers in importance.values.items() for i, g in layers.items()}
-
-
-def plan_for(model, kept, do_share=True):
-    kinds = dict.fromkeys(name.split(".")[-1] for name in layers_of(model))
-    rest = tuple(i for i in range(3) if i not in kept)
-    return SharingPlan(dict.fromkeys(kinds, kept), dict.fromkeys(kinds, rest), do_share, 1, 1)
 
 
 def trainable(model):

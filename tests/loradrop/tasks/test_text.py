@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from datasets import Dataset
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -18,7 +18,7 @@ from loradrop.seeds import Seeds
 from loradrop.tasks.text import IGNORED
 from loradrop.training.data import TaskData
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 MINI = ("mini_table2text", "mini_summary")
 E2E = {
     "trainset.csv": 'mr,ref\n"name[A, B], eatType[pub]",a pub\n"name[C], familyFriendly[yes]","for ""all"", C "\n'

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import SHAPE, train_b
+from helpers.configs import composed
 from peft import PeftModel
-from test_wiring import composed
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from conftest import tiny_model
-from test_other_methods import STEPS, Run, installed, make, train
+from helpers.other_methods import STEPS, Run, installed, make, train
 
 from loradrop.backbones import freeze_encoder, head_parameters
 from loradrop.methods.adalora import ADAPTER, SCORES

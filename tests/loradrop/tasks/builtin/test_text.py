@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from loradrop.hub import ASSETS
 from loradrop.sampling import stratified_sample
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 NAMES = ("mini_table2text", "mini_summary")
 
 

@@ -76,7 +76,9 @@ def test_quantization_needs_its_library_and_a_known_name(monkeypatch):
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_lora_on_four_bits(tmp_path):
-    from test_generation import RunComponents, composed, save_model
+    from helpers.generation import composed, save_model
+
+    from experiments.runner.components import RunComponents
 
     save_model(tmp_path / "models")
     config = composed(tmp_path / "models", tmp_path, "method=lora", "backbone.quantization=nf4")

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from conftest import run_module
+from helpers.letters import LETTERS
 from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file
 from transformers import (
@@ -33,7 +34,6 @@ from loradrop.tasks.builtin.labels import Mini
 from loradrop.tasks.builtin.text import MiniText
 from loradrop.training.data import Collator
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHAPE = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
 TEXTS = ["a good day", "bad", "it is not so good a film as that", "é!"]
 HUB_IDS = {"llama2_7b": "meta-llama/Llama-2-7b-hf", "deberta_v3_base": "microsoft/deberta-v3-base"}

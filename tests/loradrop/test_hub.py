@@ -4,9 +4,9 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from datasets import Dataset
 from huggingface_hub import constants
 from hydra.utils import instantiate
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from loradrop import hub
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 
 
 def make(name):

@@ -7,11 +7,11 @@ import http.server
 import json
 import socket
 import threading
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from hydra.utils import instantiate
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from loradrop import hub
 from loradrop.tasks.download import cache_folder, check_sha256, fetch_file
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 FILES = {"train": "train.json", "test": "test.xml"}
 LINES = {"train": [("1+1?", "1+1=2\n#### 2"), ("2+2?", "#### 4")], "test": [("3+4?", "#### 7")]}
 

@@ -2,14 +2,14 @@
 
 import csv
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from hydra.utils import instantiate
 from isolation import DATA
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 
 # rows of the whole official files, and of their evaluation sets; QNLI, QQP and MNLI may be cut to fewer
 ROWS = {"cola": (8551, 1043), "sst2": (67349, 872), "rte": (2490, 277), "mrpc": (3668, 408), "stsb": (5749, 1500)}

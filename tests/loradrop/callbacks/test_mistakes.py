@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import tiny_model
-from test_callbacks import BATCH, Module, Ordered, arguments, lightning, ours, rows, same, theirs, values
+from helpers.callbacks import BATCH, Module, Ordered, arguments, lightning, ours, rows, same, theirs, values
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 

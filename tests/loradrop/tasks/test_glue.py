@@ -1,16 +1,15 @@
 """GLUE from its three sources, with the quirks of the official files, and what bad input says."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parents[1] / "conf/task"
+CONF = ROOT / "conf/task"
 NAMES = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
 OFFICIAL = dict(zip(NAMES, ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE"], strict=True))
 

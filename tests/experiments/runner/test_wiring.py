@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from helpers.configs import composed
 
 from experiments.config.identity import run_id
-from experiments.config.schema import CONF
 from experiments.config.validation import check
 from experiments.runner.components import RunComponents
 from experiments.runner.execution import run
@@ -20,15 +19,7 @@ from loradrop.methods.base import Method
 from loradrop.training.module import SequenceModule
 
 pytestmark = pytest.mark.slow
-
-SMALL = ["task.train_size=96", "task.validation_size=48", "recipe.batch_size=16", "recipe.epochs=3"]
-QUICK = ["trainer.num_threads=1", "trainer.progress_bar=false", "paths.models=null", "paths.data=null"]
 STEPS = 18
-
-
-def composed(outputs, *overrides):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [*SMALL, *QUICK, f"paths.outputs={outputs}", *overrides])
 
 
 def trained(config, folder):
