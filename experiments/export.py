@@ -34,7 +34,8 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something already; name a folder that is empty or not there yet")
     try:
-        model, tokenizer, result = restore(id, outputs, models)
+        restored: Any = restore(id, outputs, models)
+        model, tokenizer, result = restored
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
         model.config.name_or_path = result.config["backbone"]["hub_id"]  # not where its files lie here
