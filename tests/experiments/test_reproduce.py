@@ -82,15 +82,14 @@ def test_a_signal_ends_the_run_and_all_that_follows(tmp_path, number, status):
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 240
         while not (locked := [path for path in tmp_path.glob("runs/*") if is_locked(path)]):
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.2)
         if number == signal.SIGINT:  # Ctrl-C reaches every process of the terminal
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
