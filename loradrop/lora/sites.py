@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from loradrop.lora.layer import LoRALinear
+from loradrop.lora.wrappers import clean_names
 
 # Query and value projections by model family; the first pair that a model has is its default.
 DEFAULT_TARGETS = (
@@ -103,10 +104,19 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 def sites_of(model: nn.Module, names: list[str]) -> list[Site]:
     """Sites with the shortest module types that tell the kinds of modules apart (query; encoder.q and decoder.q)."""
+    clean = clean_names(model)
     split = {name: split_name(model, name) for name in names}
+    split = {n: (_without_wrappers(n, kind, clean), layer) for n, (kind, layer) in split.items()}
     kinds = dict.fromkeys(kind for kind, _ in split.values())
     for length in range(1, max((kind.count(".") + 2 for kind in kinds), default=1)):
         types = {kind: ".".join(kind.split(".")[-length:]) for kind in kinds}
         if len(set(types.values())) == len(kinds):
             break
     return [Site(name, types[kind], layer) for name, (kind, layer) in split.items()]
+
+
+def _without_wrappers(name: str, kind: str, clean: Mapping[str, str]) -> str:
+    """A module's kind without the parts of its name that wrappers of its layers add (a compiled layer's `_orig_mod`)."""
+    parts = name.split(".")
+    steps = [clean[".".join(parts[:i])] for i in range(len(parts) + 1)]
+    return ".".join(part for part, before, after in zip(kind.split("."), steps, steps[1:], strict=False) if before != after)
