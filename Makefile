@@ -56,22 +56,22 @@ docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
 
 check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -X utf8 -m pytest -n 2 -m "not slow"
 
 test: $(STAMP) lint ## style, types and all tests, before a pull request
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -X utf8 -m pytest -n 2
 
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/$(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[dev]'
-	.venv-newest/bin/python -m pytest -n 2
+	.venv-newest/bin/python -X utf8 -m pytest -n 2
 
 test-oldest: $(UV) ## the tests with every direct dependency at its lower bound, in .venv-oldest; PYTHON=python3.11
 	$(PYTHON) -m venv .venv-oldest
 	$(UV) pip compile pyproject.toml --extra dev --resolution lowest-direct --upgrade --python .venv-oldest/bin/python \
 	    --quiet --output-file .venv-oldest/constraints.txt
 	.venv-oldest/$(PIP_INSTALL) -c .venv-oldest/constraints.txt -e '.[dev]'
-	.venv-oldest/bin/python -m pytest -n 2
+	.venv-oldest/bin/python -X utf8 -m pytest -n 2
 
 lint: $(STAMP) ## style, and the types of what `import loradrop` offers
 	$(BIN)/ruff check .

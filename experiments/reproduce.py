@@ -10,12 +10,9 @@ show those that did not. The exit status is 0 only if every step succeeded.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
 
 from experiments import figure, table
 from experiments.cli import Options, guarded, parse
@@ -23,17 +20,13 @@ from experiments.common import console
 from experiments.config.catalog import experiment
 from experiments.config.sweep import run_configs
 
-INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give it
+GRACE = 10  # seconds in which the runs may end by themselves
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, None, "")
-    try:
-        run_configs(options.overrides)  # a mistake in them shows once, before any step
-        failed = [f"{name} (exit status {status})" for name, step in _steps(options).items() if (status := step())]
-    except KeyboardInterrupt:
-        console.error(f"{options.experiment}: interrupted; the same command goes on with it")
-        return INTERRUPTED
+    run_configs(options.overrides)  # a mistake in them shows once, before any step
+    failed = [f"{name} (exit status {status})" for name, step in _steps(options).items() if (status := step())]
     if failed:
         console.error(f"{options.experiment}: failed: {', '.join(failed)}; the same command tries again")
     return 1 if failed else 0
@@ -52,33 +45,26 @@ def _steps(options: Options) -> dict[str, Callable[[], int]]:
 
 
 def carry_out(overrides: list[str]) -> int:
-    """Run `experiments.run` in a process of its own, which gives its memory back, and return its exit status.
+    """Run `experiments.run` in a process of its own, which gives its memory back.
 
-    Raises:
-        KeyboardInterrupt: If Ctrl-C was pressed, after the process has ended: the terminal tells both.
+    No run goes on behind the back of a process that was told to end.
+
+    Args:
+        overrides: Of `experiments.run`.
+
+    Returns:
+        Its exit status; negative if a signal ended it.
     """
     process = subprocess.Popen([sys.executable, "-m", "experiments.run", *overrides])
-    before = signal.signal(signal.SIGTERM, _cancel)
-    interrupted = False
     try:
-        while True:
-            try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:
-                interrupted = True  # it ends by itself, once it has said what was interrupted
+        return process.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:  # this process is told to end: no run goes on behind its back
-            process.terminate()
-            process.wait()
-    if interrupted:
-        raise KeyboardInterrupt
-    return status
-
-
-def _cancel(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # as shells report it
+        if process.poll() is None:  # Ctrl-C or SIGTERM, of which a terminal has told it as well
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     python -m experiments.run -m method=lora,lora_drop seed=0,1,2
     python -m experiments.run backbone=roberta_base task=rte method=vera --explain
 
-`--explain` runs nothing; it prints every value with the file that set it. A finished run is
-skipped; an interrupted or failed one is tried again, from its last checkpoint. The same command in
-several processes shares the runs of a sweep out among them.
+`--explain` runs nothing; it prints every value with the file that set it.
+
+A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint.
+The same command in several processes shares the runs of a sweep out among them.
 """
 
 from __future__ import annotations

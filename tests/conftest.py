@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import hydra
 import isolation  # noqa: F401 (the first one: others read the environment)
 import pytest
 import torch
+from omegaconf import DictConfig
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -20,6 +23,8 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+
+from experiments.config.schema import CONF
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -81,6 +86,17 @@ def train_b(model: torch.nn.Module, scale: float = 0.1, seed: int = 1) -> None:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
 
 
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """A function of overrides: the config of a run, whatever folders the environment names."""
+
+    def composed(*overrides: str) -> DictConfig:
+        with hydra.initialize_config_dir(CONF, version_base="1.3"):
+            return hydra.compose("run", [*overrides, "paths.models=null", "paths.data=null"])
+
+    return composed
+
+
 def run_module(module: str, *arguments: str, outputs: Path | None = None, **env: str) -> subprocess.CompletedProcess:
     """`python -m <module> <arguments>` from the project's folder, offline."""
     target = [] if outputs is None else [f"paths.outputs={outputs}"]
@@ -89,7 +105,7 @@ def run_module(module: str, *arguments: str, outputs: Path | None = None, **env:
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**clean_environment(), **env},
     )
 

@@ -55,7 +55,7 @@ def rooms(package: str) -> dict[str, int]:
 
 
 def room_of(name: str) -> str:
-    return (name.split(".") + [""])[1]
+    return [*name.split("."), ""][1]
 
 
 @pytest.mark.parametrize("package", ORDER)

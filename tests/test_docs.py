@@ -22,7 +22,9 @@ from experiments.config.sweep import as_config, run_configs
 from experiments.config.validation import check
 from experiments.table import PARAMETERS
 
-TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+TRACKED = subprocess.run(
+    ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+).stdout.split()
 PAGES = [ROOT / name for name in TRACKED]
 SHOWN = ("experiments.table", "experiments.figure", "experiments.status")
 TOP = ("conf", "loradrop", "experiments", "notebooks", "outputs", "tests", "docs")
@@ -101,7 +103,7 @@ def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
 def test_the_site_builds_without_a_warning(tmp_path):
     (command,) = re.findall(r"^\t\$\(BIN\)/python -m (sphinx .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     words = [str(tmp_path) if word == "outputs/docs" else word for word in shlex.split(command)]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "mean squared norm" in (tmp_path / "api.html").read_text()
     assert "from a PEFT script" in (tmp_path / "guide.html").read_text()

@@ -34,7 +34,7 @@ USERS = {
 def test_the_users_settings_reach_no_test(tmp_path):
     code = "import isolation, os; print(dict(os.environ), isolation.DATA, os.path.isdir(os.environ['HOME']))"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests"), "TMPDIR": str(tmp_path), **USERS}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=env)
     assert done.returncode == 0, done.stderr
     left, _, rest = done.stdout.rpartition("} ")
     found = ast.literal_eval(left + "}")
@@ -65,7 +65,7 @@ def test_a_run_beside_slurms_srun_says_nothing_of_it(tmp_path):
     small = ["task=mini_sentiment", "task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "method=lora_drop"]
     quiet = ["trainer.progress_bar=false", f"paths.outputs={tmp_path / 'outputs'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *small, *quiet], cwd=ROOT, capture_output=True, text=True, env=env
+        [sys.executable, "-m", "experiments.run", *small, *quiet], cwd=ROOT, capture_output=True, encoding="utf-8", env=env
     )
     assert done.returncode == 0, done.stderr
     assert "`srun`" not in done.stdout + done.stderr and "Warning" not in done.stderr

@@ -6,16 +6,20 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+AGAIN = 0.01  # seconds
 
 
 def install() -> None:
     """End this process by SystemExit on both signals, so that every `finally` runs."""
     process = os.getpid()
 
-    def end(signum: int, frame: FrameType | None) -> NoReturn:
+    def end(signum: int, frame: FrameType | None) -> None:
+        if _swallows(frame):
+            signal.signal(signal.SIGALRM, lambda _, later: end(signum, later))
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            return
         for other in NAMES:  # once more ends it at once
             signal.signal(other, signal.SIG_DFL)
         if os.getpid() == process:  # not in a data loader's worker
@@ -28,3 +32,17 @@ def install() -> None:
     for signum in NAMES:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or a shell's background job
             signal.signal(signum, end)
+
+
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether an exception that is raised in this frame would be lost.
+
+    Python prints and forgets what a finaliser or a weak reference's callback raises; importing a
+    module goes through such a callback.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or (code.co_name == "cb" and "importlib" in code.co_filename):
+            return True
+        frame = frame.f_back
+    return False

@@ -113,7 +113,9 @@ def _entry(where: str, name: str, entry: Any) -> Experiment:
         raise UserError(f"{where}.kind must be one of {', '.join(KINDS)}, not {entry['kind']!r}")
     if entry["kind"] == FIGURE and "figure" not in entry:
         raise UserError(f"{where}.figure is missing: its kind is {FIGURE}")
-    converted = {"mini": _overrides(f"{where}.mini", entry["mini"])} if "mini" in entry else {}
+    converted: dict[str, Any] = {}
+    if "mini" in entry:
+        converted["mini"] = _overrides(f"{where}.mini", entry["mini"])
     if "figure" in entry:
         converted["figure"] = _figure(f"{where}.figure", entry["figure"])
     return Experiment(name, **(entry | converted))

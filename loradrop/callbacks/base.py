@@ -1,6 +1,6 @@
 """Measure, select and share in the course of somebody else's training loop: what the callbacks have in common.
 
-Torch only; trainer_callback.py is for transformers.Trainer, lightning_callback.py for Lightning.
+Torch only; `trainer` is for transformers.Trainer, `lightning` for Lightning.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loradrop.importance.measurement import Importance, check_measurement, measure, uniform
+from loradrop.importance.told_masks import Mask
 from loradrop.lora.peft import LoRA, adapted_sites
 from loradrop.selection import SelectionSettings, SharingPlan, select
 from loradrop.sharing import SHARED_INIT, share
@@ -22,16 +23,31 @@ KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
 
 
 class LoRADropSchedule:
-    """Carries LoRA-drop out once: after so many `steps` of the optimiser or `epochs`, or at the end of training.
+    """Carries LoRA-drop out once: after some steps of the optimiser or epochs, or at the end of training.
 
-    The paper trains on a sample first and then on everything: two trainings of the same model, the first on the sample with
-    a callback that has neither `steps` nor `epochs`, so that it shares at the end, the second without one. With `steps` or
-    `epochs` training goes on with the shared LoRAs, by the same optimiser and schedule; on one process only, since
-    DistributedDataParallel cannot have its parameters changed.
+    The paper trains on a sample first and then on everything. These are two trainings of the same model: the first on the
+    sample, with a callback that has neither `steps` nor `epochs` and so shares at the end, the second without a callback.
+    With `steps` or `epochs`, training goes on with the shared LoRAs, the same optimiser and the same schedule. That works
+    in one process only, since DistributedDataParallel cannot have its parameters changed.
 
-    `batches` and `average_over`: what to measure on, see loradrop.measure. `kept_init`: LoRAs `keep` what they have
-    learned, or start `fresh` with what they held when training began. `shared_init` and `adapter`: see loradrop.share.
-    `seed` and `selection`: see loradrop.select. Afterwards `importance` and `plan` say what came of it.
+    Afterwards the attributes `importance` and `plan` hold the results.
+
+    Args:
+        batches: What to measure on; see loradrop.measure.
+        steps: Optimiser steps after which to share.
+        epochs: Epochs after which to share.
+        average_over: See loradrop.measure.
+        kept_init: `keep` lets the LoRAs keep what they have learned; `fresh` gives them the values that they had when
+            training began.
+        shared_init: Initial value of a shared LoRA; see loradrop.share.
+        adapter: The adapter of a PEFT model; see loradrop.share.
+        seed: See loradrop.select.
+        token_mask: See loradrop.measure.
+        **selection: Which layers keep their LoRA (threshold, parameter_ratio, num_layers, ...); see loradrop.select.
+
+    Raises:
+        TypeError: One batch instead of several, or an unknown argument.
+        ValueError: Arguments that do not fit together, or a value that is not allowed.
     """
 
     def __init__(
@@ -44,6 +60,7 @@ class LoRADropSchedule:
         shared_init: str = "first",
         adapter: str | None = None,
         seed: int = 0,
+        token_mask: Mask | Mapping[str, Mask] = None,
         **selection: Any,
     ) -> None:
         check_measurement(batches, average_over)
@@ -59,19 +76,28 @@ class LoRADropSchedule:
         self.batches, self.steps, self.epochs = batches, steps, epochs
         self.selection: dict[str, Any] = {**selection, "seed": seed}
         self.average_over, self.kept_init, self.shared_init, self.adapter = average_over, kept_init, shared_init, adapter
+        self.token_mask = token_mask
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
         self._first: dict[str, Tensor] = {}  # values of A and B when training began, by site and matrix
 
     @property
     def at_end(self) -> bool:
-        """Is it to happen when training ends?"""
+        """Whether to share when training ends."""
         return self.steps is None and self.epochs is None
 
     def begin(self, model: nn.Module, processes: int = 1, steps: float = math.inf, epochs: float = math.inf) -> None:
-        """Training starts, of so many steps and epochs.
+        """Check that LoRA-drop can be carried out, before training costs anything.
 
-        ValueError, before it costs anything, where LoRA-drop cannot be carried out on the model or would never be.
+        Args:
+            model: The model that is to train, with LoRA.
+            processes: In how many processes.
+            steps: How many optimiser steps training has.
+            epochs: How many epochs training has.
+
+        Raises:
+            ValueError: The model has no LoRA that can be measured, the selection does not fit its layers, training ends
+                before it is time to share, or there are several processes.
         """
         if not self.at_end and processes > 1:
             raise ValueError(
@@ -87,12 +113,49 @@ class LoRADropSchedule:
             self._first = {name: parameter.detach().clone() for name, parameter in _matrices(loras).items()}
 
     def resume(self, model: nn.Module, plan: SharingPlan) -> None:
-        """Share as before an interruption."""
-        self.plan = plan
+        """Share as before an interruption.
+
+        Args:
+            model: The model that is to train, with the LoRA that it had before it was shared, or shared already.
+            plan: What the checkpoint holds.
+
+        Raises:
+            ValueError: The plan does not fit the model.
+        """
         share(model, plan, adapter=self.adapter)
+        self.plan = plan
+
+    def resume_without_plan(self, steps: int, epochs: float) -> None:
+        """Training goes on from a checkpoint that holds no plan; warn if it should.
+
+        Args:
+            steps: How many optimiser steps the checkpoint has seen.
+            epochs: How many epochs it has seen.
+
+        Raises:
+            ValueError: The model shares already, so that the checkpoint's LoRAs have overwritten each other.
+        """
+        if self.plan is not None:
+            raise ValueError(
+                "the checkpoint is from before LoRAs were shared, and the model shares already: resume with a new model "
+                "and a new callback, or from a later checkpoint"
+            )
+        if self.is_due(steps, epochs + 1e-6):
+            unit = "steps" if self.epochs is None else "epochs"
+            warnings.warn(
+                f"the checkpoint of step {steps} holds no plan, though it was made after the {self.steps or self.epochs} "
+                f"{unit} after which LoRAs are shared: they will be measured and shared after the next of the {unit}",
+                stacklevel=3,
+            )
 
     def is_due(self, steps: int = 0, epochs: float = 0, ended: bool = False) -> bool:
-        """Is it time, so many steps or epochs having been trained? Only once."""
+        """Whether it is time to share; never again once that has happened.
+
+        Args:
+            steps: Optimiser steps so far.
+            epochs: Epochs so far.
+            ended: Whether training is over.
+        """
         reached = (
             self.steps is not None and steps >= self.steps,
             self.epochs is not None and epochs >= self.epochs,
@@ -101,15 +164,31 @@ class LoRADropSchedule:
         return self.plan is None and any(reached)
 
     def end(self) -> None:
-        """Training is over: warn if it was too soon, stopped early."""
+        """Training is over; warn if it stopped before it was time to share."""
         if self.plan is None:
             warnings.warn("training ended before its LoRAs were measured and shared", stacklevel=2)
 
     def carry_out(self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None) -> None:
-        """Measure, select, share; the optimisers forget what is no longer there."""
+        """Measure, select and share.
+
+        Args:
+            model: The model that trains.
+            optimizers: Its optimisers, which forget the LoRAs that are no longer there.
+            autocast: The type in which the model computes, if training is in mixed precision.
+
+        Raises:
+            ValueError: What measure, select or share refuse.
+        """
         before = _matrices(self._loras(model))
         with torch.random.fork_rng():  # a loader draws a seed, which training would then not get
-            self.importance = measure(model, self.batches, self.average_over, adapter=self.adapter, autocast=autocast)
+            self.importance = measure(
+                model,
+                self.batches,
+                self.average_over,
+                adapter=self.adapter,
+                autocast=autocast,
+                token_mask=self.token_mask,
+            )
         self.plan = select(self.importance, **self.selection)
         with torch.no_grad():
             for name, value in self._first.items():

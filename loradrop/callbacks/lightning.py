@@ -17,20 +17,36 @@ MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
-    """Measures, selects and shares in a Lightning Trainer's course; see LoRADropSchedule for the other arguments and when.
+    """Measures, selects and shares while a Lightning Trainer trains.
 
-    Trainer(callbacks=[LoRADropLightningCallback(batches, attribute="model", epochs=3, threshold=0.9)]).fit(module)
+        Trainer(callbacks=[LoRADropLightningCallback(batches, attribute="model", epochs=3, threshold=0.9)]).fit(module)
 
-    `attribute`: of the LightningModule, that holds the model which takes the batches; None: the module itself does. The
-    optimisers must see trainable parameters that are there from the start. A checkpoint holds the plan, and a resumed fit
-    shares again; not with share=False, whose checkpoint lacks weights that the module would have.
+    The optimisers must see trainable parameters that are there from the start. A checkpoint holds the plan, and a resumed
+    fit shares in the same way; not with share=False, whose checkpoint lacks weights that the module would have. Resuming
+    from a checkpoint without a plan, after the time to share, warns and shares then.
+
+    Args:
+        batches: What to measure on; see loradrop.measure.
+        attribute: Name of the LightningModule's attribute that holds the model which takes the batches. None: the module
+            itself takes them.
+        **settings: See LoRADropSchedule.
+
+    Raises:
+        TypeError: As for LoRADropSchedule.
+        ValueError: As for LoRADropSchedule; when training begins, for what LoRADropSchedule.begin refuses.
     """
 
     def __init__(self, batches: Iterable[Any], attribute: str | None = None, **settings: Any) -> None:
         super().__init__(batches, **settings)
         self.attribute = attribute
 
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look whether the checkpoint that training resumes from holds a plan."""
+        if "plan" not in checkpoint.get("callbacks", {}).get(self.state_key, {}):
+            self.resume_without_plan(checkpoint["global_step"], checkpoint["epoch"])
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Share as a resumed checkpoint says, or check that sharing is possible."""
         if self.plan is not None:
             self.resume(self._model(pl_module), self.plan)
         else:
@@ -42,23 +58,28 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
             self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Share, if it is time in steps."""
         if self.is_due(steps=trainer.global_step):
             self._now(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Share, if it is time in epochs."""
         if self.is_due(epochs=trainer.current_epoch + 1):
             self._now(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Share, if that was to happen at the end."""
         if self.is_due(ended=True):
             self._now(trainer, pl_module)
         self.end()
 
     def state_dict(self) -> dict[str, Any]:
+        """The plan, for checkpoints."""
         return {} if self.plan is None else {"plan": self.plan.to_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if "plan" in state_dict and not self.at_end:
+        """Take the plan out of a checkpoint."""
+        if "plan" in state_dict:
             self.plan = SharingPlan.from_dict(state_dict["plan"])
 
     def _now(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -62,10 +62,7 @@ class Lineage(TorchFunctionMode):
         """
         if isinstance(batch, Mapping):
             return {key: self._mark(value, str(key)) for key, value in batch.items()}
-        return [
-            self._mark(value, names[i] if i < len(names) else str(i))
-            for i, value in enumerate(batch)
-        ]
+        return [self._mark(value, names[i] if i < len(names) else str(i)) for i, value in enumerate(batch)]
 
     def of(self, tensor: Tensor) -> frozenset[str]:
         """Names of the inputs that a tensor is made of.

@@ -72,14 +72,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_peft_form(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> None:
     """Write PEFT's two files."""
-    (folder / PEFT_FORM[0]).write_text(json.dumps(config))
+    (folder / PEFT_FORM[0]).write_text(json.dumps(config), encoding="utf-8")
     tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / PEFT_FORM[1], {"format": "pt"})
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is damaged ({error})") from error
     if not isinstance(data, dict):

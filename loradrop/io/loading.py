@@ -90,6 +90,10 @@ def check_bare(model: nn.Module) -> None:
 
 def check_plain(config: Mapping[str, Any]) -> None:
     """Raise ValueError if PEFT's config describes more than W x + s B A x on the given base, or is damaged."""
+    kinds = {"rank_pattern": dict, "alpha_pattern": dict, "target_modules": str | list, "modules_to_save": list}
+    for key, kind in (kinds | {"exclude_modules": str | list, "layers_to_transform": int | list}).items():
+        if not isinstance(config.get(key), kind | None):
+            raise ValueError(f"the adapter's config is damaged: {key} is {config[key]!r}")
     for key in NOT_PLAIN:
         if config.get(key):
             what = "DoRA" if key == "use_dora" else f"{key}={config[key]}"
@@ -116,6 +120,13 @@ def pattern_value(config: Mapping[str, Any], key: str, name: str) -> Any:
 
 def check_complete(model: nn.Module, config: Mapping[str, Any], matrices: Matrices, others: Mapping[str, Tensor]) -> None:
     """Raise ValueError if a tensor that PEFT's config promises is missing, or a rank is another."""
+    try:
+        _check_complete(model, config, matrices, others)
+    except re.error as error:
+        raise ValueError(f"the adapter's config is damaged: a pattern of module names ({error})") from error
+
+
+def _check_complete(model: nn.Module, config: Mapping[str, Any], matrices: Matrices, others: Mapping[str, Tensor]) -> None:
     modules, tensors = clean_modules(model), clean_tensors(model)
     for name, (A, _) in matrices.items():
         rank = pattern_value(config, "r", name)
@@ -177,6 +188,7 @@ def _matches(targets: str | Iterable[str], name: str) -> bool:
 
 def _check_matrices(name: str, pair: tuple[Tensor, Tensor], base: Any, remedy: str) -> None:
     """Raise ValueError if a module cannot hold an A and B."""
+    check_pair(name, *pair)
     A, B = pair
     misfit = "the adapter does not fit the model: "
     if base is None:
@@ -190,26 +202,39 @@ def _check_matrices(name: str, pair: tuple[Tensor, Tensor], base: Any, remedy: s
         )
     if not 1 <= A.shape[0] <= min(base.in_features, base.out_features):
         raise ValueError(f"{misfit}rank {A.shape[0]} at the {base.in_features} x {base.out_features} module {name}")
+
+
+def check_pair(name: str, A: Tensor, B: Tensor) -> None:
+    """Raise ValueError if A and B are no matrices of one floating-point type."""
+    if A.dim() < 2 or B.dim() < 2:
+        raise ValueError(f"{name}: A {tuple(A.shape)} and B {tuple(B.shape)} are no matrices")
     if A.dtype != B.dtype or not A.is_floating_point():
         raise ValueError(f"{name}: A in {A.dtype} and B in {B.dtype}; one floating-point type is needed")
 
 
+def check_shape(name: str, value: Tensor, tensor: Tensor | None) -> bool:
+    """Return whether the model has a tensor of this name. Raise ValueError if it has, of another shape or kind."""
+    if tensor is None:
+        return False
+    misfit = "the adapter does not fit the model: "
+    if tensor.shape != value.shape:
+        embeds = any(part in name for part in ("embed", "lm_head", "wte"))
+        resize = " (if tokens were added: model.resize_token_embeddings first)" if embeds else ""
+        raise ValueError(f"{misfit}it has no {name} of shape {tuple(value.shape)}, its own is {tuple(tensor.shape)}{resize}")
+    if tensor.is_floating_point() != value.is_floating_point():
+        raise ValueError(f"{misfit}{name} is {value.dtype} in the files and {tensor.dtype} in the model")
+    return True
+
+
 def _check_others(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], remedy: str) -> None:
     """Raise ValueError if a tensor has no place in the model, or one that is tied to another which would change with it."""
-    misfit = "the adapter does not fit the model: "
     twins: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():
         twins.setdefault(memory(tensor), []).append(name)
     for name, value in others.items():
-        if name not in tensors:
-            raise ValueError(f"{misfit}it has no {name} of shape {tuple(value.shape)}")
+        if not check_shape(name, value, tensors.get(name)):
+            raise ValueError(f"the adapter does not fit the model: it has no {name} of shape {tuple(value.shape)}")
         tensor = tensors[name]
-        if tensor.shape != value.shape:
-            raise ValueError(
-                f"{misfit}it has no {name} of shape {tuple(value.shape)}, its own is {tuple(tensor.shape)}{_resize(name)}"
-            )
-        if tensor.is_floating_point() != value.is_floating_point():
-            raise ValueError(f"{misfit}{name} is {value.dtype} in the files and {tensor.dtype} in the model")
         for twin in twins[memory(tensor)]:
             if not torch.equal(others.get(twin, tensor).to(tensor), value.to(tensor)):
                 hint = "untie them" if not remedy else "use as_peft=True, or untie them"
@@ -220,11 +245,6 @@ def memory(tensor: Tensor) -> tuple[int, int]:
     """What tied tensors have in common: where their values lie; of one without values (meta), itself."""
     place = tensor.data_ptr()
     return (place, tensor.numel()) if place else (id(tensor), -1)
-
-
-def _resize(name: str) -> str:
-    embeds = any(part in name for part in ("embed", "lm_head", "wte"))
-    return " (if tokens were added: model.resize_token_embeddings first)" if embeds else ""
 
 
 def _is_number(value: Any) -> bool:

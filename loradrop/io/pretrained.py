@@ -12,6 +12,7 @@ Wrappers (torch.compile, DataParallel, Lightning) leave no trace in them. The sa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from loradrop.io.files import COMPACT_FORM, PEFT_FORM, PLAN, StoredAdapter, read_adapter, write_peft_form
-from loradrop.io.loading import AS_PEFT, Matrices, check_bare, check_complete, check_plain, install, pattern_value
+from loradrop.io.loading import (
+    AS_PEFT,
+    Matrices,
+    check_bare,
+    check_complete,
+    check_pair,
+    check_plain,
+    check_shape,
+    install,
+    pattern_value,
+)
 from loradrop.io.state import PREFIX, adapter_state
 from loradrop.lora.rollback import unchanged_on_error
 from loradrop.lora.sites import sites_of
@@ -32,7 +43,7 @@ from loradrop.sharing import check_stored_plan, plan_of, share
 
 A_END, B_END = ".lora_A.weight", ".lora_B.weight"
 # what PEFT raises for files that do not fit or are damaged
-PEFT_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError)
+PEFT_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, re.error)
 
 
 @dataclass(frozen=True)
@@ -160,11 +171,16 @@ def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:
     rest = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     if len(rest) < len(state):
         raise ValueError(f"the adapter holds a tensor twice, with and without {PREFIX}")
+    names = [key.removesuffix(end) for key in rest for end in (A_END, B_END) if key.endswith(end)]
     matrices = {}
-    for name in [name.removesuffix(A_END) for name in rest if name.endswith(A_END)]:
-        if name + B_END not in rest:
-            raise ValueError(f"the adapter's files have an A and no B for {name}")
-        matrices[name] = (rest.pop(name + A_END), rest.pop(name + B_END))
+    for name in dict.fromkeys(names):
+        A, B = rest.pop(name + A_END, None), rest.pop(name + B_END, None)
+        if A is None or B is None:
+            raise ValueError(
+                f"the adapter's files have {'no A' if A is None else 'an A'} and {'no B' if B is None else 'a B'} for {name}"
+            )
+        check_pair(name, A, B)
+        matrices[name] = (A, B)
     return matrices, rest
 
 
@@ -172,12 +188,7 @@ def _install(model: nn.Module, config: Mapping[str, Any], matrices: Matrices, ot
     check_plain(config)
     unknown = next((name for name in others if "lora_" in name), None)
     if unknown is not None:
-        alone = unknown.endswith(B_END)
-        raise ValueError(
-            f"the adapter's files have a B and no A for {unknown.removesuffix(B_END)}"
-            if alone
-            else f"the adapter holds more than A's and B's of linear modules: {unknown}; {AS_PEFT}"
-        )
+        raise ValueError(f"the adapter holds more than A's and B's of linear modules: {unknown}; {AS_PEFT}")
     check_complete(model, config, matrices, others)
     alphas = {name: _alpha(config, name, len(A)) for name, (A, _) in matrices.items()}
     install(model, matrices, alphas, config.get("lora_dropout", 0.0), others, remedy="as_peft=True")
@@ -194,14 +205,15 @@ def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> 
     from peft import PeftModel
 
     tensors = clean_tensors(model)
-    touched = [tensors[name] for name in (key.removeprefix(PREFIX) for key in adapter.state) if name in tensors]
+    given = {key.removeprefix(PREFIX): value for key, value in adapter.state.items()}
+    touched = [tensors[name] for name, value in given.items() if check_shape(name, value, tensors.get(name))]
     with unchanged_on_error(model, touched), TemporaryDirectory() as scratch:
         write_peft_form(adapter.config, adapter.state, Path(scratch))
         try:
             loaded = PeftModel.from_pretrained(model, scratch, is_trainable=is_trainable)
         except PEFT_ERRORS as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"PEFT cannot put the adapter into the model: {reason}") from error
+            raise ValueError(f"PEFT cannot put the adapter into the model: {type(error).__name__}: {reason}") from error
         _restore_types(loaded, adapter.state)
         _check_loaded(loaded, adapter.state)
     return loaded

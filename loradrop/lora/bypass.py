@@ -94,7 +94,7 @@ def _recording(module: nn.Module, forward: Any, called: set[int]) -> Any:
 
 
 @cache
-def _uses(kind: type[nn.Module]) -> _Uses:
+def _uses(kind: Any) -> _Uses:
     """What is in `forward` and in the methods that it leads to."""
     uses, done, waiting = _Uses(), set(), ["forward"]
     while waiting:

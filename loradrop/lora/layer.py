@@ -99,7 +99,8 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)
         update = self.up(self.down(self.dropout(x)))
-        return h + (self.scaling * update).to(h.dtype)
+        # added before it is rounded to the base's type, as in PEFT
+        return (h + self.scaling * update).to(h.dtype)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, alpha={self.alpha}"

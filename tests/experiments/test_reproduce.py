@@ -66,8 +66,6 @@ def test_finished_runs_are_shown_and_failed_ones_are_in_the_status(tmp_path):
     assert done.returncode == 1 and "demo: failed: runs (exit status 1); the same command tries again" in done.stdout
     assert "threshold must lie in" in done.stdout and "1 of 2 runs are missing and not in the figure" in done.stdout
     assert (tmp_path / "tables" / "demo.md").exists() and (tmp_path / "figures" / "demo.png").exists()
-    result_files.write(tmp_path, *overrides)
-    assert run_module("experiments.reproduce", "demo", *overrides[1:], outputs=tmp_path).returncode == 0
 
 
 @pytest.mark.slow
@@ -80,23 +78,21 @@ def test_a_signal_ends_the_run_and_all_that_follows(tmp_path, number, status):
         env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 240
         while not (locked := [path for path in tmp_path.glob("runs/*") if is_locked(path)]):
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.2)
         if number == signal.SIGINT:  # Ctrl-C reaches every process of the terminal
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
     assert process.returncode == status, output
     assert not any(is_locked(path) for path in locked) and not (tmp_path / "tables").exists()
-    if number == signal.SIGINT:
-        assert "demo: interrupted; the same command goes on with it" in output
+    assert "the same command goes on where it stopped" in output and "Traceback" not in output

@@ -15,7 +15,7 @@ COMMON = {"name": "x", "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": 
 
 
 def vera(**changes):
-    settings = {key: value for key, value in COMMON.items() if key != "alpha"} | {"d_initial": 0.1, "learning_rate": 1e-2}
+    settings = {key: value for key, value in COMMON.items() if key != "alpha"} | {"d_initial": 0.1}
     return VeRA(**(settings | changes))
 
 

@@ -117,7 +117,7 @@ def test_what_a_method_has_of_its_own_in_an_experiment_is_in_force(path):
 
 def make(*words: str) -> list[list[str]]:
     """What `make <words>` would carry out of `experiments.reproduce`: its arguments, command by command."""
-    done = subprocess.run(["make", "-n", *words, "STAMP="], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "-n", *words, "STAMP="], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     return [found.split() for found in re.findall(r"experiments\.reproduce (.*)", done.stdout)]
 
 

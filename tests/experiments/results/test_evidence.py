@@ -13,7 +13,6 @@ from experiments.config.sweep import run_configs
 from experiments.results import archive, store
 
 EVIDENCE = Path(archive.__file__).parents[1] / "evidence"
-BACKBONES = ("tiny_", "all_minilm")
 
 
 def test_every_line_is_a_finished_result_under_its_own_id():

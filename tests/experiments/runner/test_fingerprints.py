@@ -48,7 +48,7 @@ def test_changed_data_and_weights_are_named_before_a_run_is_skipped(config, tmp_
     write_rte(train.parent, label="not_entailment")
     with pytest.raises(
         UserError,
-        match="with other rows of task rte than those here now: name another paths.outputs",
+        match=r"with other rows of task rte than those here now: name another paths\.outputs",
     ):
         run(config)
     write_rte(train.parent)

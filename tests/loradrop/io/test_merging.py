@@ -124,7 +124,7 @@ def test_a_merge_rounds_once_to_the_weights_type(lora, base):
     loradrop.add_lora(model, rank=4, alpha=10)
     train_b(model)
     modules = lora_modules(model)
-    untrained = list(modules)[0]
+    untrained = next(iter(modules))
     nn.init.zeros_(modules[untrained].lora_B)
     for module in modules.values():
         module.lora_A.data, module.lora_B.data = module.lora_A.to(lora), module.lora_B.to(lora)

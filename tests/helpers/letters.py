@@ -1,0 +1,5 @@
+"""A tokenizer of letters."""
+
+from __future__ import annotations
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
