@@ -50,7 +50,8 @@ def check_called(model: nn.Module, names: Iterable[str]) -> None:
         parts = name.split(".")
         for cut in range(len(parts) - 1, -1, -1):
             parent, path = model.get_submodule(".".join(parts[:cut])), ".".join(parts[cut:])
-            uses = _uses(type(parent))
+            kind: Any = type(parent)
+            uses = _uses(kind)
             never_called = cut == len(parts) - 1 and path in uses.reads - uses.mentions
             if never_called or path in uses.hands_on:
                 raise ValueError(without_effect(name, f"{type(parent).__name__} computes with its weight itself"))
