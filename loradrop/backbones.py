@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -28,6 +28,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
 )
 
 from loradrop.hub import (
@@ -37,10 +38,13 @@ from loradrop.hub import (
     model_folder,
     why_unavailable,
 )
-from loradrop.tasks.base import Task
+from loradrop.tasks.base import LabelTask, Task
 
 NF4 = "nf4"
-ENCODERS = {"bert", "roberta"}  # which transformers can also build as decoders, though they were not trained so
+ENCODERS = {
+    "bert",
+    "roberta",
+}  # which transformers can also build as decoders, though they were not trained so
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -53,7 +57,9 @@ class Backbone:
     revision: str | None  # pinned commit on the Hub
     dtype: str  # of the frozen weights: float32, bfloat16
     gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
-    quantization: str | None = None  # nf4: the layers' weights in 4 bits, as QLoRA (arXiv 2305.14314)
+    quantization: str | None = (
+        None  # nf4: the layers' weights in 4 bits, as QLoRA (arXiv 2305.14314)
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -61,7 +67,9 @@ class Backbone:
         if self.quantization not in (None, NF4):
             raise ValueError(f"quantization must be {NF4} or null, got '{self.quantization}'")
         if self.quantization and find_spec("bitsandbytes") is None:
-            raise ValueError(f"quantization={NF4} needs bitsandbytes: pip install 'loradrop[quantization]'")
+            raise ValueError(
+                f"quantization={NF4} needs bitsandbytes: pip install 'loradrop[quantization]'"
+            )
 
     def config(self, models: Path | None) -> Any:
         """The model's configuration, without its weights."""
@@ -88,21 +96,27 @@ class Backbone:
             raise ValueError(
                 f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens"
             )
-        known = MODEL_FOR_CAUSAL_LM_MAPPING if task.generates else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        known = (
+            MODEL_FOR_CAUSAL_LM_MAPPING
+            if task.generates
+            else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        )
         if type(config) not in known or (task.generates and config.model_type in ENCODERS):
             kind = "does not generate text" if task.generates else "has no sequence classifier"
-            raise ValueError(f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to")
+            raise ValueError(
+                f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to"
+            )
         self._check_weights(models, config)
 
-    def skeleton(self, task: Task, config: Any) -> nn.Module:
+    def skeleton(self, task: Task, config: Any) -> PreTrainedModel:
         """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
         if not task.generates:
-            config.num_labels = task.num_labels
+            config.num_labels = cast(LabelTask, task).num_labels
         with meta_device():
             model = _auto(task).from_config(config, dtype=getattr(torch, self.dtype))
         return freeze_encoder(self._switched(model))
 
-    def load(self, task: Task, models: Path | None) -> tuple[nn.Module, Any]:
+    def load(self, task: Task, models: Path | None) -> tuple[PreTrainedModel, Any]:
         """The model in training mode, and its tokenizer: frozen except for the new head of a task that has labels."""
         transformers.logging.set_verbosity_error()  # that the head is new is no news
         transformers.logging.disable_progress_bar()
@@ -110,14 +124,16 @@ class Backbone:
             return self._load(task, self._source(models))
         except (SafetensorError, json.JSONDecodeError) as error:
             where = self._source(models)["pretrained_model_name_or_path"]
-            raise ValueError(f"backbone {self.name}: a file in {where} is damaged: {error}") from error
+            raise ValueError(
+                f"backbone {self.name}: a file in {where} is damaged: {error}"
+            ) from error
 
     def fingerprint(self, models: Path | None) -> str:
         """Stands for the files of a local folder (sampled, where they are large), or for the pinned revision."""
         folder = self._folder(models)
         return str(self.revision) if folder is None else files_fingerprint(folder)
 
-    def _load(self, task: Task, source: dict[str, Any]) -> tuple[nn.Module, Any]:
+    def _load(self, task: Task, source: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         tokenizer.padding_side = "right"
         options = _head(task) | {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
@@ -128,7 +144,9 @@ class Backbone:
             give_padding(tokenizer)
             model.config.pad_token_id = tokenizer.pad_token_id
         model = freeze_encoder(self._switched(model))
-        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        frozen = {
+            name for name, parameter in model.named_parameters() if not parameter.requires_grad
+        }
         lost = sorted(frozen & set(report["missing_keys"]))
         if lost:  # random weights that nothing would train
             raise ValueError(
@@ -137,7 +155,7 @@ class Backbone:
             )
         return model.train(), tokenizer  # dropout is off as loaded
 
-    def _switched(self, model: nn.Module) -> nn.Module:
+    def _switched(self, model: PreTrainedModel) -> PreTrainedModel:
         model.config.use_cache = False  # of a decoder: keys and values are for generating
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -151,7 +169,9 @@ class Backbone:
             return
         source, wanted = folder or self.hub_id, self._wanted(models)
         decoder = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type not in ENCODERS
-        kind = "AutoModelForCausalLM" if decoder else "AutoModel"  # the latter drops what turns states into tokens
+        kind = (
+            "AutoModelForCausalLM" if decoder else "AutoModel"
+        )  # the latter drops what turns states into tokens
         raise FileNotFoundError(
             f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded here. To convert them, "
             f"once: python -c \"from transformers import {kind}, AutoTokenizer; [part.from_pretrained('{source}')"
@@ -196,7 +216,11 @@ def meta_device() -> Iterator[None]:
 def longest_text(config: Any) -> int | None:
     """Tokens that the positions of a model suffice for; None where they are not limited."""
     # RoBERTa's positions start behind the padding index
-    offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
+    offset = (
+        config.pad_token_id + 1
+        if config.model_type in {"roberta", "xlm-roberta", "camembert"}
+        else 0
+    )
     longest = getattr(config, "max_position_embeddings", None)
     return longest and longest - offset
 
@@ -220,13 +244,16 @@ def _head(task: Task) -> dict[str, Any]:
     """What a model's new head must know of the task, as keyword arguments of from_pretrained."""
     if task.generates:
         return {}
-    kind = "regression" if task.is_regression else "single_label_classification"
+    task = cast(LabelTask, task)
+    problem = "regression" if task.is_regression else "single_label_classification"
     names = dict(enumerate(task.labels or ()))
-    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
-    return {"num_labels": task.num_labels, "problem_type": kind, **labels}
+    labels = (
+        {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
+    )
+    return {"num_labels": task.num_labels, "problem_type": problem, **labels}
 
 
-def freeze_encoder(model: nn.Module) -> nn.Module:
+def freeze_encoder(model: PreTrainedModel) -> PreTrainedModel:
     """Leave only a new head trainable, in float32: its modules take what comes from the encoder as such.
 
     What turns a language model's states into tokens is pretrained, and frozen with the rest.
@@ -252,12 +279,14 @@ def give_padding(tokenizer: Any) -> None:
     A classifier on the last token finds it as the last one that is not padding. Where bytes stand in for unknown characters
     the unknown token never comes up, else the end token; that a text spells one of them out must not count.
     """
-    by_bytes = tokenizer.is_fast and getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False)
+    by_bytes = tokenizer.is_fast and getattr(
+        tokenizer.backend_tokenizer.model, "byte_fallback", False
+    )
     tokenizer.pad_token = (tokenizer.unk_token if by_bytes else None) or tokenizer.eos_token
     tokenizer.split_special_tokens = True
 
 
-def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
     """What turns states into classes or tokens: all that is outside the encoder, and its pooler."""
     encoder = model.base_model_prefix + "."
     return [
@@ -267,7 +296,7 @@ def head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     ]
 
 
-def parameter_counts(model: nn.Module, inactive: int = 0) -> dict[str, int]:
+def parameter_counts(model: PreTrainedModel, inactive: int = 0) -> dict[str, int]:
     """Trainable numbers outside the head (`adapter`, less `inactive` ones) and in it (`head`), and all numbers (`total`)."""
     head = {id(parameter) for _, parameter in head_parameters(model)}
     sizes = {True: 0, False: 0}

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, file_exists, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import get_session
@@ -35,7 +36,11 @@ def available(endpoint: str) -> bool:
 
 def why_unavailable(endpoint: str | None = None) -> str:
     """The reason, as a clause for an error message, that the Hub, or another server, is not available."""
-    return "HF_HUB_OFFLINE is set" if _offline() else f"{endpoint or constants.ENDPOINT} does not answer"
+    return (
+        "HF_HUB_OFFLINE is set"
+        if _offline()
+        else f"{endpoint or constants.ENDPOINT} does not answer"
+    )
 
 
 def find_local(root: Path | None, *names: str) -> Path | None:
@@ -67,10 +72,14 @@ def files_fingerprint(folder: Path) -> str:
 
 def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bool:
     """Whether a model's repository has one of these files, in the cache or on the Hub; nothing is downloaded."""
-    if any(isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str) for name in names):
+    if any(
+        isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str) for name in names
+    ):
         return True
     try:
-        return hub_available() and any(file_exists(repo_id, name, revision=revision) for name in names)
+        return hub_available() and any(
+            file_exists(repo_id, name, revision=revision) for name in names
+        )
     except Exception:  # the download that follows will say what is amiss
         return True
 
@@ -80,24 +89,39 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
 
     What is in the cache needs no network. Raises FileNotFoundError with the reason where files can be had from neither.
     """
-    wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": patterns}
+    wanted: dict[str, Any] = {
+        "repo_type": "dataset",
+        "revision": revision,
+        "allow_patterns": patterns,
+    }
     with suppress(FileNotFoundError):  # not in the cache, or not whole
         folder = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
-        if all(any(folder.glob(pattern)) for pattern in patterns):  # another task of the same repository is not enough
+        if all(
+            any(folder.glob(pattern)) for pattern in patterns
+        ):  # another task of the same repository is not enough
             return folder
     name = f"{repo_id} at revision {revision or 'main'}"
     if not hub_available():
-        raise FileNotFoundError(f"{name} is not in the local cache and cannot be fetched ({why_unavailable()})")
+        raise FileNotFoundError(
+            f"{name} is not in the local cache and cannot be fetched ({why_unavailable()})"
+        )
     try:
         return Path(snapshot_download(repo_id, **wanted))
-    except Exception as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
+    except (
+        Exception
+    ) as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
         raise FileNotFoundError(f"fetching {name} failed ({reason})") from error
 
 
 def _offline() -> bool:
     # the library reads the variable when it is imported; a script may set it later
-    return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in {
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    }
 
 
 @cache

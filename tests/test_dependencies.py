@@ -480,6 +480,26 @@ def _():
         assert "lora_drop" in loader.get_group_options("method") and not loader.get_group_options("seed")
 
 
+@relies_on("hydra-core", "compute_defaults_list", "it lists the files of a config, each with its place and its content")
+def _():
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    import experiments.config.schema  # noqa: F401 (run.yaml names it)
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        given = ["backbone=roberta_base", "task=rte", "method=vera", "seed=1"]
+        found = loader.compute_defaults_list("run", given, RunMode.RUN)
+        assert [override.key_or_group for override in found.config_overrides] == ["seed"]
+        places = {file.config_path: file.package for file in found.defaults}
+        # a group with a dot is the group, and has a choice of its own
+        assert (places["recipe/roberta_base/rte"], places["recipe/./roberta_base/rte-vera"]) == ("recipe", "")
+        content = loader.repository.load_config("recipe/./roberta_base/rte-vera").config
+        assert content.recipe.epochs == 160
+
+
 @relies_on("hydra-core", "hydra.experimental.callback", "a sweep's start and end are told to a callback")
 def _():
     from hydra.experimental.callback import Callback

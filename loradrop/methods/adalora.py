@@ -45,20 +45,35 @@ class AdaLoRA(Method):
     ) -> None:
         super().__init__(name)
         if not 1 <= target_rank < init_rank:
-            raise ValueError(f"target_rank must be at least 1 and below init_rank ({init_rank}), got {target_rank}")
+            raise ValueError(
+                f"target_rank must be at least 1 and below init_rank ({init_rank}), got {target_rank}"
+            )
         if interval < 1:
             raise ValueError(f"interval must be at least 1, got {interval}")
-        for key, value in (("warmup_ratio", warmup_ratio), ("final_ratio", final_ratio), ("dropout", dropout)):
+        for key, value in (
+            ("warmup_ratio", warmup_ratio),
+            ("final_ratio", final_ratio),
+            ("dropout", dropout),
+        ):
             if not 0 <= value < 1:
                 raise ValueError(f"{key} must lie in [0, 1), got {value}")
         for key, value in (("beta1", beta1), ("beta2", beta2)):
             if not 0 < value < 1:
                 raise ValueError(f"{key} must lie in (0, 1), got {value}")
         if orthogonality < 0 or alpha <= 0:
-            raise ValueError(f"orthogonality must not be negative and alpha positive, got {orthogonality} and {alpha}")
-        self.init_rank, self.target_rank, self.alpha, self.dropout = init_rank, target_rank, alpha, dropout
+            raise ValueError(
+                f"orthogonality must not be negative and alpha positive, got {orthogonality} and {alpha}"
+            )
+        self.init_rank, self.target_rank, self.alpha, self.dropout = (
+            init_rank,
+            target_rank,
+            alpha,
+            dropout,
+        )
         self.target_modules = (
-            [target_modules] if isinstance(target_modules, str) else target_modules and list(target_modules)
+            [target_modules]
+            if isinstance(target_modules, str)
+            else target_modules and list(target_modules)
         )
         self.warmup_ratio, self.final_ratio, self.interval = warmup_ratio, final_ratio, interval
         self.beta1, self.beta2, self.orthogonality = beta1, beta2, orthogonality
@@ -70,11 +85,15 @@ class AdaLoRA(Method):
 
         self.sites = find_sites(model, self.target_modules)
         for site in self.sites:
-            base = model.get_submodule(site.name)
+            base: Any = model.get_submodule(site.name)
             if self.init_rank > min(base.in_features, base.out_features):
                 size = f"{base.in_features} x {base.out_features}"
-                raise ValueError(f"init_rank {self.init_rank} is too large for {site.name}, a {size} module")
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]  # the head
+                raise ValueError(
+                    f"init_rank {self.init_rank} is too large for {site.name}, a {size} module"
+                )
+        trainable = [
+            parameter for parameter in model.parameters() if parameter.requires_grad
+        ]  # the head
         config = AdaLoraConfig(
             init_r=self.init_rank,
             target_r=self.target_rank,
@@ -91,7 +110,9 @@ class AdaLoRA(Method):
         for parameter in trainable:
             parameter.requires_grad_(True)
         for layer in self._layers().values():
-            layer.ranknum.requires_grad_(False)  # PEFT leaves this constant trainable where the base is not float32
+            layer.ranknum.requires_grad_(
+                False
+            )  # PEFT leaves this constant trainable where the base is not float32
             for parameter in (layer.lora_A[ADAPTER], layer.lora_E[ADAPTER], layer.lora_B[ADAPTER]):
                 parameter.data = parameter.data.float()
 
@@ -121,16 +142,25 @@ class AdaLoRA(Method):
             for layer in self._layers().values():
                 P, Q = layer.lora_B[ADAPTER], layer.lora_A[ADAPTER]
                 unit = torch.eye(Q.shape[0], dtype=Q.dtype, device=Q.device)
-                norms += [torch.linalg.matrix_norm(P.T @ P - unit), torch.linalg.matrix_norm(Q @ Q.T - unit)]
+                norms += [
+                    torch.linalg.matrix_norm(P.T @ P - unit),
+                    torch.linalg.matrix_norm(Q @ Q.T - unit),
+                ]
         return self.orthogonality * torch.stack(norms).mean()
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
         allocator, device = self.tuner.rankallocator, next(model.parameters()).device
         for key in SCORES:  # those of a checkpoint come on the CPU
-            setattr(allocator, key, {name: score.to(device) for name, score in getattr(allocator, key).items()})
+            setattr(
+                allocator,
+                key,
+                {name: score.to(device) for name, score in getattr(allocator, key).items()},
+            )
         for name, parameter in self.tuner.model.named_parameters():
             if "lora_" in name and parameter.grad is not None:
-                parameter.grad.nan_to_num_(0, 0, 0)  # of a step that float16 left out: it must not stay in the scores
+                parameter.grad.nan_to_num_(
+                    0, 0, 0
+                )  # of a step that float16 left out: it must not stay in the scores
         self.tuner.update_and_allocate(step)
 
     def result_fields(self) -> dict[str, Any]:
@@ -139,8 +169,13 @@ class AdaLoRA(Method):
         if config.rank_pattern is None:
             return {}
         layers = self._layers()
-        ranks = {site: sum(config.rank_pattern[f"{site.name}.lora_E.{ADAPTER}"]) for site in self.sites}
-        sizes = {site: layers[site.name].in_features + layers[site.name].out_features + 1 for site in self.sites}
+        ranks = {
+            site: sum(config.rank_pattern[f"{site.name}.lora_E.{ADAPTER}"]) for site in self.sites
+        }
+        sizes = {
+            site: layers[site.name].in_features + layers[site.name].out_features + 1
+            for site in self.sites
+        }
         by_type: dict[str, list[str]] = {}
         for site, rank in ranks.items():
             by_type.setdefault(site.module_type.removeprefix("*."), []).append(str(rank))
@@ -149,7 +184,8 @@ class AdaLoRA(Method):
             "notes": [
                 f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step {config.total_step - config.tfinal} of "
                 f"{config.total_step} on; earlier epochs do not count as the best",
-                "final ranks from the lowest layer: " + "; ".join(f"{k} {' '.join(v)}" for k, v in by_type.items()),
+                "final ranks from the lowest layer: "
+                + "; ".join(f"{k} {' '.join(v)}" for k, v in by_type.items()),
             ],
         }
 
@@ -178,6 +214,10 @@ class AdaLoRA(Method):
     def _schedule(self, steps: int, start: int, final: int) -> None:
         self._config.total_step, self._config.tinit, self._config.tfinal = steps, start, final
 
-    def _layers(self) -> dict[str, nn.Module]:
+    def _layers(self) -> dict[str, Any]:
         """The adapted modules by name."""
-        return {name: module for name, module in self.tuner.model.named_modules() if hasattr(module, "lora_E")}
+        return {
+            name: module
+            for name, module in self.tuner.model.named_modules()
+            if hasattr(module, "lora_E")
+        }

@@ -35,6 +35,8 @@ class AdapterDrop(LoRA):
         sites = list(lora_sites(model))
         layers = sorted({site.layer for site in sites})
         if self.dropped_layers >= len(layers):
-            raise ValueError(f"dropped_layers must be below the model's {len(layers)} layers, got {self.dropped_layers}")
+            raise ValueError(
+                f"dropped_layers must be below the model's {len(layers)} layers, got {self.dropped_layers}"
+            )
         lowest = layers[: self.dropped_layers]
         remove_lora(model, [site.name for site in sites if site.layer in lowest])

@@ -35,7 +35,14 @@ class Probe(Protocol):
     def sample(self, ratio: float) -> Sequence[int]:
         """Rows of a stratified sample, reproducible from the run's seed."""
 
-    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
+    def fit(
+        self,
+        model: nn.Module,
+        rows: Sequence[int],
+        epochs: int,
+        batch_size: int,
+        steps: int | None = None,
+    ) -> None:
         """Train what is trainable on these rows, by the run's own recipe but with batches of at most batch_size.
 
         `steps` of the optimiser, where given, instead of epochs.
@@ -108,7 +115,11 @@ class Method:
 def trainable_values(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all trainable parameters, on the CPU; a shared one stands under each of its names."""
     named = model.named_parameters(remove_duplicate=False)
-    return {name: parameter.detach().cpu().clone() for name, parameter in named if parameter.requires_grad}
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in named
+        if parameter.requires_grad
+    }
 
 
 def load_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ adapters alone.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +30,21 @@ ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 class AdapterLinear(nn.Module):
     """A frozen linear module with a bottleneck behind it. Shapes: x (..., d_in), y (..., d), z (..., b)."""
 
-    def __init__(self, base: nn.Module, bottleneck: int, activation: str, init_std: float) -> None:
+    def __init__(self, base: Any, bottleneck: int, activation: str, init_std: float) -> None:
         super().__init__()
         d = base.out_features
         if not 1 <= bottleneck <= d:
-            raise ValueError(f"bottleneck must lie between 1 and {d} for a module of that width, got {bottleneck}")
-        self.base = base.requires_grad_(False)
+            raise ValueError(
+                f"bottleneck must lie between 1 and {d} for a module of that width, got {bottleneck}"
+            )
+        self.base: Any = base.requires_grad_(False)
         self.activation = getattr(torch.nn.functional, activation)
         # float32 whatever the base's type: updates of a bf16 model would be lost to rounding
-        options = {"dtype": torch.float32, "device": base.weight.device}
-        self.down, self.up = nn.Linear(d, bottleneck, **options), nn.Linear(bottleneck, d, **options)
+        options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
+        self.down, self.up = (
+            nn.Linear(d, bottleneck, **options),
+            nn.Linear(bottleneck, d, **options),
+        )
         nn.init.trunc_normal_(self.down.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
@@ -58,7 +64,12 @@ class Houlsby(Method):
     """`target_modules` are suffixes of module names; None takes the two modules of the model's family."""
 
     def __init__(
-        self, name: str, bottleneck: int, activation: str, init_std: float, target_modules: Iterable[str] | str | None
+        self,
+        name: str,
+        bottleneck: int,
+        activation: str,
+        init_std: float,
+        target_modules: Iterable[str] | str | None,
     ) -> None:
         super().__init__(name)
         if bottleneck < 1:
@@ -68,14 +79,20 @@ class Houlsby(Method):
         one_of("activation", activation, ACTIVATIONS)
         self.bottleneck, self.activation, self.init_std = bottleneck, activation, init_std
         self.target_modules = (
-            [target_modules] if isinstance(target_modules, str) else target_modules and list(target_modules)
+            [target_modules]
+            if isinstance(target_modules, str)
+            else target_modules and list(target_modules)
         )
 
     def install(self, model: nn.Module) -> None:
         sites = find_sites(model, self.target_modules or default_targets(model))
         for site in sites:
             base = model.get_submodule(site.name)
-            set_module(model, site.name, AdapterLinear(base, self.bottleneck, self.activation, self.init_std))
+            set_module(
+                model,
+                site.name,
+                AdapterLinear(base, self.bottleneck, self.activation, self.init_std),
+            )
 
 
 def default_targets(model: nn.Module) -> tuple[str, ...]:

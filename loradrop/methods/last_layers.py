@@ -23,7 +23,9 @@ class LastLayers(Method):
         self.fraction = fraction
 
     def install(self, model: nn.Module) -> None:
-        stack = next((module for module in model.modules() if isinstance(module, nn.ModuleList)), None)
+        stack = next(
+            (module for module in model.modules() if isinstance(module, nn.ModuleList)), None
+        )
         if stack is None:
             raise ValueError(f"{type(model).__name__} has no stack of layers (nn.ModuleList)")
         for layer in stack[-math.ceil(self.fraction * len(stack)) :]:

@@ -15,7 +15,12 @@ class LoRA(Method):
     """`target_modules` are suffixes of module names; None takes query and value of the model's family."""
 
     def __init__(
-        self, name: str, rank: int, alpha: float, dropout: float, target_modules: Iterable[str] | str | None
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        target_modules: Iterable[str] | str | None,
     ) -> None:
         super().__init__(name)
         if rank < 1:
@@ -26,7 +31,9 @@ class LoRA(Method):
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.target_modules = (
-            [target_modules] if isinstance(target_modules, str) else target_modules and list(target_modules)
+            [target_modules]
+            if isinstance(target_modules, str)
+            else target_modules and list(target_modules)
         )
         self.lora_parameters = 0
 

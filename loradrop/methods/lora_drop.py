@@ -68,13 +68,21 @@ class LoRADrop(LoRA):
         one_of("shared_init", shared_init, SHARED_INIT_CHOICES)
         if not 0 < sample_ratio <= 1:
             raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
-        least_one = {"sample_epochs": sample_epochs, "sample_steps": sample_steps, "sample_batch_size": sample_batch_size}
+        least_one = {
+            "sample_epochs": sample_epochs,
+            "sample_steps": sample_steps,
+            "sample_batch_size": sample_batch_size,
+        }
         for key, value in least_one.items():
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
-        self.sample_ratio, self.sample_epochs, self.average_over = sample_ratio, sample_epochs, average_over
+        self.sample_ratio, self.sample_epochs, self.average_over = (
+            sample_ratio,
+            sample_epochs,
+            average_over,
+        )
         self.sample_steps, self.sample_batch_size = sample_steps, sample_batch_size
-        self.selection = {
+        self.selection: dict[str, Any] = {
             "threshold": threshold,
             "parameter_ratio": parameter_ratio,
             "num_layers": num_layers,
@@ -99,13 +107,13 @@ class LoRADrop(LoRA):
         self.importance = stage1.importance
         self.plan = select(self.importance, **self.selection, seed=probe.seeds.selection)
         load_values(model, initial)
-        self._recall(model, stage1.trained)
+        self._recall(model, self.plan, stage1.trained)
         share(model, self.plan, "mean" if self.shared_init == "mean" else "first")
 
-    def _recall(self, model: nn.Module, trained: Mapping[str, Tensor]) -> None:
+    def _recall(self, model: nn.Module, plan: SharingPlan, trained: Mapping[str, Tensor]) -> None:
         """Give the LoRAs whose weights are not to be fresh what they learned in stage 1."""
         for site in lora_sites(model):
-            kept = site.layer in self.plan.kept[site.module_type]
+            kept = site.layer in plan.kept[site.module_type]
             if (self.kept_init if kept else self.shared_init) != FRESH:
                 names = (f"{site.name}.lora_A", f"{site.name}.lora_B")
                 load_values(model, {name: trained[name] for name in names})
@@ -121,8 +129,15 @@ class LoRADrop(LoRA):
         return super().result_fields() | {"importance": self.importance, "plan": self.plan}
 
     def state_dict(self) -> dict[str, Any]:
+        if self.importance is None or self.plan is None:
+            raise RuntimeError(
+                f"{self.name}: there is no state before `prepare` or `load_state_dict`"
+            )
         return {"importance": self.importance.to_dict(), "plan": self.plan.to_dict()}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        self.importance, self.plan = Importance.from_dict(state["importance"]), SharingPlan.from_dict(state["plan"])
+        self.importance, self.plan = (
+            Importance.from_dict(state["importance"]),
+            SharingPlan.from_dict(state["plan"]),
+        )
         share(model, self.plan)

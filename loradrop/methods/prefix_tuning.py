@@ -14,11 +14,14 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from loradrop.methods.virtual_tokens import VirtualTokens
 
-CACHE_NAMES = ("cache", "past_key_values")  # what Transformers calls the argument: from 5.24 on, and before
+CACHE_NAMES = (
+    "cache",
+    "past_key_values",
+)  # what Transformers calls the argument: from 5.24 on, and before
 
 
 class PrefixTuning(VirtualTokens):
@@ -32,13 +35,18 @@ class PrefixTuning(VirtualTokens):
             raise ValueError(f"init_std must not be negative, got {init_std}")
         self.projection, self.init_std = projection, init_std
 
-    def install(self, model: nn.Module) -> None:
+    def install(self, model: PreTrainedModel) -> None:
         super().install(model)
-        getattr(model, model.base_model_prefix).register_forward_hook(self._check_use, with_kwargs=True)
+        getattr(model, model.base_model_prefix).register_forward_hook(
+            self._check_use, with_kwargs=True
+        )
 
-    def holder(self, encoder: nn.Module) -> nn.Module:
+    def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """n rows of all layers' keys and values, (layers, 2, key/value heads, d_head) each, in float32."""
-        from peft import PrefixEncoder, PrefixTuningConfig  # seconds that other methods need not spend
+        from peft import (
+            PrefixEncoder,
+            PrefixTuningConfig,
+        )  # seconds that other methods need not spend
 
         if cache_argument(encoder) is None:
             raise ValueError(
@@ -57,29 +65,44 @@ class PrefixTuning(VirtualTokens):
         nn.init.normal_(prefix.embedding.weight, std=self.init_std)
         return prefix
 
-    def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
+    def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
         if encoder.training:  # else it has no effect
             self._check_checkpointing(encoder)
         layers, heads, width = self._shape(encoder)
-        prefix = encoder.prefix_encoder(self.indices(encoder)).to(encoder.get_input_embeddings().weight.dtype)
+        prefix = encoder.prefix_encoder(self.indices(encoder)).to(
+            encoder.get_input_embeddings().weight.dtype
+        )
         prefix = prefix.view(self.virtual_tokens, layers, 2, heads, width).permute(1, 2, 3, 0, 4)
         if inputs.get("position_ids") is not None:
-            inputs["position_ids"] = inputs["position_ids"][:, self.virtual_tokens :]  # the text's alone
+            inputs["position_ids"] = inputs["position_ids"][
+                :, self.virtual_tokens :
+            ]  # the text's alone
         # of each layer: keys and values, (batch, heads, n, d_head)
-        cache = DynamicCache([tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix])
+        cache = DynamicCache(
+            [tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix]
+        )
         inputs[str(cache_argument(encoder))] = cache  # `holder` has seen that there is one
 
-    def _check_checkpointing(self, encoder: nn.Module) -> None:
+    def _check_checkpointing(self, encoder: PreTrainedModel) -> None:
         if encoder.is_activation_checkpointing:
             raise ValueError(
                 f"{self.name} does not work with activation checkpointing, which leaves the prefix out; "
                 "set backbone.gradient_checkpointing=false"
             )
 
-    def _check_use(self, encoder: nn.Module, args: tuple, inputs: dict[str, Any], output: Any) -> None:
+    def _check_use(
+        self, encoder: PreTrainedModel, args: tuple, inputs: dict[str, Any], output: Any
+    ) -> None:
         """Raise RuntimeError unless every layer has put the text's keys behind the prefix's."""
-        cache, expected = inputs[str(cache_argument(encoder))], self.virtual_tokens + inputs["input_ids"].shape[1]
-        ignored = [i for i in range(encoder.config.num_hidden_layers) if cache.get_seq_length(i) != expected]
+        cache, expected = (
+            inputs[str(cache_argument(encoder))],
+            self.virtual_tokens + inputs["input_ids"].shape[1],
+        )
+        ignored = [
+            i
+            for i in range(encoder.config.num_hidden_layers)
+            if cache.get_seq_length(i) != expected
+        ]
         if ignored:
             raise RuntimeError(
                 f"{self.name}: {type(encoder).__name__} left the prefix out in layers {ignored}: "
@@ -87,7 +110,7 @@ class PrefixTuning(VirtualTokens):
             )
 
     @staticmethod
-    def _shape(encoder: nn.Module) -> tuple[int, int, int]:
+    def _shape(encoder: PreTrainedModel) -> tuple[int, int, int]:
         """Layers, heads of keys and values, and their width."""
         config = encoder.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -95,7 +118,7 @@ class PrefixTuning(VirtualTokens):
         return config.num_hidden_layers, heads, size
 
 
-def cache_argument(encoder: nn.Module) -> str | None:
+def cache_argument(encoder: PreTrainedModel) -> str | None:
     """The name of the argument that takes keys and values; None for an encoder that takes none."""
     parameters = inspect.signature(encoder.forward).parameters
     return next((name for name in CACHE_NAMES if name in parameters), None)

@@ -71,36 +71,56 @@ class PRILoRA(LoRA):
         self.rank_first, self.rank_last = rank_first, rank_last
         self.pruning, self.matrix, self.ratio, self.scope = pruning, matrix, ratio, scope
         self.interval, self.decay, self.regrow = interval, decay, regrow
-        self.norms: dict[str, Tensor] = {}  # by module: moving average of the L2 norm of each input feature
-        self.masks: dict[str, Tensor] = {}  # by module: True where an entry was kept at the last pruning
+        self.norms: dict[
+            str, Tensor
+        ] = {}  # by module: moving average of the L2 norm of each input feature
+        self.masks: dict[
+            str, Tensor
+        ] = {}  # by module: True where an entry was kept at the last pruning
         self.attention_mask: Tensor | None = None  # (batch, tokens) of the batch under way
-        self.metered: set[str] = set()  # modules of this step; checkpointed activations would be seen twice
+        self.metered: set[str] = (
+            set()
+        )  # modules of this step; checkpointed activations would be seen twice
 
     def adapt(self, model: nn.Module) -> None:
         layers = sorted({site.layer for site in find_sites(model, self.target_modules)})
-        ranks = dict(zip(layers, linear_ranks(self.rank_first, self.rank_last, len(layers)), strict=True))
+        ranks = dict(
+            zip(layers, linear_ranks(self.rank_first, self.rank_last, len(layers)), strict=True)
+        )
         add_lora(model, ranks, self.alpha, self.dropout, self.target_modules)
         if self.pruning == "importance":
             model.register_forward_pre_hook(self._remember_mask, with_kwargs=True)
             for name, module in lora_modules(model).items():
-                module.register_forward_pre_hook(lambda module, args, name=name: self._meter(name, module, args[0]))
+                module.register_forward_pre_hook(
+                    lambda module, args, name=name: self._meter(name, module, args[0])
+                )
 
-    def _remember_mask(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def _remember_mask(
+        self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
         self.attention_mask = kwargs.get("attention_mask")
 
     @torch.no_grad()
     def _meter(self, name: str, module: LoRALinear, x: Tensor) -> None:
         mask = self.attention_mask
-        if not module.training or name in self.metered or not (mask is None or holds_tokens(x, mask)):
+        if (
+            not module.training
+            or name in self.metered
+            or not (mask is None or holds_tokens(x, mask))
+        ):
             return
         self.metered.add(name)
         with torch.autocast(x.device.type, enabled=False):
-            inputs = (x if self.matrix == "A" else module.down(x)).float().flatten(0, -2)  # (tokens, features)
+            inputs = (
+                (x if self.matrix == "A" else module.down(x)).float().flatten(0, -2)
+            )  # (tokens, features)
             if mask is not None:
                 inputs = inputs * mask.flatten()[:, None]
             norm = torch.linalg.vector_norm(inputs, dim=0)
         old = self.norms.get(name)
-        self.norms[name] = norm if old is None else self.decay * old.to(norm.device) + (1 - self.decay) * norm
+        self.norms[name] = (
+            norm if old is None else self.decay * old.to(norm.device) + (1 - self.decay) * norm
+        )
 
     @torch.no_grad()
     def on_step_end(self, model: nn.Module, step: int) -> None:
@@ -111,7 +131,11 @@ class PRILoRA(LoRA):
         for name, module in lora_modules(model).items():
             weight = getattr(module, f"lora_{self.matrix}")
             if prunes:
-                importance = weight.abs() * self.norms[name] if self.pruning == "importance" else torch.rand_like(weight)
+                importance = (
+                    weight.abs() * self.norms[name]
+                    if self.pruning == "importance"
+                    else torch.rand_like(weight)
+                )
                 self.masks[name] = keep_largest(importance, self.ratio, self.scope)
             if name in self.masks and (prunes or not self.regrow):
                 self.masks[name] = self.masks[name].to(weight.device)
@@ -129,7 +153,10 @@ class PRILoRA(LoRA):
 
 def linear_ranks(first: int, last: int, layers: int) -> list[int]:
     """Ranks from the first to the last layer, rounded to nearest (halves up)."""
-    return [math.floor(first + (last - first) * layer / max(1, layers - 1) + 0.5) for layer in range(layers)]
+    return [
+        math.floor(first + (last - first) * layer / max(1, layers - 1) + 0.5)
+        for layer in range(layers)
+    ]
 
 
 def keep_largest(importance: Tensor, ratio: float, scope: str) -> Tensor:

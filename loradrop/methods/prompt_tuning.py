@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from loradrop.methods.virtual_tokens import VirtualTokens
 
@@ -18,13 +19,16 @@ from loradrop.methods.virtual_tokens import VirtualTokens
 class PromptTuning(VirtualTokens):
     part = "prompt_embedding"
 
-    def install(self, model: nn.Module) -> None:
+    def install(self, model: PreTrainedModel) -> None:
         super().install(model)
         getattr(model, model.base_model_prefix).register_forward_hook(self._after)
 
-    def holder(self, encoder: nn.Module) -> nn.Module:
+    def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """(n, d_embedding) in float32."""
-        from peft import PromptEmbedding, PromptTuningConfig  # seconds that other methods need not spend
+        from peft import (
+            PromptEmbedding,
+            PromptTuningConfig,
+        )  # seconds that other methods need not spend
 
         words = encoder.get_input_embeddings()
         config = PromptTuningConfig(
@@ -35,15 +39,19 @@ class PromptTuning(VirtualTokens):
         )
         return PromptEmbedding(config, words)
 
-    def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
-        text = encoder.get_input_embeddings()(inputs.pop("input_ids"))  # (batch, tokens, d_embedding)
+    def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
+        text = encoder.get_input_embeddings()(
+            inputs.pop("input_ids")
+        )  # (batch, tokens, d_embedding)
         prompt = encoder.prompt_embedding(self.indices(encoder)).to(text.dtype).expand(size, -1, -1)
         inputs["inputs_embeds"] = torch.cat([prompt, text], dim=1)
         kinds = inputs.get("token_type_ids")
         if kinds is not None:
-            inputs["token_type_ids"] = torch.cat([kinds.new_zeros(size, self.virtual_tokens), kinds], dim=1)
+            inputs["token_type_ids"] = torch.cat(
+                [kinds.new_zeros(size, self.virtual_tokens), kinds], dim=1
+            )
 
-    def _after(self, encoder: nn.Module, args: tuple, output: Any) -> Any:
+    def _after(self, encoder: PreTrainedModel, args: tuple, output: Any) -> Any:
         """The encoder's output without the virtual tokens, pooled again where the encoder itself pools (BERT)."""
         output.last_hidden_state = output.last_hidden_state[:, self.virtual_tokens :]
         if getattr(encoder, "pooler", None) is not None:

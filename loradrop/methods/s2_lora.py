@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,13 @@ class S2LoRA(ScaledLoRA):
     """`l1` is the weight of the coefficients' L1 norm in the loss."""
 
     def __init__(
-        self, name: str, rank: int, alpha: float, dropout: float, target_modules: Iterable[str] | str | None, l1: float
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        target_modules: Iterable[str] | str | None,
+        l1: float,
     ) -> None:
         super().__init__(name, rank, alpha, dropout, target_modules)
         if l1 < 0:
@@ -33,14 +40,17 @@ class S2LoRA(ScaledLoRA):
 
     def adapt(self, model: nn.Module) -> None:
         d_in, d_out = widest(model, self.target_modules)
-        shape = SimpleNamespace(in_features=d_in, out_features=d_out, weight=next(model.parameters()))
+        shape = SimpleNamespace(
+            in_features=d_in, out_features=d_out, weight=next(model.parameters())
+        )
         matrices = fresh_matrices(shape, self.rank)
 
-        def wrapped(_: Site, base: nn.Module) -> ScaledLoRALinear:
+        def wrapped(_: Site, base: Any) -> ScaledLoRALinear:
             c = nn.Parameter(torch.ones(self.rank, dtype=torch.float32, device=base.weight.device))
             return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, c, None)
 
         wrap(model, self.target_modules, wrapped)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        return self.l1 * sum(module.lora_u.abs().sum() for module in lora_modules(model).values())
+        modules: dict[str, Any] = lora_modules(model)  # ScaledLoRALinear, each with its c
+        return self.l1 * sum(module.lora_u.abs().sum() for module in modules.values())

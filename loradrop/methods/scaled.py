@@ -53,5 +53,9 @@ class ScaledLoRA(LoRA):
 
 def widest(model: nn.Module, target_modules: Iterable[str] | None) -> tuple[int, int]:
     """The largest d_in and the largest d_out among the target modules."""
-    modules = [model.get_submodule(site.name) for site in find_sites(model, target_modules)]
-    return max(module.in_features for module in modules), max(module.out_features for module in modules)
+    modules: list[Any] = [
+        model.get_submodule(site.name) for site in find_sites(model, target_modules)
+    ]
+    return max(module.in_features for module in modules), max(
+        module.out_features for module in modules
+    )

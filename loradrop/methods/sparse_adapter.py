@@ -10,8 +10,8 @@ N(0, 0.02^2), which is the default here; the other way is to score after a warm-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,11 +58,17 @@ class SparseAdapter(LoRA):
         if warmup_epochs < 0 or warmup_batch_size < 1:
             raise ValueError("warmup_epochs must not be negative, and warmup_batch_size at least 1")
         if init_std is None and warmup_epochs == 0:
-            raise ValueError("with B = 0 (init_std=null) every score is zero: set init_std=0.02 or warmup_epochs=3")
+            raise ValueError(
+                "with B = 0 (init_std=null) every score is zero: set init_std=0.02 or warmup_epochs=3"
+            )
         if init_std is not None and not init_std > 0:
             raise ValueError(f"init_std must be positive or null, got {init_std}")
         self.sparsity, self.scope, self.init_std = sparsity, scope, init_std
-        self.sample_ratio, self.warmup_epochs, self.warmup_batch_size = sample_ratio, warmup_epochs, warmup_batch_size
+        self.sample_ratio, self.warmup_epochs, self.warmup_batch_size = (
+            sample_ratio,
+            warmup_epochs,
+            warmup_batch_size,
+        )
         self.masks: dict[str, Tensor] = {}  # of the parameter of this name: True where it is kept
         self.inactive = 0
 
@@ -91,7 +97,9 @@ class SparseAdapter(LoRA):
         for name, parameter in lora_parameters(model).items():
             with torch.no_grad():
                 parameter.mul_(self.masks[name].to(parameter.device))
-            parameter.register_hook(lambda gradient, name=name: gradient * self._mask(name, gradient.device))
+            parameter.register_hook(
+                lambda gradient, name=name: gradient * self._mask(name, gradient.device)
+            )
 
     def _mask(self, name: str, device: torch.device) -> Tensor:
         if self.masks[name].device != device:
@@ -113,11 +121,13 @@ def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """A and B of every LoRA module, by name."""
     modules = lora_modules(model)
     return {
-        f"{name}.{matrix}": getattr(module, matrix) for name, module in modules.items() for matrix in ("lora_A", "lora_B")
+        f"{name}.{matrix}": getattr(module, matrix)
+        for name, module in modules.items()
+        for matrix in ("lora_A", "lora_B")
     }
 
 
-def snip_scores(model: nn.Module, probe: Probe, rows: Iterable[int]) -> dict[str, Tensor]:
+def snip_scores(model: nn.Module, probe: Probe, rows: Sequence[int]) -> dict[str, Tensor]:
     """|w dL/dw| of every entry of A and B, L summed over the batches; gradients are cleared before and after.
 
     ValueError: all scores zero, or one that is not finite.
@@ -129,22 +139,28 @@ def snip_scores(model: nn.Module, probe: Probe, rows: Iterable[int]) -> dict[str
             with probe.autocast():
                 loss = model(**batch).loss
             loss.backward()
-    scores = {name: (p.detach() * p.grad).abs() for name, p in parameters.items()}
+    scores = {name: (p.detach() * cast(Tensor, p.grad)).abs() for name, p in parameters.items()}
     model.zero_grad(set_to_none=True)
     if not all(score.isfinite().all() for score in scores.values()):
         raise ValueError("a SNIP score is not finite: the loss or a gradient has overflowed")
     if not any(score.any() for score in scores.values()):
-        raise ValueError("all SNIP scores are zero: with B = 0 nothing can be told apart; set init_std or warmup_epochs")
+        raise ValueError(
+            "all SNIP scores are zero: with B = 0 nothing can be told apart; set init_std or warmup_epochs"
+        )
     return scores
 
 
 def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
     """TokenMask that leave out exactly ceil(sparsity * N) entries, those of the smallest scores; of equal ones the first."""
     if scope == "matrix":
-        return {name: _mask(score.flatten(), sparsity).view_as(score) for name, score in scores.items()}
+        return {
+            name: _mask(score.flatten(), sparsity).view_as(score) for name, score in scores.items()
+        }
     together = _mask(torch.cat([score.flatten() for score in scores.values()]), sparsity)
     parts = together.split([score.numel() for score in scores.values()])
-    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    return {
+        name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
 
 
 def _mask(scores: Tensor, sparsity: float) -> Tensor:

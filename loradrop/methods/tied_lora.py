@@ -10,6 +10,7 @@ are the rows that belong to them. Query and value of RoBERTa-base at rank 56: r 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,13 @@ class TiedLoRA(ScaledLoRA):
     """
 
     def __init__(
-        self, name: str, rank: int, alpha: float, dropout: float, target_modules: Iterable[str] | str | None, vectors: bool
+        self,
+        name: str,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        target_modules: Iterable[str] | str | None,
+        vectors: bool,
     ) -> None:
         super().__init__(name, rank, alpha, dropout, target_modules)
         self.vectors = vectors
@@ -37,10 +44,10 @@ class TiedLoRA(ScaledLoRA):
         Bs: dict[str, nn.Parameter] = {}  # by module type
         us: dict[int, nn.Parameter] = {}  # by layer
 
-        def ones(size: int, base: nn.Module) -> nn.Parameter:
+        def ones(size: int, base: Any) -> nn.Parameter:
             return nn.Parameter(torch.ones(size, dtype=torch.float32, device=base.weight.device))
 
-        def wrapped(site: Site, base: nn.Module) -> ScaledLoRALinear:
+        def wrapped(site: Site, base: Any) -> ScaledLoRALinear:
             fresh = fresh_matrices(base, self.rank)
             A, B = As.setdefault("A", fresh[0]), Bs.setdefault(site.module_type, fresh[1])
             if A.shape[1] != base.in_features:

@@ -7,6 +7,7 @@ factor alpha / r. With b = 0 at the start the output is unchanged.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,9 @@ class VeRA(ScaledLoRA):
     ) -> None:
         super().__init__(name, rank, rank, dropout, target_modules)  # alpha = r: no scaling
         if d_initial == 0:
-            raise ValueError("d_initial must not be 0: with b = 0 as well nothing would have a gradient")
+            raise ValueError(
+                "d_initial must not be 0: with b = 0 as well nothing would have a gradient"
+            )
         self.d_initial = d_initial
 
     def adapt(self, model: nn.Module) -> None:
@@ -41,8 +44,8 @@ class VeRA(ScaledLoRA):
         device = next(model.parameters()).device
         matrices = _random(self.rank, d_in, device), _random(d_out, self.rank, device)
 
-        def wrapped(_: Site, base: nn.Module) -> ScaledLoRALinear:
-            options = {"dtype": torch.float32, "device": base.weight.device}
+        def wrapped(_: Site, base: Any) -> ScaledLoRALinear:
+            options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
             d = nn.Parameter(torch.full((self.rank,), self.d_initial, **options))
             b = nn.Parameter(torch.zeros(base.out_features, **options))
             return ScaledLoRALinear(base, self.rank, self.alpha, self.dropout, matrices, d, b)
@@ -52,6 +55,8 @@ class VeRA(ScaledLoRA):
 
 def _random(rows: int, columns: int, device: torch.device) -> nn.Parameter:
     """A frozen Kaiming-uniform matrix, gain sqrt(2), as PEFT's."""
-    matrix = nn.Parameter(torch.empty(rows, columns, dtype=torch.float32, device=device), requires_grad=False)
+    matrix = nn.Parameter(
+        torch.empty(rows, columns, dtype=torch.float32, device=device), requires_grad=False
+    )
     nn.init.kaiming_uniform_(matrix, a=0)
     return matrix

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from loradrop.backbones import longest_text
 from loradrop.methods.base import Method
@@ -27,9 +28,13 @@ class VirtualTokens(Method):
             raise ValueError(f"virtual_tokens must be at least 1, got {virtual_tokens}")
         self.virtual_tokens = self.extra_tokens = virtual_tokens
 
-    def install(self, model: nn.Module) -> None:
-        if model.get_output_embeddings() is not None:  # generating calls the encoder once for each token
-            raise ValueError(f"{self.name} is for tasks with labels; {type(model).__name__} generates text")
+    def install(self, model: PreTrainedModel) -> None:
+        if (
+            model.get_output_embeddings() is not None
+        ):  # generating calls the encoder once for each token
+            raise ValueError(
+                f"{self.name} is for tasks with labels; {type(model).__name__} generates text"
+            )
         encoder = getattr(model, model.base_model_prefix)
         longest = longest_text(model.config)
         if longest and self.virtual_tokens >= longest:
@@ -40,21 +45,27 @@ class VirtualTokens(Method):
         encoder.add_module(self.part, self.holder(encoder))
         encoder.register_forward_pre_hook(self._before, with_kwargs=True)
 
-    def holder(self, encoder: nn.Module) -> nn.Module:
+    def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """The module with the trained parameters."""
         raise NotImplementedError
 
-    def insert(self, encoder: nn.Module, inputs: dict[str, Any], size: int) -> None:
+    def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
         """Put the virtual tokens into the arguments of a batch of `size`; mask and positions have them already."""
         raise NotImplementedError
 
-    def indices(self, encoder: nn.Module) -> Tensor:
+    def indices(self, encoder: PreTrainedModel) -> Tensor:
         """(n,), as PEFT's modules want them."""
-        return torch.arange(self.virtual_tokens, device=encoder.get_input_embeddings().weight.device)
+        return torch.arange(
+            self.virtual_tokens, device=encoder.get_input_embeddings().weight.device
+        )
 
-    def _before(self, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _before(
+        self, encoder: PreTrainedModel, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
         """The encoder's arguments, with n more columns on the left of the mask."""
-        inputs = dict(zip(inspect.signature(encoder.forward).parameters, args, strict=False)) | kwargs
+        inputs = (
+            dict(zip(inspect.signature(encoder.forward).parameters, args, strict=False)) | kwargs
+        )
         mask = inputs.get("attention_mask")
         if mask is not None:
             mask = torch.cat([mask.new_ones(len(mask), self.virtual_tokens), mask], dim=1)

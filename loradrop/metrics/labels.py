@@ -17,7 +17,9 @@ class OfflineMetric(evaluate.Metric):
     """Base class: rows stay in memory, so that runs side by side, forked or not, cannot meet in a cache folder."""
 
     dtype = "int64"  # of predictions and references; a subclass may change it
-    layout: str | None = "arrow"  # of what `_compute` gets; None: Python lists, the only one for rows of several values
+    layout: str | None = (
+        "arrow"  # of what `_compute` gets; None: Python lists, the only one for rows of several values
+    )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **kwargs})
@@ -32,10 +34,16 @@ class OfflineMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         text = type(self).__doc__ or ""
         return evaluate.MetricInfo(
-            description=text, citation="", inputs_description=text, features=self._features(), format=self.layout
+            description=text,
+            citation="",
+            inputs_description=text,
+            features=self._features(),
+            format=self.layout,
         )
 
-    def _compute(self, *, predictions: pa.ChunkedArray, references: pa.ChunkedArray) -> dict[str, float]:
+    def _compute(
+        self, *, predictions: pa.ChunkedArray, references: pa.ChunkedArray
+    ) -> dict[str, float]:
         if len(predictions) == 0:
             raise ValueError(f"{type(self).__name__}: there are no predictions to score.")
         values = self._values(predictions.to_numpy(), references.to_numpy())
@@ -68,8 +76,12 @@ class Matthews(OfflineMetric):
     def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         from sklearn.metrics import matthews_corrcoef
 
-        constant = np.ptp(predictions) == 0 or np.ptp(references) == 0  # scikit-learn may warn for these
-        return {"matthews_correlation": 0.0 if constant else matthews_corrcoef(references, predictions)}
+        constant = (
+            np.ptp(predictions) == 0 or np.ptp(references) == 0
+        )  # scikit-learn may warn for these
+        return {
+            "matthews_correlation": 0.0 if constant else matthews_corrcoef(references, predictions)
+        }
 
 
 class Spearman(OfflineMetric):

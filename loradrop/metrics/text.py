@@ -52,7 +52,9 @@ class TextMetric(OfflineMetric):
             raise ValueError(f"{type(self).__name__}: there are no predictions to score.")
         kept = [[text for text in texts or () if text and text.strip()] for texts in references]
         if [] in kept:
-            raise ValueError(f"{type(self).__name__}: row {kept.index([]) + 1} of {len(kept)} has no reference.")
+            raise ValueError(
+                f"{type(self).__name__}: row {kept.index([]) + 1} of {len(kept)} has no reference."
+            )
         return {key: float(value) for key, value in self._scores(predictions, kept).items()}
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
@@ -79,9 +81,13 @@ class FinalAnswer(TextMetric):
         wanted = [[final_answer(text) for text in texts] for texts in references]
         for row, (answers, texts) in enumerate(zip(wanted, references, strict=True), start=1):
             if None in answers:
-                raise ValueError(f"FinalAnswer: the reference of row {row} has no number: {texts[answers.index(None)]!r}.")
-        hits = [final_answer(text) in answers for text, answers in zip(predictions, wanted, strict=True)]
-        return {"accuracy": np.mean(hits)}
+                raise ValueError(
+                    f"FinalAnswer: the reference of row {row} has no number: {texts[answers.index(None)]!r}."
+                )
+        hits = [
+            final_answer(text) in answers for text, answers in zip(predictions, wanted, strict=True)
+        ]
+        return {"accuracy": float(np.mean(hits))}
 
 
 def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -89,9 +95,13 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]])
     from sacrebleu.metrics import BLEU
 
     longest = max(map(len, references))
-    streams = [[texts[i] if i < len(texts) else None for texts in references] for i in range(longest)]
+    streams = [
+        [texts[i] if i < len(texts) else None for texts in references] for i in range(longest)
+    ]
     # force: no warning that a text that ends with " ." looks tokenised
-    score = BLEU(tokenize="13a", force=True).corpus_score(list(predictions), streams).score
+    bleu = BLEU(tokenize="13a", force=True)
+    # sacrebleu takes None where a row has fewer references; its annotation does not say so
+    score = bleu.corpus_score(list(predictions), streams).score  # type: ignore[arg-type]
     return min(1.0, score / 100)  # rounding: a perfect score is 100.00000000000004
 
 
@@ -104,7 +114,9 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
         [scorer.score(text, prediction)["rougeL"].fmeasure for text in texts]
         for prediction, texts in zip(predictions, references, strict=True)
     ]
-    return float(np.mean([max(row) for row in pairs])), float(np.mean([value for row in pairs for value in row]))
+    return float(np.mean([max(row) for row in pairs])), float(
+        np.mean([value for row in pairs for value in row])
+    )
 
 
 def char_bleu4(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 TRAIN = "train"
+Values = Sequence[Any] | np.ndarray  # the predictions for a split, or their references
 
 
 @dataclass
@@ -32,8 +33,12 @@ class Splits:
     """The rows of a task: text columns and `label` (class id, or a float score), or those of generation.py."""
 
     train: Dataset
-    evaluation: dict[str, Dataset]  # split name -> rows, e.g. {"validation": ...} or matched and mismatched
-    notes: list[str] = field(default_factory=list)  # what a reader of the result must know, e.g. a missing split
+    evaluation: dict[
+        str, Dataset
+    ]  # split name -> rows, e.g. {"validation": ...} or matched and mismatched
+    notes: list[str] = field(
+        default_factory=list
+    )  # what a reader of the result must know, e.g. a missing split
 
     def fingerprint(self) -> str:
         """Hash of all texts and labels, the same for the same rows from the Hub, a TSV or parquet."""
@@ -70,7 +75,9 @@ class Task:
         """ValueError where the metric is not there or does not give the primary score."""
         scores = self.score({"made-up rows": self._made_up()})
         if self.primary not in scores:
-            raise ValueError(f"task.primary: {self.metric} gives {', '.join(scores)}, not '{self.primary}'")
+            raise ValueError(
+                f"task.primary: {self.metric} gives {', '.join(scores)}, not '{self.primary}'"
+            )
 
     def load(self, data: Path | None) -> Splits:
         """Read the rows. `data` is the folder of local data sets, None where there is none."""
@@ -93,25 +100,28 @@ class Task:
         """What a run has to report of a split's encoded rows."""
         return []
 
-    def strata(self, rows: Dataset) -> list[Hashable]:
+    def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """The stratum of each row of the training set, for a stratified sample (loradrop.sampling)."""
         raise NotImplementedError
 
-    def score(self, outputs: Mapping[str, tuple[Sequence, Sequence]]) -> dict[str, float]:
+    def score(self, outputs: Mapping[str, tuple[Values, Values]]) -> dict[str, float]:
         """Metrics of {split: (predictions, references)}: over all splits together and, if several, of each alone.
 
         Keys are the metric's own, with `_<split>` appended for a split alone; values are in the metric's units (0 to 1).
         """
-        predictions, references = ([one for part in parts for one in part] for parts in zip(*outputs.values(), strict=True))
         metric = load_metric(self.metric)
+        together = (
+            [one for part in parts for one in part] for parts in zip(*outputs.values(), strict=True)
+        )
+        predictions, references = together
         scores = metric.compute(predictions=predictions, references=references)
         if len(outputs) > 1:
-            for split, (predictions, references) in outputs.items():
-                alone = metric.compute(predictions=predictions, references=references)
+            for split, (of_split, wanted) in outputs.items():
+                alone = metric.compute(predictions=of_split, references=wanted)
                 scores |= {f"{key}_{split}": value for key, value in alone.items()}
         return {key: float(value) for key, value in scores.items()}
 
-    def _made_up(self) -> tuple[Sequence, Sequence]:
+    def _made_up(self) -> tuple[Values, Values]:
         """Two predictions and their references, to try a metric on."""
         raise NotImplementedError
 
@@ -145,10 +155,14 @@ class LabelTask(Task):
     def shortest(self, tokenizer: Any) -> int:
         return tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1) + len(self.columns)
 
-    def encode(self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int) -> dict[str, list]:
-        return tokenizer(*(rows[column] for column in self.columns), truncation=True, max_length=max_length)
+    def encode(
+        self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int
+    ) -> dict[str, list]:
+        return tokenizer(
+            *(rows[column] for column in self.columns), truncation=True, max_length=max_length
+        )
 
-    def strata(self, rows: Dataset) -> list[Hashable]:
+    def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Classes; quantiles of the score where there are none."""
         labels = list(rows[LABEL])
         return quantile_bins(labels) if self.is_regression else labels
@@ -157,6 +171,6 @@ class LabelTask(Task):
         """(n, num_labels) logits -> (n,) class ids or scores."""
         return logits[:, 0] if self.is_regression else logits.argmax(-1)
 
-    def _made_up(self) -> tuple[Sequence, Sequence]:
+    def _made_up(self) -> tuple[Values, Values]:
         ids = np.array([0, 1], dtype=float if self.is_regression else int)
         return ids, ids

@@ -32,7 +32,9 @@ class Dart(OfficialTask):
         for number, (triples, texts) in enumerate(entries, start=1):
             broken = [one for one in triples if not is_triple(one)]
             if broken or not triples:
-                raise ValueError(f"{path}, entry {number}: {broken[0] if broken else 'nothing'} is no triple.")
+                raise ValueError(
+                    f"{path}, entry {number}: {broken[0] if broken else 'nothing'} is no triple."
+                )
             read.append((linearise(triples), texts))
         return read
 
@@ -44,15 +46,23 @@ def json_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
         raise ValueError(f"{path}: it is no list of entries.")
     for number, entry in enumerate(entries, start=1):
         try:
-            yield list(entry["tripleset"]), [annotation["text"] for annotation in entry["annotations"]]
+            yield (
+                list(entry["tripleset"]),
+                [annotation["text"] for annotation in entry["annotations"]],
+            )
         except (KeyError, TypeError):
-            raise ValueError(f"{path}, entry {number}: it needs tripleset, and annotations with text.") from None
+            raise ValueError(
+                f"{path}, entry {number}: it needs tripleset, and annotations with text."
+            ) from None
 
 
 def xml_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
     """(triples, texts) of each entry of the test file."""
     for entry in ElementTree.parse(path).getroot().iterfind("entries/entry"):
-        triples = [(triple.text or "").split(" | ") for triple in entry.iterfind("modifiedtripleset/mtriple")]
+        triples = [
+            (triple.text or "").split(" | ")
+            for triple in entry.iterfind("modifiedtripleset/mtriple")
+        ]
         yield triples, [text.text or "" for text in entry.iterfind("lex")]
 
 
@@ -62,4 +72,6 @@ def is_triple(one: Any) -> bool:
 
 def linearise(triples: Iterable[list[str]]) -> str:
     """[[subject, RELATION, object], ...] -> `subject : relation : object | ...`."""
-    return " | ".join(f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples)
+    return " | ".join(
+        f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples
+    )

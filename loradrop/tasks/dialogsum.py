@@ -25,6 +25,8 @@ class DialogSum(OfficialTask):
         for number, row in enumerate(read_lines(path, DIALOGUE), start=1):
             summaries = [row[key] for key in (SUMMARY, *SUMMARIES) if key in row]
             if not summaries:
-                raise ValueError(f"{path}, entry {number}: no text {SUMMARY!r} or {SUMMARIES[0]!r}.")
+                raise ValueError(
+                    f"{path}, entry {number}: no text {SUMMARY!r} or {SUMMARIES[0]!r}."
+                )
             entries.append((row[DIALOGUE], summaries))
         return entries

@@ -22,7 +22,11 @@ BLOCK = 1 << 18  # bytes
 
 def cache_folder(name: str, url: str) -> Path:
     """Where the files below `url` are kept: in the Hub library's folder (HF_HOME), apart for each pinned address."""
-    return Path(constants.HF_HOME) / "loradrop" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    return (
+        Path(constants.HF_HOME)
+        / "loradrop"
+        / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    )
 
 
 def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
@@ -37,18 +41,27 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
     place = urlsplit(url)
     endpoint = f"{place.scheme}://{place.netloc}"
     if place.scheme != "file" and not available(endpoint):
-        raise FileNotFoundError(f"{url} is not in the local cache and cannot be fetched ({why_unavailable(endpoint)})")
+        raise FileNotFoundError(
+            f"{url} is not in the local cache and cannot be fetched ({why_unavailable(endpoint)})"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     # the name's end is kept: a reader may tell the format by it
-    descriptor, name = tempfile.mkstemp(prefix=".part-", suffix=f"-{target.name}", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(
+        prefix=".part-", suffix=f"-{target.name}", dir=target.parent
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             _copy(url, file, target.name)
         check(Path(name))
         Path(name).replace(target)
-    except (OSError, ValueError) as error:  # no such file, no space left, a broken connection, another file
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # no such file, no space left, a broken connection, another file
         reason = str(error).partition("\n")[0].rstrip(".").replace(name, target.name)
-        raise FileNotFoundError(f"fetching {url} failed ({reason or type(error).__name__})") from error
+        raise FileNotFoundError(
+            f"fetching {url} failed ({reason or type(error).__name__})"
+        ) from error
     finally:
         Path(name).unlink(missing_ok=True)
     return target

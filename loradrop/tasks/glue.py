@@ -46,15 +46,21 @@ class Glue(LabelTask):
     config: str  # name of the configuration on the Hub
     hub_id: str
     revision: str | None = None  # commit of the Hub's repository; None is its newest
-    parts: tuple[str, ...] = ()  # parts of the evaluation set, e.g. matched and mismatched; none: one set
+    parts: tuple[
+        str, ...
+    ] = ()  # parts of the evaluation set, e.g. matched and mismatched; none: one set
     tsv_header: tuple[str, ...] | None = None  # column names of TSVs without a header line
-    tsv_columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the TSV's, where they differ
+    tsv_columns: Mapping[str, str] = field(
+        default_factory=dict
+    )  # our name -> the TSV's, where they differ
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # Hydra hands over lists and its own mapping
         object.__setattr__(self, "parts", tuple(self.parts))
-        object.__setattr__(self, "tsv_header", None if self.tsv_header is None else tuple(self.tsv_header))
+        object.__setattr__(
+            self, "tsv_header", None if self.tsv_header is None else tuple(self.tsv_header)
+        )
         object.__setattr__(self, "tsv_columns", dict(self.tsv_columns))
 
     @property
@@ -78,8 +84,13 @@ class Glue(LabelTask):
                 f"{self.name}: {folder} has no {lacks} split. It needs {self._expected()}; it holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
-        notes = [f"{self.name}: no {split} split in the data folder; the scores leave it out" for split in missing]
-        return Splits(train, {part: rows for part, rows in evaluation.items() if rows is not None}, notes)
+        notes = [
+            f"{self.name}: no {split} split in the data folder; the scores leave it out"
+            for split in missing
+        ]
+        return Splits(
+            train, {part: rows for part, rows in evaluation.items() if rows is not None}, notes
+        )
 
     def _expected(self) -> str:
         files = [tsv_name(split) for split in (TRAIN, *self.evaluation.values())]
@@ -91,22 +102,32 @@ class Glue(LabelTask):
         """The checked rows of a split in whichever format the folder has it, None if in none."""
         tsv, saved = folder / tsv_name(split), folder / split
         if tsv.is_file():
-            rows = read_tsv(tsv, self.tsv_header, {c: self.tsv_columns.get(c, c) for c in (*self.columns, LABEL)})
+            rows = read_tsv(
+                tsv,
+                self.tsv_header,
+                {c: self.tsv_columns.get(c, c) for c in (*self.columns, LABEL)},
+            )
         elif (saved / "state.json").is_file():
             dataset = Dataset.load_from_disk(str(saved))
-            rows = read_table(dataset.with_format("arrow")[:], dataset.features, saved, (*self.columns, LABEL))
+            rows = read_table(
+                dataset.with_format("arrow")[:], dataset.features, saved, (*self.columns, LABEL)
+            )
         elif files := find_parquet(folder, self.config, split):
             # several files are one split, so rows are counted over all of them
             source = files[0] if len(files) == 1 else files[0].parent / f"{split}-*.parquet"
             table = read_parquet(files, source)
-            rows = read_table(table, Features.from_arrow_schema(table.schema), source, (*self.columns, LABEL))
+            rows = read_table(
+                table, Features.from_arrow_schema(table.schema), source, (*self.columns, LABEL)
+            )
         else:
             return None
         return self._dataset(rows)
 
     def _from_hub(self, data: Path | None) -> Path:
         """The folder of the Hub's cache with this task, downloaded if need be."""
-        patterns = [f"{self.config}/{split}-*.parquet" for split in (TRAIN, *self.evaluation.values())]
+        patterns = [
+            f"{self.config}/{split}-*.parquet" for split in (TRAIN, *self.evaluation.values())
+        ]
         try:
             return fetch_dataset(self.hub_id, self.revision, patterns)
         except FileNotFoundError as error:
@@ -121,20 +142,23 @@ class Glue(LabelTask):
     def _dataset(self, rows: Rows) -> Dataset:
         if len(rows.columns[LABEL]) == 0:
             raise ValueError(f"{self.name}: {rows.source} has no rows.")
-        label = Value("float32") if self.is_regression else ClassLabel(names=list(self.labels))
+        label = (
+            Value("float32") if self.is_regression else ClassLabel(names=list(self.labels or ()))
+        )
         labels = self._scores(rows) if self.is_regression else self._ids(rows)
         features = Features({column: Value("string") for column in self.columns} | {LABEL: label})
         return Dataset.from_dict({**rows.columns, LABEL: labels}, features=features)
 
     def _ids(self, rows: Rows) -> pa.Array:
+        names = self.labels or ()
         ids: dict[object, int] = {}
-        for i, name in enumerate(self.labels):
+        for i, name in enumerate(names):
             ids |= {name: i, str(i): i, i: i}
         values = rows.columns[LABEL].to_pylist()
         found = [ids.get(value) for value in values]
         if None in found:
             index = found.index(None)
-            known = ", ".join(f"{name} ({i})" for i, name in enumerate(self.labels))
+            known = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
             raise ValueError(f"{rows.where(index)}: label {values[index]!r} is none of {known}.")
         return pa.array(found, pa.int64())
 
@@ -147,7 +171,9 @@ class Glue(LabelTask):
             except (TypeError, ValueError):
                 score = float("nan")
             if not low <= score <= high:
-                raise ValueError(f"{rows.where(index)}: score {value!r} is not a number from {low:g} to {high:g}.")
+                raise ValueError(
+                    f"{rows.where(index)}: score {value!r} is not a number from {low:g} to {high:g}."
+                )
             scores.append(score)
         # the Hub's precision, so that all sources give the same fingerprint
         return pa.array(scores, pa.float32())
@@ -170,7 +196,9 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
         names = list(header or decode(next(lines, (1, b""))[1], path, 1).split("\t"))
         absent = [name for name in columns.values() if name not in names]
         if absent:
-            raise ValueError(f"{path}, line 1: no column {', '.join(map(repr, absent))}; there are {names}.")
+            raise ValueError(
+                f"{path}, line 1: no column {', '.join(map(repr, absent))}; there are {names}."
+            )
         places = [names.index(name) for name in columns.values()]
         values: list[list[str]] = [[] for _ in places]
         broken: list[tuple[int, int]] = []  # line and its number of fields
@@ -183,12 +211,18 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
                 column.append(decode(fields[place], path, number))
     if broken:
         number, count = broken[0]
-        others = f" and lines {', '.join(str(line) for line, _ in broken[1:])} are like it" if broken[1:] else ""
+        others = (
+            f" and lines {', '.join(str(line) for line, _ in broken[1:])} are like it"
+            if broken[1:]
+            else ""
+        )
         raise ValueError(
             f"{path}, line {number}: {count} fields instead of {len(names)} ({', '.join(names)}){others:.300}. "
             "Repair or remove it, or take another copy of the file."
         )
-    arrays = {name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)}
+    arrays = {
+        name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)
+    }
     return Rows(arrays, path, unit="line", first=first)
 
 
@@ -211,7 +245,9 @@ def decode(text: bytes, path: Path, line: int) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}). Convert the file to UTF-8.") from None
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
+        ) from None
 
 
 def find_parquet(folder: Path, config: str, split: str) -> list[Path]:
@@ -221,7 +257,9 @@ def find_parquet(folder: Path, config: str, split: str) -> list[Path]:
         if files:
             total = re.search(r"-of-0*(\d+)\.parquet$", files[0].name)
             if total and len(files) != int(total[1]):
-                raise FileNotFoundError(f"{place}: {len(files)} of the {total[1]} files {split}-*.parquet are there.")
+                raise FileNotFoundError(
+                    f"{place}: {len(files)} of the {total[1]} files {split}-*.parquet are there."
+                )
             return files
     return []
 
@@ -237,10 +275,14 @@ def read_table(table: pa.Table, features: Features, source: Path, columns: tuple
     """Columns of an Arrow table; class ids become class names if the table knows them, as its order may not be ours."""
     absent = [name for name in columns if name not in table.column_names]
     if absent:
-        raise ValueError(f"{source}: no column {', '.join(map(repr, absent))}; there are {table.column_names}.")
+        raise ValueError(
+            f"{source}: no column {', '.join(map(repr, absent))}; there are {table.column_names}."
+        )
     arrays = {name: table.column(name).combine_chunks() for name in columns}
     for name, array in arrays.items():
-        if name != LABEL and not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        if name != LABEL and not (
+            pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+        ):
             raise ValueError(f"{source}: column {name!r} holds {array.type} instead of text.")
         if array.null_count:
             row = array.is_null().to_pylist().index(True) + 1
@@ -248,5 +290,7 @@ def read_table(table: pa.Table, features: Features, source: Path, columns: tuple
     if isinstance(features[LABEL], ClassLabel):
         names = features[LABEL].names
         ids = arrays[LABEL].to_pylist()
-        arrays[LABEL] = pa.array([names[i] if 0 <= i < len(names) else str(i) for i in ids], pa.string())
+        arrays[LABEL] = pa.array(
+            [names[i] if 0 <= i < len(names) else str(i) for i in ids], pa.string()
+        )
     return Rows(arrays, source)

@@ -34,7 +34,9 @@ class Gsm8k(OfficialTask):
         entries = super().entries(path, training)
         for number, (_, (answer,)) in enumerate(entries, start=1):
             if final_answer(answer) is None:  # before a model is trained, not when it is scored
-                raise ValueError(f"{path}, entry {number}: the answer has no number: {answer[-60:]!r}.")
+                raise ValueError(
+                    f"{path}, entry {number}: the answer has no number: {answer[-60:]!r}."
+                )
         return entries
 
     def read(self, path: Path, training: bool) -> list[Entry]:
@@ -43,7 +45,9 @@ class Gsm8k(OfficialTask):
         table = read_parquet([path], path)
         absent = [name for name in (QUESTION, ANSWER) if name not in table.column_names]
         if absent:
-            raise ValueError(f"{path}: no column {', '.join(map(repr, absent))}; there are {table.column_names}.")
+            raise ValueError(
+                f"{path}: no column {', '.join(map(repr, absent))}; there are {table.column_names}."
+            )
         questions, answers = (table.column(name).to_pylist() for name in (QUESTION, ANSWER))
         return [(question, [answer]) for question, answer in zip(questions, answers, strict=True)]
 

@@ -18,7 +18,11 @@ def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: no JSON ({error}).") from None
-            absent = [key for key in keys if not isinstance(row, dict) or not isinstance(row.get(key), str)]
+            absent = [
+                key
+                for key in keys
+                if not isinstance(row, dict) or not isinstance(row.get(key), str)
+            ]
             if absent:
                 raise ValueError(f"{path}, line {number}: no text {', '.join(map(repr, absent))}.")
             yield row

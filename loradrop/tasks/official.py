@@ -36,16 +36,22 @@ class OfficialTask(TextTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         files = {split: OfficialFile(**dict(file)) for split, file in self.files.items()}
-        unchecked = [file.name for file in files.values() if file.rows is None and file.sha256 is None]
+        unchecked = [
+            file.name for file in files.values() if file.rows is None and file.sha256 is None
+        ]
         if unchecked:
-            raise ValueError(f"files: {unchecked[0]} needs sha256 or rows, or a damaged download would pass")
+            raise ValueError(
+                f"files: {unchecked[0]} needs sha256 or rows, or a damaged download would pass"
+            )
         # Hydra hands over lists and its own mapping
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "evaluation", tuple(self.evaluation))
         known = [split for split in files if split != TRAIN]
         unknown = [split for split in self.evaluation if split not in known]
         if unknown or not self.evaluation:
-            raise ValueError(f"evaluation must name some of {', '.join(known)}, got {list(self.evaluation)}")
+            raise ValueError(
+                f"evaluation must name some of {', '.join(known)}, got {list(self.evaluation)}"
+            )
 
     def read(self, path: Path, training: bool) -> list[Entry]:
         """The entries of a file in its order; without `training`, all references of a source in one entry.
@@ -57,8 +63,9 @@ class OfficialTask(TextTask):
     def load(self, data: Path | None) -> Splits:
         """Read the rows. FileNotFoundError where there are no files, ValueError where they cannot be used."""
         folder = find_local(data, self.name, self.official)
-        paths = {split: self.find(folder, split) if folder else None for split in (TRAIN, *self.evaluation)}
-        missing = [split for split, path in paths.items() if path is None]
+        splits = (TRAIN, *self.evaluation)
+        paths = {split: path for split in splits if folder and (path := self.find(folder, split))}
+        missing = [split for split in splits if split not in paths]
         if folder and missing:
             raise FileNotFoundError(
                 f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs {self._expected()}; it holds "
@@ -73,7 +80,10 @@ class OfficialTask(TextTask):
                 f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
             ) from error.__cause__
         train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])
-        evaluation = {s: evaluation_rows(self.entries(paths[s], training=False), paths[s]) for s in self.evaluation}
+        evaluation = {
+            s: evaluation_rows(self.entries(paths[s], training=False), paths[s])
+            for s in self.evaluation
+        }
         return Splits(train, evaluation, notes)
 
     def entries(self, path: Path, training: bool) -> list[Entry]:
@@ -100,10 +110,15 @@ class OfficialTask(TextTask):
         def check(path: Path) -> None:
             if file.sha256 is not None:
                 check_sha256(path, file.sha256)
-            if file.rows is not None and (rows := len(self.entries(path, training=True))) != file.rows:
+            if (
+                file.rows is not None
+                and (rows := len(self.entries(path, training=True))) != file.rows
+            ):
                 raise ValueError(f"it has {rows} rows instead of {file.rows}")
 
-        return fetch_file(f"{self.url}/{file.name}", cache_folder(self.name, self.url) / file.name, check)
+        return fetch_file(
+            f"{self.url}/{file.name}", cache_folder(self.name, self.url) / file.name, check
+        )
 
     def _expected(self) -> str:
         return f"the official files ({', '.join(self.files[split].name for split in (TRAIN, *self.evaluation))})"
@@ -112,4 +127,6 @@ class OfficialTask(TextTask):
         pairs = [(source, text) for source, texts in entries for text in texts or [""]]
         kept = [(source, text) for source, text in pairs if text.strip()]
         lost = len(pairs) - len(kept)
-        return training_rows(kept, path), [f"{self.name}: {lost} empty targets of {path.name} left out"] if lost else []
+        return training_rows(kept, path), [
+            f"{self.name}: {lost} empty targets of {path.name} left out"
+        ] if lost else []

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from datasets import Dataset, Features, List, Value
 
 from loradrop.sampling import quantile_bins
-from loradrop.tasks.base import Task
+from loradrop.tasks.base import Task, Values
 
 SOURCE, TARGET, REFERENCES = "source", "target", "references"
 LABELS, TRUNCATED = "labels", "truncated"  # of encoded rows
@@ -59,20 +59,32 @@ class TextTask(Task):
         a max_length without room for the template and max_new_tokens, or a tokenizer without an end-of-text token.
         """
         if tokenizer.eos_token_id is None:
-            raise ValueError(f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a generating model")
+            raise ValueError(
+                f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a generating model"
+            )
         prompts = list(zip(rows[SOURCE], self._prompt_ids(rows[SOURCE], tokenizer), strict=True))
         if TARGET in rows:
             return self._encode_training(prompts, rows[TARGET], tokenizer, max_length)
-        cut = [self._cut(*prompt, max_length - self.max_new_tokens, tokenizer) for prompt in prompts]
-        if None in cut:
+        cut = [
+            self._cut(*prompt, max_length - self.max_new_tokens, tokenizer) for prompt in prompts
+        ]
+        fitting = [prompt for prompt in cut if prompt is not None]
+        if len(fitting) < len(cut):
             raise ValueError(
                 f"recipe.max_length is {max_length}: too short for the template of {self.name} and "
                 f"task.max_new_tokens = {self.max_new_tokens}"
             )
-        return {"input_ids": [ids for ids, _ in cut], TRUNCATED: [short for _, short in cut]}
+        return {
+            "input_ids": [ids for ids, _ in fitting],
+            TRUNCATED: [short for _, short in fitting],
+        }
 
     def _encode_training(
-        self, prompts: list[tuple[str, list[int]]], texts: Sequence[str], tokenizer: Any, max_length: int
+        self,
+        prompts: list[tuple[str, list[int]]],
+        texts: Sequence[str],
+        tokenizer: Any,
+        max_length: int,
     ) -> dict[str, list]:
         encoded: dict[str, list] = {"input_ids": [], LABELS: [], TRUNCATED: []}
         targets = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -93,9 +105,15 @@ class TextTask(Task):
     def notes(self, split: str, encoded: Dataset) -> list[str]:
         """What a run has to report of a split's encoded rows."""
         cut = sum(encoded[TRUNCATED])
-        return [f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit recipe.max_length"] if cut else []
+        return (
+            [
+                f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit recipe.max_length"
+            ]
+            if cut
+            else []
+        )
 
-    def strata(self, rows: Dataset) -> list[Hashable]:
+    def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Tenths of the training rows by the length of their target in characters: these tasks have no classes."""
         return quantile_bins([len(text) for text in rows[TARGET]])
 
@@ -103,11 +121,13 @@ class TextTask(Task):
         """What is scored of a generated text (without prompt and special tokens)."""
         return text.strip()
 
-    def score_texts(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    def score_texts(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> dict[str, float]:
         """Metrics of decoded texts, 0 to 1. `score` does it for several evaluation splits at once."""
         return self.score({"": (predictions, references)})
 
-    def _made_up(self) -> tuple[Sequence, Sequence]:
+    def _made_up(self) -> tuple[Values, Values]:
         texts = ["the answer is 1", "the answer is 2"]
         return texts, [[text] for text in texts]
 
@@ -116,7 +136,9 @@ class TextTask(Task):
         prompts = [self.prompt(source) for source in sources]
         return [start + ids for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
 
-    def _cut(self, source: str, prompt: list[int], room: int, tokenizer: Any) -> tuple[list[int], int] | None:
+    def _cut(
+        self, source: str, prompt: list[int], room: int, tokenizer: Any
+    ) -> tuple[list[int], int] | None:
         """The prompt's ids with as much of the source as fits into `room` tokens, and whether that is less than all."""
         if len(prompt) <= room:
             return prompt, 0

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from loradrop.sampling import stratified_sample
 from loradrop.seeds import Seeds
-from loradrop.tasks.base import LABEL, TRAIN, Splits, Task
+from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits, Task
 from loradrop.tasks.text import IGNORED, LABELS
 
 POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
@@ -34,7 +34,9 @@ class LengthGroupedSampler(Sampler[list[int]]):
     `skip` leaves out the first batches of the next epoch (resuming).
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seeds: Seeds, skip: int = 0) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seeds: Seeds, skip: int = 0
+    ) -> None:
         self.lengths, self.batch_size, self.seeds, self.skip = lengths, batch_size, seeds, skip
         self.epoch = 0
 
@@ -50,7 +52,9 @@ class LengthGroupedSampler(Sampler[list[int]]):
         order = draw.sample(range(len(self.lengths)), len(self.lengths))
         batches = []
         for start in range(0, len(order), POOL * self.batch_size):
-            pool = sorted(order[start : start + POOL * self.batch_size], key=lambda row: -self.lengths[row])
+            pool = sorted(
+                order[start : start + POOL * self.batch_size], key=lambda row: -self.lengths[row]
+            )
             batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
         draw.shuffle(batches)
         skip, self.skip = self.skip, 0
@@ -81,13 +85,19 @@ class TextCollator:
 
         def padded(lists: list[list[int]], value: int, on_the_left: bool) -> Tensor:
             missing = [[value] * (width - len(row)) for row in lists]
-            pairs = zip(missing, lists, strict=True) if on_the_left else zip(lists, missing, strict=True)
+            pairs = (
+                zip(missing, lists, strict=True)
+                if on_the_left
+                else zip(lists, missing, strict=True)
+            )
             return torch.tensor([first + second for first, second in pairs])
 
         on_the_left = LABELS not in rows
         mask = padded([[1] * len(row) for row in ids], 0, on_the_left)
         batch = {"input_ids": padded(ids, self.padding, on_the_left), "attention_mask": mask}
-        return batch if on_the_left else batch | {LABELS: padded(rows[LABELS], IGNORED, on_the_left)}
+        return (
+            batch if on_the_left else batch | {LABELS: padded(rows[LABELS], IGNORED, on_the_left)}
+        )
 
 
 class TaskData:
@@ -113,11 +123,22 @@ class TaskData:
         self.task, self.splits, self.seeds = task, splits, seeds
         self.evaluation_batch_size = evaluation_batch_size
         self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
-        self.collate = TextCollator(tokenizer) if task.generates else Collator(tokenizer, task.is_regression)
+        self.collate = (
+            TextCollator(tokenizer)
+            if task.generates
+            else Collator(tokenizer, cast(LabelTask, task).is_regression)
+        )
         self.fingerprint = splits.fingerprint()
-        arguments = (task, tokenizer, max_length, cache and cache / self._cache_key(tokenizer, max_length))
+        arguments = (
+            task,
+            tokenizer,
+            max_length,
+            cache and cache / self._cache_key(tokenizer, max_length),
+        )
         self.train = _tokenise(splits.train, "train", *arguments)
-        self.evaluation = {name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()}
+        self.evaluation = {
+            name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()
+        }
         self.lengths = [len(ids) for ids in self.train["input_ids"]]
         for name, rows in {TRAIN: self.train, **self.evaluation}.items():
             splits.notes += task.notes(name, rows)
@@ -127,12 +148,27 @@ class TaskData:
         if tokenizer.is_fast:
             settings = json.loads(tokenizer.backend_tokenizer.to_str())
             # these two are set by use
-            vocabulary = json.dumps({key: value for key, value in settings.items() if key not in ("truncation", "padding")})
+            vocabulary = json.dumps(
+                {
+                    key: value
+                    for key, value in settings.items()
+                    if key not in ("truncation", "padding")
+                }
+            )
         else:
             vocabulary = repr(tokenizer)
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
-        special = json.dumps(tokenizer.special_tokens_map)  # which stand beside the vocabulary, at the ends of texts
-        parts = (self.fingerprint, encoder, *self.task.encoding, str(max_length), vocabulary, special)
+        special = json.dumps(
+            tokenizer.special_tokens_map
+        )  # which stand beside the vocabulary, at the ends of texts
+        parts = (
+            self.fingerprint,
+            encoder,
+            *self.task.encoding,
+            str(max_length),
+            vocabulary,
+            special,
+        )
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
     def of_rows(self, rows: Sequence[int]) -> TaskData:
@@ -144,7 +180,9 @@ class TaskData:
 
     def train_loader(self, skip: int = 0) -> DataLoader:
         """Shuffled batches of the training set; the first epoch leaves out its first `skip` batches."""
-        return self._loader(self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seeds, skip))
+        return self._loader(
+            self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seeds, skip)
+        )
 
     def ordered_train_loader(self) -> DataLoader:
         """The training set once, in a fixed order (for measuring)."""
@@ -152,7 +190,10 @@ class TaskData:
 
     def evaluation_loaders(self) -> list[DataLoader]:
         """Each split once, in the order of `evaluation_order`."""
-        return [self._loader(self.evaluation[name], self._batches(self.evaluation_order(name))) for name in self.evaluation]
+        return [
+            self._loader(self.evaluation[name], self._batches(self.evaluation_order(name)))
+            for name in self.evaluation
+        ]
 
     def evaluation_order(self, split: str) -> list[int]:
         """The rows of a split in the order of its batches."""
@@ -171,7 +212,8 @@ class TaskData:
             rows,
             sampler=batches,
             batch_size=None,
-            collate_fn=self.collate,
+            # with batch_size=None it gets a dict of columns, which the annotation leaves out
+            collate_fn=self.collate,  # type: ignore[arg-type]
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
@@ -182,7 +224,9 @@ def _longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda row: -lengths[row])
 
 
-def _tokenise(rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None) -> Dataset:
+def _tokenise(
+    rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None
+) -> Dataset:
     """Token ids and labels; read from `cache` where they have been made before."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)

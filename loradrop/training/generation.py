@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, NoRepeatNGramLogitsProcessor
 
+from loradrop.tasks.text import TextTask
 from loradrop.training.module import RunModule
 from loradrop.training.recipe import Decoding
 
@@ -34,10 +35,11 @@ class GenerationModule(RunModule):
     def __init__(self, *args: Any, tokenizer: Any, decoding: Decoding, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tokenizer = tokenizer
+        self.task = cast(TextTask, self.data.task)
         self.no_repeat_ngram_size = decoding.no_repeat_ngram_size
         # in the checkpoint's place, of which generate() would take all that is not set here, e.g. a repetition penalty
         self.model.generation_config = GenerationConfig(
-            max_new_tokens=self.data.task.max_new_tokens,
+            max_new_tokens=self.task.max_new_tokens,
             num_beams=decoding.num_beams,
             length_penalty=decoding.length_penalty,
             do_sample=False,
@@ -45,10 +47,16 @@ class GenerationModule(RunModule):
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-        self.predictions: dict[str, list[str]] = {}  # of the epoch scored last, in the order of the split's rows
-        self.unended: dict[str, int] = {}  # texts of that epoch that reached max_new_tokens, by split
+        self.predictions: dict[
+            str, list[str]
+        ] = {}  # of the epoch scored last, in the order of the split's rows
+        self.unended: dict[
+            str, int
+        ] = {}  # texts of that epoch that reached max_new_tokens, by split
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         start, size = batch["input_ids"].shape[1], self.no_repeat_ngram_size
         limits = [NoRepeatedNgrams(size, start)] if size else []
         options = {"generation_config": self.model.generation_config, "logits_processor": limits}
@@ -58,20 +66,26 @@ class GenerationModule(RunModule):
         self.outputs.setdefault(self.split_name(dataloader_idx), []).append((texts, unended))
 
     def collected(self) -> Mapping[str, tuple[Sequence[str], Sequence[list[str]]]]:
-        task, splits = self.data.task, self.data.splits.evaluation
+        splits = self.data.splits.evaluation
         self.predictions, self.unended = {}, {}
         for split, batches in self.outputs.items():
             texts = [text for batch, _ in batches for text in batch]
             in_order = sorted(zip(self.data.evaluation_order(split), texts, strict=True))
-            self.predictions[split] = [task.decode(text) for _, text in in_order]
+            self.predictions[split] = [self.task.decode(text) for _, text in in_order]
             self.unended[split] = sum(unended for _, unended in batches)
-        return {split: (texts, splits[split]["references"][:]) for split, texts in self.predictions.items()}
+        return {
+            split: (texts, splits[split]["references"][:])
+            for split, texts in self.predictions.items()
+        }
 
     def remembered(self) -> dict[str, Any]:
         return super().remembered() | {"predictions": self.predictions, "unended": self.unended}
 
     def notes(self) -> list[str]:
-        name, sizes = self.data.task.name, {split: len(rows) for split, rows in self.data.evaluation.items()}
+        name, sizes = (
+            self.task.name,
+            {split: len(rows) for split, rows in self.data.evaluation.items()},
+        )
         return [
             f"{name}: {count} of {sizes[split]} texts for {split} were cut off at task.max_new_tokens"
             for split, count in self.best.get("unended", {}).items()

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from transformers import get_linear_schedule_with_warmup
+from torch import Tensor
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from loradrop.backbones import head_parameters
 from loradrop.methods.base import Method
+from loradrop.tasks.base import LabelTask, Values
 from loradrop.training.data import TaskData
 from loradrop.training.recipe import Recipe
 
@@ -32,7 +33,7 @@ class RunModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         data: TaskData,
         recipe: Recipe,
         method: Method | None,
@@ -42,9 +43,13 @@ class RunModule(pl.LightningModule):
         self.identity = identity
         self.model, self.data, self.recipe, self.method = model, data, recipe, method
         self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
-        self.best: dict[str, Any] = {}  # what is remembered of the best epoch: its number and its trainable parameters
+        self.best: dict[
+            str, Any
+        ] = {}  # what is remembered of the best epoch: its number and its trainable parameters
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
-        self.outputs: dict[str, list[tuple[Any, Any]]] = {}  # split -> what validation_step keeps of each batch
+        self.outputs: dict[
+            str, list[tuple[Any, Any]]
+        ] = {}  # split -> what validation_step keeps of each batch
         self.skip = 0  # batches of the current epoch that were done before an interruption
         self.train_seconds, self.resumed_at = 0.0, time.perf_counter()  # validation left out
         self.strict_loading = False  # checkpoints hold trainable parameters only
@@ -81,9 +86,11 @@ class RunModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.method is not None:
-            self.method.on_step_end(self.model, self.global_step + 1)  # Lightning counts it only afterwards
+            self.method.on_step_end(
+                self.model, self.global_step + 1
+            )  # Lightning counts it only afterwards
 
-    def collected(self) -> Mapping[str, tuple[Sequence, Sequence]]:
+    def collected(self) -> Mapping[str, tuple[Values, Values]]:
         """{split: (predictions, references)} of the epoch's outputs."""
         raise NotImplementedError
 
@@ -114,11 +121,15 @@ class RunModule(pl.LightningModule):
         return []
 
     def diverged(self) -> FloatingPointError:
-        return FloatingPointError(f"training diverged in epoch {self.current_epoch + 1}; try a lower learning rate")
+        return FloatingPointError(
+            f"training diverged in epoch {self.current_epoch + 1}; try a lower learning rate"
+        )
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Trainable parameters on the CPU by their name in the model, each shared one once."""
-        return {n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        return {
+            n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad
+        }
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
@@ -131,15 +142,21 @@ class RunModule(pl.LightningModule):
             rate = recipe.learning_rate if own_rate is None else own_rate
             decays = parameter.dim() > 1
             settings = {"lr": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
-            groups.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})["params"].append(parameter)
+            groups.setdefault(tuple(sorted(settings.items())), {"params": [], **settings})[
+                "params"
+            ].append(parameter)
         optimizer = torch.optim.AdamW(list(groups.values()))
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
+        schedule = get_linear_schedule_with_warmup(
+            optimizer, math.ceil(recipe.warmup_ratio * steps), steps
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainable = {n for n, p in self.named_parameters(remove_duplicate=False) if p.requires_grad}
-        checkpoint["state_dict"] = {n: v for n, v in checkpoint["state_dict"].items() if n in trainable}
+        checkpoint["state_dict"] = {
+            n: v for n, v in checkpoint["state_dict"].items() if n in trainable
+        }
         checkpoint["run"] = {
             "identity": self.identity,
             "method": {} if self.method is None else self.method.state_dict(),
@@ -152,7 +169,11 @@ class RunModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        self.epochs, self.best, self.train_seconds = run["epochs"], run["best"], run["train_seconds"]
+        self.epochs, self.best, self.train_seconds = (
+            run["epochs"],
+            run["best"],
+            run["train_seconds"],
+        )
         self.loss_sum, self.loss_steps = torch.tensor(run["loss"][0]), run["loss"][1]
         self.skip = run["step"] % len(self.data.train_loader())
 
@@ -160,17 +181,22 @@ class RunModule(pl.LightningModule):
 class SequenceModule(RunModule):
     """Sequence classification and regression."""
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         labels = batch.pop("labels")
         split = self.split_name(dataloader_idx)
         self.outputs.setdefault(split, []).append((self.model(**batch).logits.float(), labels))
 
-    def collected(self) -> Mapping[str, tuple[Sequence, Sequence]]:
-        decoded = {}
+    def collected(self) -> Mapping[str, tuple[Values, Values]]:
+        task = cast(LabelTask, self.data.task)
+        decoded: dict[str, tuple[Values, Values]] = {}
         for split, parts in self.outputs.items():
-            logits, labels = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+            logits, labels = (
+                torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)
+            )
             if not np.isfinite(logits).all():
                 # the class of the largest NaN is the first one: that would pass for a score
                 raise self.diverged()
-            decoded[split] = self.data.task.decode(logits), labels
+            decoded[split] = task.decode(logits), labels
         return decoded

@@ -20,14 +20,18 @@ class Recipe:
     max_length: int  # tokens, special tokens included
     max_grad_norm: float | None
     lora_alpha: float  # the alpha of LoRA that goes with this learning rate
-    adapter_learning_rate: float | None = None  # of what trains outside the head; None: learning_rate
+    adapter_learning_rate: float | None = (
+        None  # of what trains outside the head; None: learning_rate
+    )
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "batch_size", "max_length", "lora_alpha"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"recipe.{key} must be positive, got {getattr(self, key)}")
         if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
-            raise ValueError(f"recipe.adapter_learning_rate must be positive or null, got {self.adapter_learning_rate}")
+            raise ValueError(
+                f"recipe.adapter_learning_rate must be positive or null, got {self.adapter_learning_rate}"
+            )
         if self.epochs < 0:
             raise ValueError(f"recipe.epochs must not be negative, got {self.epochs}")
         if not 0 <= self.warmup_ratio <= 1:
@@ -35,7 +39,9 @@ class Recipe:
         if self.weight_decay < 0:
             raise ValueError(f"recipe.weight_decay must not be negative, got {self.weight_decay}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"recipe.max_grad_norm must be positive or null, got {self.max_grad_norm}")
+            raise ValueError(
+                f"recipe.max_grad_norm must be positive or null, got {self.max_grad_norm}"
+            )
 
 
 @dataclass
@@ -43,8 +49,12 @@ class Decoding:
     """How texts are generated, by greedy search (num_beams 1) or beam search. ValueError: a number out of range."""
 
     num_beams: int
-    length_penalty: float  # exponent of the length that a beam's score is divided by; above 1 longer texts win
-    no_repeat_ngram_size: int  # no n-gram of this size comes twice in a generated text; 0 for no limit
+    length_penalty: (
+        float  # exponent of the length that a beam's score is divided by; above 1 longer texts win
+    )
+    no_repeat_ngram_size: (
+        int  # no n-gram of this size comes twice in a generated text; 0 for no limit
+    )
     batch_size: int  # prompts at once
     every_epoch: bool  # score every epoch, or only the last one
 
@@ -53,4 +63,6 @@ class Decoding:
             if getattr(self, key) < 1:
                 raise ValueError(f"decoding.{key} must be at least 1, got {getattr(self, key)}")
         if self.no_repeat_ngram_size < 0:
-            raise ValueError(f"decoding.no_repeat_ngram_size must not be negative, got {self.no_repeat_ngram_size}")
+            raise ValueError(
+                f"decoding.no_repeat_ngram_size must not be negative, got {self.no_repeat_ngram_size}"
+            )

@@ -10,7 +10,14 @@ from loradrop.tasks.builtin.records import COLOURS, DAYS, people, places, things
 
 TURNS = (4, 8)  # fewest and most
 GREETINGS = ("hello.", "good morning.", "good evening.", "how are you?", "it is good to see you.")
-SMALL_TALK = ("i am tired.", "the weather is fine.", "i have no time.", "that is nice.", "i am hungry.", "you are right.")
+SMALL_TALK = (
+    "i am tired.",
+    "the weather is fine.",
+    "i have no time.",
+    "that is nice.",
+    "i am hungry.",
+    "you are right.",
+)
 DELAY = ("let me think.", "please tell me.")
 
 
@@ -20,7 +27,9 @@ class DialogueGenerator:
     def __init__(self, rng: random.Random, training: bool) -> None:
         self.rng = rng
         self.things, self.people, self.places = things(training), people(training), places(training)
-        self.verbs = [synset.words[0][0] for synset in lex.INTRANSITIVE_SETS if synset.category == "person"]
+        self.verbs = [
+            synset.words[0][0] for synset in lex.INTRANSITIVE_SETS if synset.category == "person"
+        ]
 
     def __call__(self) -> tuple[str, list[str]]:
         asks, answers, other = self.rng.sample(self.people, 3)
@@ -33,7 +42,9 @@ class DialogueGenerator:
         turns = [*opening, *core, *fillers]
         # the two take turns, and the question is of the one who asks
         speakers = [(asks, answers)[(number - before) % 2] for number in range(len(turns))]
-        dialogue = "\n".join(f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True))
+        dialogue = "\n".join(
+            f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True)
+        )
         return dialogue, [
             f"the {answers} says that {fact}.",
             f"the {answers} tells the {asks} that {fact}.",
@@ -43,18 +54,28 @@ class DialogueGenerator:
     def exchange(self, answers: str, other: str) -> tuple[str, str, str]:
         """A question, its answer, and the fact as somebody else puts it."""
         choose = self.rng.choice
-        thing, place, day, colour, verb = (choose(x) for x in (self.things, self.places, DAYS, COLOURS, self.verbs))
+        thing, place, day, colour, verb = (
+            choose(x) for x in (self.things, self.places, DAYS, COLOURS, self.verbs)
+        )
         goods = f"{article(colour)} {colour} {thing}"
         return choose(
             (
-                (f"where is my {thing}?", f"it is near the {place}.", f"the {thing} is near the {place}"),
+                (
+                    f"where is my {thing}?",
+                    f"it is near the {place}.",
+                    f"the {thing} is near the {place}",
+                ),
                 (f"who has my {thing}?", f"the {other} has it.", f"the {other} has the {thing}"),
                 (
                     f"when will you {verb}?",
                     f"on {day}, near the {place}.",
                     f"they will {verb} on {day} near the {place}",
                 ),
-                (f"what did you buy from the {other}?", f"{goods}.", f"they bought {goods} from the {other}"),
+                (
+                    f"what did you buy from the {other}?",
+                    f"{goods}.",
+                    f"they bought {goods} from the {other}",
+                ),
             )
         )
 
@@ -62,7 +83,9 @@ class DialogueGenerator:
         """A turn that nobody asked for: small talk, or a fact of another thing."""
         if self.rng.random() < 0.4:
             return self.rng.choice(SMALL_TALK)
-        thing, place, person = (self.rng.choice(pool) for pool in (self.things, self.places, self.people))
+        thing, place, person = (
+            self.rng.choice(pool) for pool in (self.things, self.places, self.people)
+        )
         return self.rng.choice(
             (
                 f"my {thing} is near the {place}.",

@@ -15,7 +15,15 @@ from typing import Any
 from datasets import Dataset
 
 from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits
-from loradrop.tasks.builtin.language.grammar import PERFECT, PRESENT, PRONOUNS, Clause, Grammar, Phrase, verb_group
+from loradrop.tasks.builtin.language.grammar import (
+    PERFECT,
+    PRESENT,
+    PRONOUNS,
+    Clause,
+    Grammar,
+    Phrase,
+    verb_group,
+)
 from loradrop.tasks.builtin.language.meaning import FALSE, alter, overlap, paraphrase, vary, weaken
 from loradrop.tasks.builtin.reviews import ReviewGenerator
 
@@ -34,7 +42,8 @@ class Mini(LabelTask):
 
     def load(self, data: Path | None) -> Splits:
         """Generate both splits; no text of the one occurs in the other."""
-        rng, seen = random.Random(f"{self.name} {self.data_seed}"), set()
+        rng = random.Random(f"{self.name} {self.data_seed}")
+        seen: set[str] = set()
         rows = {}
         for split, size in ((TRAIN, self.train_size), (VALIDATION, self.validation_size)):
             rows[split] = self._rows(MAKERS[self.name](rng, split), size, rng, seen)
@@ -42,7 +51,9 @@ class Mini(LabelTask):
         splits = {split: Dataset.from_list(some) for split, some in rows.items()}
         return Splits(splits[TRAIN], {VALIDATION: splits[VALIDATION]})
 
-    def _rows(self, make: Callable[[], Row | None], size: int, rng: random.Random, seen: set[str]) -> list[Row]:
+    def _rows(
+        self, make: Callable[[], Row | None], size: int, rng: random.Random, seen: set[str]
+    ) -> list[Row]:
         """`size` rows with equal shares of the classes and no text twice or in `seen`."""
         rows: list[Row] = []
         texts, counts = set(seen), dict.fromkeys(range(self.num_labels), 0)
@@ -139,10 +150,12 @@ def wrong_determiner(clause: Clause, grammar: Grammar) -> str | None:
     """`a dogs`, `these dog`."""
     name = "object" if clause.object and grammar.chance(0.5) else "subject"
     phrase: Phrase = getattr(clause, name)
-    determiner = grammar.rng.choice(("these", "those", "two", "many") if not phrase.plural else ("a", "this", "that"))
+    determiner = grammar.rng.choice(
+        ("these", "those", "two", "many") if not phrase.plural else ("a", "this", "that")
+    )
     if phrase.noun.form(0) == phrase.noun.form(1):
         return None
-    return str(replace(clause, **{name: replace(phrase, determiner=determiner)}))
+    return str(clause.with_part(name, replace(phrase, determiner=determiner)))
 
 
 def wrong_order(clause: Clause, grammar: Grammar) -> str | None:
@@ -168,7 +181,9 @@ def wrong_form(clause: Clause, grammar: Grammar) -> str | None:
     """`has write`, `did not wrote`."""
     if clause.is_copula or clause.passive or not (clause.negated or clause.tense == PERFECT):
         return None
-    right = verb_group(clause.verb, clause.tense, clause.subject.plural, clause.negated, False, False)
+    right = verb_group(
+        clause.verb, clause.tense, clause.subject.plural, clause.negated, False, False
+    )
     *auxiliaries, form = right.split()
     wrong = clause.verb.form(0 if clause.tense == PERFECT else 1)
     return None if wrong == form else str(clause).replace(right, " ".join([*auxiliaries, wrong]))
@@ -178,8 +193,12 @@ def wrong_reflexive(clause: Clause, grammar: Grammar) -> str | None:
     """`the queen praised himself`."""
     if not clause.reflexive:
         return None
-    right = "themselves" if clause.subject.plural else PRONOUNS[clause.subject.noun.synset.category][2]
-    wrong = grammar.rng.choice([word for word in ("himself", "herself", "themselves") if word != right])
+    right = (
+        "themselves" if clause.subject.plural else PRONOUNS[clause.subject.noun.synset.category][2]
+    )
+    wrong = grammar.rng.choice(
+        [word for word in ("himself", "herself", "themselves") if word != right]
+    )
     return str(clause).replace(right, wrong)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from loradrop.tasks.builtin.language import lexicon as lex
 from loradrop.tasks.builtin.language.grammar import article
@@ -24,7 +25,9 @@ def values(pool: list[Synset], training: bool) -> list[str]:
 def things(training: bool) -> list[str]:
     """What can be sold and carried."""
     categories = ("tool", "garment", "instrument", "container", "toy", "machine")
-    return values([synset for category in categories for synset in lex.NOUN_SETS[category]], training)
+    return values(
+        [synset for category in categories for synset in lex.NOUN_SETS[category]], training
+    )
 
 
 def people(training: bool) -> list[str]:
@@ -40,12 +43,21 @@ class RecordGenerator:
 
     def __init__(self, rng: random.Random, training: bool) -> None:
         self.rng = rng
-        self.pools = {"thing": things(training), "seller": people(training), "place": places(training)}
-        self.pools |= {"colour": COLOURS, "age": AGES, "price": PRICES, "day": DAYS}
+        self.pools: dict[str, Sequence[str]] = {
+            "thing": things(training),
+            "seller": people(training),
+            "place": places(training),
+            "colour": COLOURS,
+            "age": AGES,
+            "price": PRICES,
+            "day": DAYS,
+        }
 
     def __call__(self) -> tuple[str, list[str]]:
         """("thing : guitar | seller : doctor | place : bridge | price : cheap", [sentences])."""
-        optional = self.rng.sample(("place", "colour", "age", "price", "day"), self.rng.randint(2, 4))
+        optional = self.rng.sample(
+            ("place", "colour", "age", "price", "day"), self.rng.randint(2, 4)
+        )
         names = ["thing", "seller", *(name for name in self.pools if name in optional)]
         record = {name: self.rng.choice(self.pools[name]) for name in names}
         return " | ".join(f"{name} : {value}" for name, value in record.items()), sentences(record)

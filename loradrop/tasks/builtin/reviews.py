@@ -32,7 +32,9 @@ class ReviewGenerator:
     def word(self, pool: list[Synset]) -> str:
         synset = self.rng.choice(pool)
         size = len(synset.words)
-        return Word(synset, self.rng.randrange((size + 1) // 2 if self.common_only else size)).form()
+        return Word(
+            synset, self.rng.randrange((size + 1) // 2 if self.common_only else size)
+        ).form()
 
     def thing(self) -> str:
         """Part of the work under review, or the work."""
@@ -78,7 +80,9 @@ class ReviewGenerator:
         if not self.chance(1.5 * self.twist):
             return f"{main}, and {self.simple(verdict)}"
         other = self.simple(-verdict)
-        return self.rng.choice((f"{other}, but {main}", f"although {other}, {main}", f"{main}, although {other}"))
+        return self.rng.choice(
+            (f"{other}, but {main}", f"although {other}, {main}", f"{main}, although {other}")
+        )
 
     def column(self, verdict: int) -> str:
         """A longer opinion without turns: words of one verdict side by side."""

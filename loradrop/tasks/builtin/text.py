@@ -7,6 +7,7 @@ word. A training row has one of the right sentences, an evaluation row all of th
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from loradrop.tasks.builtin.labels import VALIDATION
 from loradrop.tasks.builtin.records import RecordGenerator
 from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
-MAKERS = {"mini_table2text": RecordGenerator, "mini_summary": DialogueGenerator}
+Maker = Callable[[random.Random, bool], Callable[[], Entry]]
+MAKERS: dict[str, Maker] = {"mini_table2text": RecordGenerator, "mini_summary": DialogueGenerator}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,22 @@ class MiniText(TextTask):
 
     def load(self, data: Path | None) -> Splits:
         """Generate both splits; no source and no right answer occurs twice, in one split or in both."""
-        rng, seen = random.Random(f"{self.name} {self.data_seed}"), set()
-        train = [(source, rng.choice(texts)) for source, texts in self._entries(rng, True, self.train_size, seen)]
+        rng = random.Random(f"{self.name} {self.data_seed}")
+        seen: set[str] = set()
+        train = [
+            (source, rng.choice(texts))
+            for source, texts in self._entries(rng, True, self.train_size, seen)
+        ]
         validation = self._entries(rng, False, self.validation_size, seen)
-        return Splits(training_rows(train, self.name), {VALIDATION: evaluation_rows(validation, self.name)})
+        return Splits(
+            training_rows(train, self.name), {VALIDATION: evaluation_rows(validation, self.name)}
+        )
 
-    def _entries(self, rng: random.Random, training: bool, size: int, seen: set[str]) -> list[Entry]:
-        make, entries = MAKERS[self.name](rng, training), []
+    def _entries(
+        self, rng: random.Random, training: bool, size: int, seen: set[str]
+    ) -> list[Entry]:
+        make = MAKERS[self.name](rng, training)
+        entries: list[Entry] = []
         while len(entries) < size:
             source, texts = make()
             if seen.isdisjoint((source, *texts)):

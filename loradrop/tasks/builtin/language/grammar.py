@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loradrop.tasks.builtin.language import lexicon as lex
 from loradrop.tasks.builtin.language.lexicon import Synset
@@ -24,17 +24,22 @@ BELIEFS = (
     ("regret", "regretted"),
     ("remember", "remembered"),
 )  # imply what is believed
-DOUBTS = (("claim", "claimed"), ("think", "thought"), ("hope", "hoped"), ("pretend", "pretended"))  # do not
+DOUBTS = (
+    ("claim", "claimed"),
+    ("think", "thought"),
+    ("hope", "hoped"),
+    ("pretend", "pretended"),
+)  # do not
 
 
 class Word(NamedTuple):
     """A member of a synonym set."""
 
     synset: Synset
-    index: int
+    position: int  # in the set
 
     def form(self, kind: int = 0) -> str:
-        return self.synset.words[self.index][kind]
+        return self.synset.words[self.position][kind]
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,11 @@ class Phrase:
     def __str__(self) -> str:
         words = [*(word.form() for word in self.adjectives), self.noun.form(int(self.plural))]
         words.insert(0, article(words[0]) if self.determiner == "a" else self.determiner)
-        if self.inner:
-            words += [self.link, f"the {self.inner.form()}" if isinstance(self.inner, Word) else str(self.inner)]
+        if self.link and self.inner:
+            words += [
+                self.link,
+                f"the {self.inner.form()}" if isinstance(self.inner, Word) else str(self.inner),
+            ]
         if self.clause:
             words += ["who" if is_person(self.noun) else "that", self.clause.predicate(self.plural)]
         return " ".join(words)
@@ -74,7 +82,14 @@ class Clause:
     time: Word | None = None
     passive: bool = False
     fronted: bool = False  # the time first
-    holder: tuple[Phrase, tuple[str, str]] | None = None  # whose belief it is, and the verb of belief
+    holder: tuple[Phrase, tuple[str, str]] | None = (
+        None  # whose belief it is, and the verb of belief
+    )
+
+    def with_part(self, name: str, value: Phrase | Word | None) -> Clause:
+        """The same clause with another value of the field `name`."""
+        change: dict[str, Any] = {name: value}
+        return replace(self, **change)
 
     @property
     def is_copula(self) -> bool:
@@ -86,7 +101,11 @@ class Clause:
         if self.object:
             words.append(str(self.object))
         if self.reflexive:
-            words.append("themselves" if plural else PRONOUNS.get(self.subject.noun.synset.category, ("", "", "itself"))[2])
+            words.append(
+                "themselves"
+                if plural
+                else PRONOUNS.get(self.subject.noun.synset.category, ("", "", "itself"))[2]
+            )
         return " ".join(words + self.adjuncts())
 
     def adjuncts(self) -> list[str]:
@@ -111,7 +130,11 @@ class Clause:
 
 
 def article(following: str) -> str:
-    vowel = following[0] in "aeio" or following.startswith("hon") or (following[0] == "u" and following[:3] != "use")
+    vowel = (
+        following[0] in "aeio"
+        or following.startswith("hon")
+        or (following[0] == "u" and following[:3] != "use")
+    )
     return "an" if vowel else "a"
 
 
@@ -121,12 +144,29 @@ def is_person(noun: Word) -> bool:
 
 def preposition(place: Word) -> str:
     word = place.form()
-    if word in {"station", "port", "harbour", "school", "lake", "pond", "river", "stream", "bridge"}:
+    if word in {
+        "station",
+        "port",
+        "harbour",
+        "school",
+        "lake",
+        "pond",
+        "river",
+        "stream",
+        "bridge",
+    }:
         return "at"
-    return "on" if word in {"island", "beach", "shore", "mountain", "hill", "farm", "road", "street", "square"} else "in"
+    return (
+        "on"
+        if word
+        in {"island", "beach", "shore", "mountain", "hill", "farm", "road", "street", "square"}
+        else "in"
+    )
 
 
-def verb_group(verb: Word, tense: str, plural: bool, negated: bool, copula: bool, passive: bool) -> str:
+def verb_group(
+    verb: Word, tense: str, plural: bool, negated: bool, copula: bool, passive: bool
+) -> str:
     """The finite verb with its auxiliaries and negation."""
     no = ["not"] if negated else []
     have = "have" if plural else "has"
@@ -134,7 +174,12 @@ def verb_group(verb: Word, tense: str, plural: bool, negated: bool, copula: bool
         rest = verb.form(2 if passive else 0)
         if tense == PERFECT:
             return " ".join([have, *no, "been", rest])
-        be = {(PAST, True): "were", (PAST, False): "was", (PRESENT, True): "are", (PRESENT, False): "is"}[tense, plural]
+        be = {
+            (PAST, True): "were",
+            (PAST, False): "was",
+            (PRESENT, True): "are",
+            (PRESENT, False): "is",
+        }[tense, plural]
         return " ".join([be, *no, rest])
     if tense == PERFECT:
         return " ".join([have, *no, verb.form(2)])
@@ -181,23 +226,33 @@ class Grammar:
         if self.chance(0.4):
             return replace(phrase, clause=self.relative(phrase))
         if is_person(noun) and self.chance(0.5):
-            return replace(phrase, link="with", inner=Phrase("the", self.noun("carried"), self.chance(0.4)))
+            return replace(
+                phrase, link="with", inner=Phrase("the", self.noun("carried"), self.chance(0.4))
+            )
         return replace(phrase, link="from", inner=self.word(lex.PLACE_SETS))
 
     def relative(self, phrase: Phrase) -> Clause:
         clause = self.bare_clause("person" if is_person(phrase.noun) else None, phrase)
-        return clause if clause.is_copula else replace(clause, tense=self.rng.choice((PRESENT, PAST)))
+        return (
+            clause if clause.is_copula else replace(clause, tense=self.rng.choice((PRESENT, PAST)))
+        )
 
     def bare_clause(self, kind: str | None = None, subject: Phrase | None = None) -> Clause:
         """A clause without adjuncts; with a given subject it is short and of the subject's class."""
         if subject and (kind is None or self.chance(0.4)):
-            return Clause(subject, self.adjective(subject.noun), tense=self.rng.choice((PRESENT, PAST)))
+            return Clause(
+                subject, self.adjective(subject.noun), tense=self.rng.choice((PRESENT, PAST))
+            )
         short, draw = subject is not None, self.rng.random()
         if draw < 0.6:
             verb = self.word(lex.TRANSITIVE_SETS)
             objects = verb.synset.object_class
             subject = subject or self.phrase(verb.synset.category)
-            if objects == "person" and subject.noun.synset.category in PRONOUNS and self.chance(0.12):
+            if (
+                objects == "person"
+                and subject.noun.synset.category in PRONOUNS
+                and self.chance(0.12)
+            ):
                 return Clause(subject, verb, reflexive=True)
             return Clause(subject, verb, self.phrase(objects, simple=short))
         if draw < 0.82:
@@ -205,7 +260,12 @@ class Grammar:
             return Clause(subject or self.phrase(verb.synset.category), verb)
         subject = subject or self.phrase(self.rng.choice(("person", "creature", "ware")))
         taken = {word.synset for word in subject.adjectives}
-        return Clause(subject, self.word([s for s in lex.ADJECTIVE_SETS[adjective_kind(subject.noun)] if s not in taken]))
+        return Clause(
+            subject,
+            self.word(
+                [s for s in lex.ADJECTIVE_SETS[adjective_kind(subject.noun)] if s not in taken]
+            ),
+        )
 
     def clause(self) -> Clause:
         """A whole sentence."""

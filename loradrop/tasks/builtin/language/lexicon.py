@@ -6,6 +6,7 @@ plural; verb: past and participle) where they are irregular; `|` separates a set
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 NOUNS = {  # category -> words; a category that is itself a noun is the hypernym of its members
@@ -170,7 +171,19 @@ TIMES = (
     "in spring; in summer|in winter; before the storm|after the storm; during the war; last week; last year; every "
     "day/daily"
 )
-DOUBLED = {"pat", "stop", "grip", "drop", "grab", "rip", "wrap", "unwrap", "drag", "travel", "grin"}  # stopped
+DOUBLED = {
+    "pat",
+    "stop",
+    "grip",
+    "drop",
+    "grab",
+    "rip",
+    "wrap",
+    "unwrap",
+    "drag",
+    "travel",
+    "grin",
+}  # stopped
 POSITIVE = (  # synonym sets of praise; NEGATIVE holds the opposite of each at the same place
     "good/great/fine excellent/superb/outstanding/magnificent wonderful/marvellous/splendid/terrific/fantastic "
     "interesting/fascinating/intriguing/absorbing exciting/gripping/thrilling/riveting "
@@ -209,7 +222,7 @@ class Synset:
 
     words: tuple[tuple[str, ...], ...]
     category: str  # nouns: the category; others: the class they select
-    object_class: str | None = None  # of transitive verbs
+    object_class: str = ""  # transitive verbs: the class of their objects; others: empty
     antonym: list[Synset] = field(default_factory=list, repr=False)  # none or one
 
 
@@ -242,7 +255,11 @@ def _plain(word: str) -> tuple[str, ...]:
 
 
 def synsets(
-    table: str, forms=_plain, category: str = "", object_class: str | None = None, sep: str | None = None
+    table: str,
+    forms: Callable[[str], tuple[str, ...]] = _plain,
+    category: str = "",
+    object_class: str = "",
+    sep: str | None = None,
 ) -> list[Synset]:
     """Parse one string of the notation above; antonyms are linked both ways."""
     found = []
@@ -259,14 +276,18 @@ def synsets(
 
 
 NOUN_SETS = {category: synsets(table, _noun, category) for category, table in NOUNS.items()}
-HYPERNYM_SETS = {category: synsets(table, _noun, category)[0] for category, table in HYPERNYMS.items()}
+HYPERNYM_SETS = {
+    category: synsets(table, _noun, category)[0] for category, table in HYPERNYMS.items()
+}
 CLASS_CATEGORIES = {name: tuple(categories.split()) for name, categories in CLASSES.items()}
 TRANSITIVE_SETS = [
     verb
     for classes, table in TRANSITIVE.items()
     for verb in synsets(table, _verb, classes.split(" > ")[0], classes.split(" > ")[1])
 ]
-INTRANSITIVE_SETS = [verb for subject, table in INTRANSITIVE.items() for verb in synsets(table, _verb, subject)]
+INTRANSITIVE_SETS = [
+    verb for subject, table in INTRANSITIVE.items() for verb in synsets(table, _verb, subject)
+]
 ADJECTIVE_SETS = {kind: synsets(table, category=kind) for kind, table in ADJECTIVES.items()}
 MANNER_SETS = synsets(MANNER)
 PLACE_SETS = synsets(PLACES)

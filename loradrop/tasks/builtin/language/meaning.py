@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from loradrop.tasks.builtin.language import lexicon as lex
-from loradrop.tasks.builtin.language.grammar import BELIEFS, PERFECT, PRESENT, Clause, Grammar, Phrase, Word, adjective_kind
+from loradrop.tasks.builtin.language.grammar import (
+    BELIEFS,
+    PERFECT,
+    PRESENT,
+    Clause,
+    Grammar,
+    Phrase,
+    Word,
+    adjective_kind,
+)
 from loradrop.tasks.builtin.language.lexicon import Synset
 
 FALSE, UNKNOWN = "false", "unknown"  # what an altered clause is, given the original
@@ -29,7 +38,9 @@ def map_words(part: Any, change: Callable[[Word], Word]) -> Any:
     if isinstance(part, Clause):
         names = ("subject", "verb", "object", "manner", "place", "time")
         holder = part.holder and (map_words(part.holder[0], change), part.holder[1])
-        return replace(part, holder=holder, **{name: map_words(getattr(part, name), change) for name in names})
+        return replace(
+            part, holder=holder, **{name: map_words(getattr(part, name), change) for name in names}
+        )
     return part
 
 
@@ -38,7 +49,11 @@ def paraphrase(clause: Clause, rng: random.Random, probability: float = 0.6) -> 
 
     def synonym(word: Word) -> Word:
         size = len(word.synset.words)
-        return word._replace(index=rng.randrange(size)) if size > 1 and rng.random() < probability else word
+        return (
+            word._replace(position=rng.randrange(size))
+            if size > 1 and rng.random() < probability
+            else word
+        )
 
     clause = map_words(clause, synonym)
     if clause.object and rng.random() < 0.3:
@@ -69,7 +84,11 @@ def weaken(clause: Clause, rng: random.Random) -> Clause | None:
     """A clause that follows from this one and says less, None where none is known (below a negation or a doubt)."""
     if clause.negated or (clause.holder and clause.holder[1] not in BELIEFS):
         return None
-    options = [replace(clause, **{name: None}) for name in ("manner", "place", "time") if getattr(clause, name)]
+    options = [
+        clause.with_part(name, None)
+        for name in ("manner", "place", "time")
+        if getattr(clause, name)
+    ]
     if clause.holder:
         return replace(clause, holder=None)
     for name in ("subject", "object"):
@@ -77,14 +96,16 @@ def weaken(clause: Clause, rng: random.Random) -> Clause | None:
         if phrase is None:
             continue
         if phrase != bare(phrase):
-            options += [replace(clause, **{name: bare(phrase)})] * 2
+            options += [clause.with_part(name, bare(phrase))] * 2
         if phrase.noun.synset is not lex.HYPERNYM_SETS[phrase.noun.synset.category]:
-            options.append(replace(clause, **{name: general(phrase)}))
+            options.append(clause.with_part(name, general(phrase)))
         if phrase.determiner not in ("a", "some"):
-            options.append(replace(clause, **{name: vaguer(phrase)}))
+            options.append(clause.with_part(name, vaguer(phrase)))
         if phrase.adjectives:
             tense = PRESENT if clause.tense == PERFECT else clause.tense
-            options.append(Clause(replace(phrase, adjectives=()), phrase.adjectives[0], tense=tense))
+            options.append(
+                Clause(replace(phrase, adjectives=()), phrase.adjectives[0], tense=tense)
+            )
         if phrase.clause:
             options.append(replace(phrase.clause, subject=replace(phrase, clause=None)))
     opposite = antonym(clause.verb, rng)
@@ -107,8 +128,12 @@ def other_verb(verb: Word, grammar: Grammar) -> Word:
         pool = lex.ADJECTIVE_SETS[synset.category]
     else:
         pool = lex.TRANSITIVE_SETS if synset.object_class else lex.INTRANSITIVE_SETS
-    same = [s for s in pool if (s.category, s.object_class) == (synset.category, synset.object_class)]
-    return grammar.word([s for s in same if s is not synset and s not in synset.antonym] or [synset])
+    same = [
+        s for s in pool if (s.category, s.object_class) == (synset.category, synset.object_class)
+    ]
+    return grammar.word(
+        [s for s in same if s is not synset and s not in synset.antonym] or [synset]
+    )
 
 
 def swap_roles(clause: Clause) -> Clause | None:
@@ -116,7 +141,9 @@ def swap_roles(clause: Clause) -> Clause | None:
     if not clause.object:
         return None
     allowed = lex.CLASS_CATEGORIES[clause.verb.synset.category]
-    if clause.object.noun.synset.category not in allowed or str(clause.object) == str(clause.subject):
+    if clause.object.noun.synset.category not in allowed or str(clause.object) == str(
+        clause.subject
+    ):
         return None
     return replace(clause, subject=clause.object, object=clause.subject)
 
@@ -136,18 +163,20 @@ def alter(clause: Clause, grammar: Grammar) -> tuple[Clause, str]:
         phrase = getattr(clause, name)
         if phrase is None:
             continue
-        options.append((replace(clause, **{name: replace(phrase, noun=sibling(phrase.noun, rng), clause=None)}), UNKNOWN))
+        other = replace(phrase, noun=sibling(phrase.noun, rng), clause=None)
+        options.append((clause.with_part(name, other), UNKNOWN))
         if phrase.adjectives and (adjective := antonym(phrase.adjectives[0], rng)):
-            options.append((replace(clause, **{name: replace(phrase, adjectives=(adjective,))}), UNKNOWN))
+            described = replace(phrase, adjectives=(adjective,))
+            options.append((clause.with_part(name, described), UNKNOWN))
         elif not phrase.adjectives and firm and not clause.is_copula:
             adjective = grammar.adjective(phrase.noun)
-            options.append((replace(clause, **{name: replace(phrase, adjectives=(adjective,))}), UNKNOWN))
+            described = replace(phrase, adjectives=(adjective,))
+            options.append((clause.with_part(name, described), UNKNOWN))
     if firm and not clause.is_copula:
         name, pool = rng.choice((("place", lex.PLACE_SETS), ("time", lex.TIME_SETS)))
         old = getattr(clause, name)
-        options.append(
-            (replace(clause, **{name: grammar.word([s for s in pool if not old or s is not old.synset])}), UNKNOWN)
-        )
+        new = grammar.word([s for s in pool if not old or s is not old.synset])
+        options.append((clause.with_part(name, new), UNKNOWN))
     if clause.holder and clause.holder[1] not in BELIEFS:
         return replace(clause, holder=None), UNKNOWN
     return rng.choice(options)
@@ -160,16 +189,28 @@ def vary(clause: Clause, grammar: Grammar, strength: float) -> Clause:
     for name in ("subject", "object"):
         phrase = getattr(clause, name)
         if phrase and grammar.chance(strength):
-            kind = clause.verb.synset.category if name == "subject" else clause.verb.synset.object_class
+            kind = (
+                clause.verb.synset.category
+                if name == "subject"
+                else clause.verb.synset.object_class
+            )
             if clause.is_copula:
-                kind = {"thing": "ware"}.get(adjective_kind(phrase.noun), adjective_kind(phrase.noun))
+                kind = {"thing": "ware"}.get(
+                    adjective_kind(phrase.noun), adjective_kind(phrase.noun)
+                )
             near = replace(bare(phrase), noun=sibling(phrase.noun, rng))
             changed[name] = rng.choice((near, general(phrase), grammar.phrase(kind, simple=True)))
         elif phrase and grammar.chance(strength):
             changed[name] = bare(phrase)
     if grammar.chance(strength):
-        changed["verb"] = (grammar.chance(0.4) and antonym(clause.verb, rng)) or other_verb(clause.verb, grammar)
-    for name, pool in (("manner", lex.MANNER_SETS), ("place", lex.PLACE_SETS), ("time", lex.TIME_SETS)):
+        changed["verb"] = (grammar.chance(0.4) and antonym(clause.verb, rng)) or other_verb(
+            clause.verb, grammar
+        )
+    for name, pool in (
+        ("manner", lex.MANNER_SETS),
+        ("place", lex.PLACE_SETS),
+        ("time", lex.TIME_SETS),
+    ):
         if getattr(clause, name) and grammar.chance(strength):
             changed[name] = grammar.word(pool) if grammar.chance(0.5) else None
     if grammar.chance(strength * 0.4):
@@ -199,7 +240,9 @@ def overlap(one: Clause, other: Clause) -> float:
     subjects = likeness(one.subject.noun, other.subject.noun)
     if one.object and other.object:
         straight = subjects + likeness(one.object.noun, other.object.noun)
-        crossed = likeness(one.subject.noun, other.object.noun) + likeness(one.object.noun, other.subject.noun)
+        crossed = likeness(one.subject.noun, other.object.noun) + likeness(
+            one.object.noun, other.subject.noun
+        )
         parts.append((6.0, max(straight, 0.6 * crossed) / 2))
     else:
         parts.append((3.0, subjects))
@@ -212,5 +255,7 @@ def overlap(one: Clause, other: Clause) -> float:
 
 def modifiers(clause: Clause) -> list[Word | None]:
     phrases = (clause.subject, clause.object)
-    adjectives = [phrase.adjectives[0] if phrase and phrase.adjectives else None for phrase in phrases]
+    adjectives = [
+        phrase.adjectives[0] if phrase and phrase.adjectives else None for phrase in phrases
+    ]
     return [*adjectives, clause.manner, clause.place, clause.time]
