@@ -1,9 +1,11 @@
-"""AdaLoRA: W + P diag(l) Q, whose rank is given out over the modules in training (Zhang et al. 2023, arXiv 2303.10512).
+"""AdaLoRA: W + P diag(l) Q with a rank that training distributes over the modules.
 
-PEFT does the work, in place: in its names B = P (d_out, r), E = l (r, 1) and A = Q (r, d_in). A triplet (column of P, l,
-row of Q) has a score of smoothed sensitivity times uncertainty; after a warm-up the budget of triplets falls along a cubic
-curve from init_rank to target_rank per module on average, and the l of the lowest scores are set to zero. Their triplets
-stay in memory and in the optimiser, but add nothing to the output.
+Zhang et al. 2023, arXiv 2303.10512. PEFT does the work in place and names the parts B = P
+(d_out, r), E = l (r, 1) and A = Q (r, d_in). The score of a triplet (a column of P, an entry of l,
+a row of Q) is smoothed sensitivity times uncertainty. After a warm-up the budget of triplets falls
+along a cubic curve, on average from init_rank to target_rank per module, and the entries of l with
+the lowest scores become zero. Their triplets stay in memory and in the optimiser but add nothing
+to the output.
 """
 
 from __future__ import annotations
@@ -22,10 +24,21 @@ SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's RankAllocator, by pa
 
 
 class AdaLoRA(Method):
-    """Of the run's optimiser steps, the first `warmup_ratio` keep the initial budget and the last `final_ratio` the target.
+    """LoRA whose budget of ranks shrinks during training.
 
-    In between it is cut every `interval` steps. `beta1` and `beta2` smooth sensitivity and uncertainty; `orthogonality`
-    weighs the penalty. `target_modules` as in loradrop.lora.inject.add_lora.
+    Args:
+        name: The method's name in results.
+        init_rank: The rank of every module at the start.
+        target_rank: The mean rank per module at the end.
+        alpha: LoRA's alpha.
+        dropout: Dropout on the adapters' inputs, in [0, 1).
+        target_modules: The modules to adapt, as in loradrop.lora.inject.add_lora.
+        warmup_ratio: The share of the optimiser steps that keep the initial budget.
+        final_ratio: The share of the optimiser steps at the end that keep the target budget.
+        interval: The number of steps between two cuts of the budget.
+        beta1: The smoothing factor of the sensitivity, in (0, 1).
+        beta2: The smoothing factor of the uncertainty, in (0, 1).
+        orthogonality: The weight of the orthogonality penalty.
     """
 
     def __init__(
@@ -126,7 +139,7 @@ class AdaLoRA(Method):
             )
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
-        """The schedule in steps."""
+        """Translate the schedule into steps."""
         self.check_steps(probe.steps)
         self._schedule(probe.steps, *self._parts(probe.steps))
 
@@ -134,7 +147,10 @@ class AdaLoRA(Method):
         return step >= self._config.total_step - self._config.tfinal
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """orthogonality times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all modules, as PEFT: norms, not squares."""
+        """Weight the mean of ||P^T P - I|| and ||Q Q^T - I|| over all modules by `orthogonality`.
+
+        As in PEFT, these are norms, not their squares.
+        """
         if not self.orthogonality:
             return None
         norms = []
@@ -164,7 +180,7 @@ class AdaLoRA(Method):
         self.tuner.update_and_allocate(step)
 
     def result_fields(self) -> dict[str, Any]:
-        """The adapter is the final budget: triplets masked at the end do not count."""
+        """Report the final budget: triplets that are masked at the end do not count."""
         config = self._config
         if config.rank_pattern is None:
             return {}
@@ -208,14 +224,14 @@ class AdaLoRA(Method):
         return self.tuner.peft_config[ADAPTER]
 
     def _parts(self, steps: int) -> tuple[int, int]:
-        """Steps of the warm-up, and steps at the end with the target budget."""
+        """Return the steps of the warm-up, and the steps at the end with the target budget."""
         return round(self.warmup_ratio * steps), round(self.final_ratio * steps)
 
     def _schedule(self, steps: int, start: int, final: int) -> None:
         self._config.total_step, self._config.tinit, self._config.tfinal = steps, start, final
 
     def _layers(self) -> dict[str, Any]:
-        """The adapted modules by name."""
+        """Return the adapted modules by name."""
         return {
             name: module
             for name, module in self.tuner.model.named_modules()

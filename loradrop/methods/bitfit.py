@@ -14,7 +14,13 @@ ATTENTION = ".attention."  # whose output projection is called output.dense, too
 
 
 class BitFit(Method):
-    """`biases`: `all` of the encoder, those of embeddings and layer norms included, or those of the feed-forward modules."""
+    """Train bias terms only.
+
+    Args:
+        name: The method's name in results.
+        biases: `all` trains every bias of the encoder, including those of embeddings and layer norms;
+            `ffn` trains those of the feed-forward modules.
+    """
 
     def __init__(self, name: str, biases: str) -> None:
         super().__init__(name)

@@ -1,10 +1,13 @@
-"""Bottleneck adapters: y <- y + W_up f(W_down y + b_down) + b_up (Houlsby et al. 2019, arXiv 1902.00751).
+"""Bottleneck adapters: y <- y + W_up f(W_down y + b_down) + b_up.
 
-y is the output of attention's and of the feed-forward part's last linear module, before the residual sum: two adapters of
-2 d b + b + d numbers in each layer. As published, W_down is normal, cut off at two standard deviations; W_up and the
-biases are zero, so that the output starts unchanged. In BERT and its relatives the layer's dropout comes behind the
-adapter here, before it in the authors' code. Layer norms, which they train as well, stay frozen: the count is that of the
-adapters alone.
+Houlsby et al. 2019, arXiv 1902.00751. y is the output of the last linear module of attention and
+of the feed-forward part, before the residual sum. So each layer has two adapters of 2 d b + b + d
+parameters. As published, W_down is drawn from a normal distribution cut off at two standard
+deviations, and W_up and the biases are zero, so a fresh adapter leaves the output unchanged.
+
+There are two differences. In BERT and its relatives the layer's dropout follows the adapter here
+and precedes it in the authors' code. The authors also train the layer norms; here these stay
+frozen, and the parameter count is that of the adapters alone.
 """
 
 from __future__ import annotations
@@ -28,7 +31,19 @@ ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 
 
 class AdapterLinear(nn.Module):
-    """A frozen linear module with a bottleneck behind it. Shapes: x (..., d_in), y (..., d), z (..., b)."""
+    """A frozen linear module followed by a bottleneck.
+
+    Shapes: x (..., d_in), y (..., d), z (..., b).
+
+    Args:
+        base: The linear module. It gets frozen.
+        bottleneck: The width b of the bottleneck, from 1 to d.
+        activation: The name of a function in torch.nn.functional.
+        init_std: The standard deviation of the initial W_down.
+
+    Raises:
+        ValueError: The bottleneck is wider than the module's output.
+    """
 
     def __init__(self, base: Any, bottleneck: int, activation: str, init_std: float) -> None:
         super().__init__()
@@ -51,7 +66,7 @@ class AdapterLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight; some models read the type or device of a projection's weight."""
+        """The frozen weight. Some models read the dtype or device of a projection's weight."""
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +76,15 @@ class AdapterLinear(nn.Module):
 
 
 class Houlsby(Method):
-    """`target_modules` are suffixes of module names; None takes the two modules of the model's family."""
+    """Add a bottleneck adapter behind every target module.
+
+    Args:
+        name: The method's name in results.
+        bottleneck: The width of the bottleneck.
+        activation: One of gelu, relu, silu and tanh.
+        init_std: The standard deviation of the initial W_down.
+        target_modules: Suffixes of module names. None takes the two modules of the model's family.
+    """
 
     def __init__(
         self,
@@ -96,7 +119,11 @@ class Houlsby(Method):
 
 
 def default_targets(model: nn.Module) -> tuple[str, ...]:
-    """The last linear modules of attention and feed-forward part. ValueError, listing what there is, for other families."""
+    """Return the names of the last linear modules of attention and of the feed-forward part.
+
+    Raises:
+        ValueError: The model belongs to another family. The message lists its linear modules.
+    """
     for targets in DEFAULT_TARGETS:
         try:
             find_sites(model, targets)

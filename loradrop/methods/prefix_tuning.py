@@ -1,10 +1,13 @@
-"""Prefix tuning: n trained keys and values in front of the text's in every layer (Li and Liang 2021, arXiv 2101.00190).
+"""Prefix tuning: n trained keys and values precede the text in every layer.
 
-Keys and values are the parameters themselves (P-tuning v2, arXiv 2110.07602), or with `projection` come from a two-layer
-network, the reparametrisation of Li and Liang. They reach attention as a cache that stands before the text, which therefore
-starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position. DeBERTa's disentangled attention needs
-a position for each key and takes no cache; nor do layers of any family with activation checkpointing. A forward pass
-that leaves the prefix out is an error, never a result.
+Li and Liang 2021, arXiv 2101.00190. The keys and values are themselves the parameters (P-tuning
+v2, arXiv 2110.07602). With `projection` a two-layer network computes them, which is the
+reparametrisation of Li and Liang. They reach attention as a cache in front of the text, so the
+text starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position.
+
+Some models cannot use a prefix: DeBERTa's disentangled attention needs a position for each key and
+takes no cache, and layers with activation checkpointing take no cache in any family. A forward
+pass that leaves the prefix out raises an error; it never returns a result.
 """
 
 from __future__ import annotations
@@ -25,7 +28,15 @@ CACHE_NAMES = (
 
 
 class PrefixTuning(VirtualTokens):
-    """`init_std` of keys and values, or with `projection` of what goes into the network, whose width is the encoder's."""
+    """Train a prefix of keys and values.
+
+    Args:
+        name: The method's name in results.
+        virtual_tokens: The length n of the prefix.
+        projection: Whether a network, as wide as the encoder, computes keys and values.
+        init_std: The standard deviation of the initial keys and values, or with `projection` of the
+            network's input.
+    """
 
     part = "prefix_encoder"
 
@@ -42,7 +53,7 @@ class PrefixTuning(VirtualTokens):
         )
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
-        """n rows of all layers' keys and values, (layers, 2, key/value heads, d_head) each, in float32."""
+        """Return the float32 prefix: n rows of (layers, 2, key/value heads, d_head)."""
         from peft import (
             PrefixEncoder,
             PrefixTuningConfig,
@@ -93,7 +104,7 @@ class PrefixTuning(VirtualTokens):
     def _check_use(
         self, encoder: PreTrainedModel, args: tuple, inputs: dict[str, Any], output: Any
     ) -> None:
-        """Raise RuntimeError unless every layer has put the text's keys behind the prefix's."""
+        """Raise RuntimeError unless every layer has appended the text's keys to the prefix's."""
         cache, expected = (
             inputs[str(cache_argument(encoder))],
             self.virtual_tokens + inputs["input_ids"].shape[1],
@@ -111,7 +122,7 @@ class PrefixTuning(VirtualTokens):
 
     @staticmethod
     def _shape(encoder: PreTrainedModel) -> tuple[int, int, int]:
-        """Layers, heads of keys and values, and their width."""
+        """Return the number of layers, the number of key/value heads, and the width of a head."""
         config = encoder.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -119,6 +130,6 @@ class PrefixTuning(VirtualTokens):
 
 
 def cache_argument(encoder: PreTrainedModel) -> str | None:
-    """The name of the argument that takes keys and values; None for an encoder that takes none."""
+    """Return the name of the argument for cached keys and values, None if the encoder has none."""
     parameters = inspect.signature(encoder.forward).parameters
     return next((name for name in CACHE_NAMES if name in parameters), None)

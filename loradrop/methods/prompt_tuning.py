@@ -1,8 +1,8 @@
-"""Prompt tuning: n trained embeddings in front of the text's (Lester et al. 2021, arXiv 2104.08691).
+"""Prompt tuning: n trained embeddings precede the text's (Lester et al. 2021, arXiv 2104.08691).
 
-They start as the embeddings of tokens drawn from the whole vocabulary (PEFT's SAMPLE_VOCAB; the authors draw among the
-5,000 most common ones) and take the first n positions. Their outputs are cut off again, so that the head pools the text's
-own first or last token, as without them.
+They start as the embeddings of tokens drawn from the whole vocabulary (PEFT's SAMPLE_VOCAB; the
+authors draw from the 5,000 most common tokens) and take the first n positions. Their outputs are
+removed again, so the head pools the text's own first or last token as it does without them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from loradrop.methods.virtual_tokens import VirtualTokens
 
 
 class PromptTuning(VirtualTokens):
+    """Train embeddings in front of the text. The arguments are those of VirtualTokens."""
     part = "prompt_embedding"
 
     def install(self, model: PreTrainedModel) -> None:
@@ -24,7 +25,7 @@ class PromptTuning(VirtualTokens):
         getattr(model, model.base_model_prefix).register_forward_hook(self._after)
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
-        """(n, d_embedding) in float32."""
+        """Return the float32 embeddings (n, d_embedding)."""
         from peft import (
             PromptEmbedding,
             PromptTuningConfig,
@@ -52,7 +53,7 @@ class PromptTuning(VirtualTokens):
             )
 
     def _after(self, encoder: PreTrainedModel, args: tuple, output: Any) -> Any:
-        """The encoder's output without the virtual tokens, pooled again where the encoder itself pools (BERT)."""
+        """Remove the virtual tokens from the output, and pool again if the encoder itself pools (BERT)."""
         output.last_hidden_state = output.last_hidden_state[:, self.virtual_tokens :]
         if getattr(encoder, "pooler", None) is not None:
             output.pooler_output = encoder.pooler(output.last_hidden_state)

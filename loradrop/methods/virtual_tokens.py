@@ -1,7 +1,8 @@
-"""What methods with trained virtual tokens in front of the text share (prompt tuning, prefix tuning).
+"""The common part of prompt tuning and prefix tuning: trained virtual tokens precede the text.
 
-They act in place on the encoder, not through PEFT's PeftModel: that one lets BERT and RoBERTa pool the first virtual token,
-and lets Llama pool the padding of a batch. PEFT's modules hold the parameters.
+Both act in place on the encoder instead of through PEFT's PeftModel, which makes BERT and RoBERTa
+pool the first virtual token and makes Llama pool the padding of a batch. PEFT's modules hold the
+parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from loradrop.methods.base import Method
 
 
 class VirtualTokens(Method):
-    """n = `virtual_tokens`; the recipe's `adapter_learning_rate` is theirs."""
+    """Base class; the recipe's `adapter_learning_rate` applies to the virtual tokens.
+
+    Args:
+        name: The method's name in results.
+        virtual_tokens: The number n of virtual tokens.
+    """
 
     part: str  # of the encoder: the module that holds the parameters
 
@@ -46,15 +52,21 @@ class VirtualTokens(Method):
         encoder.register_forward_pre_hook(self._before, with_kwargs=True)
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
-        """The module with the trained parameters."""
+        """Create the module with the trained parameters."""
         raise NotImplementedError
 
     def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
-        """Put the virtual tokens into the arguments of a batch of `size`; mask and positions have them already."""
+        """Put the virtual tokens into the encoder's arguments.
+
+        Args:
+            encoder: The encoder.
+            inputs: Its arguments, changed in place. Mask and positions already count the virtual tokens.
+            size: The number of texts in the batch.
+        """
         raise NotImplementedError
 
     def indices(self, encoder: PreTrainedModel) -> Tensor:
-        """(n,), as PEFT's modules want them."""
+        """Return the indices (n,) that PEFT's modules expect."""
         return torch.arange(
             self.virtual_tokens, device=encoder.get_input_embeddings().weight.device
         )
@@ -62,7 +74,7 @@ class VirtualTokens(Method):
     def _before(
         self, encoder: PreTrainedModel, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]]:
-        """The encoder's arguments, with n more columns on the left of the mask."""
+        """Return the encoder's arguments, with n more columns on the left of the mask."""
         inputs = (
             dict(zip(inspect.signature(encoder.forward).parameters, args, strict=False)) | kwargs
         )
