@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from loradrop.lora.sites import Site, find_sites
 from loradrop.methods.base import Method, Probe
 
-ADAPTER = "default"  # PEFT's name for an adapter without one
-SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's RankAllocator, by parameter
+ADAPTER = "default"  # PEFT's name for an unnamed adapter
+SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # PEFT's RankAllocator keeps these by parameter
 
 
 class AdaLoRA(Method):
@@ -59,7 +59,7 @@ class AdaLoRA(Method):
         super().__init__(name)
         if not 1 <= target_rank < init_rank:
             raise ValueError(
-                f"target_rank must be at least 1 and below init_rank ({init_rank}), got {target_rank}"
+                f"target_rank must be from 1 to below init_rank ({init_rank}), got {target_rank}"
             )
         if interval < 1:
             raise ValueError(f"interval must be at least 1, got {interval}")
@@ -75,7 +75,7 @@ class AdaLoRA(Method):
                 raise ValueError(f"{key} must lie in (0, 1), got {value}")
         if orthogonality < 0 or alpha <= 0:
             raise ValueError(
-                f"orthogonality must not be negative and alpha positive, got {orthogonality} and {alpha}"
+                f"orthogonality must be at least 0 and alpha positive, got {orthogonality} and {alpha}"
             )
         self.init_rank, self.target_rank, self.alpha, self.dropout = (
             init_rank,
@@ -94,7 +94,7 @@ class AdaLoRA(Method):
         self.tuner: Any = None  # PEFT's AdaLoraModel
 
     def install(self, model: nn.Module) -> None:
-        from peft import AdaLoraConfig, AdaLoraModel  # seconds that other methods need not spend
+        from peft import AdaLoraConfig, AdaLoraModel  # late: the import takes seconds
 
         self.sites = find_sites(model, self.target_modules)
         for site in self.sites:
@@ -104,9 +104,7 @@ class AdaLoRA(Method):
                 raise ValueError(
                     f"init_rank {self.init_rank} is too large for {site.name}, a {size} module"
                 )
-        trainable = [
-            parameter for parameter in model.parameters() if parameter.requires_grad
-        ]  # the head
+        head = [parameter for parameter in model.parameters() if parameter.requires_grad]
         config = AdaLoraConfig(
             init_r=self.init_rank,
             target_r=self.target_rank,
@@ -117,15 +115,14 @@ class AdaLoRA(Method):
             beta1=self.beta1,
             beta2=self.beta2,
             orth_reg_weight=self.orthogonality,
-            total_step=1,  # the run's, in `prepare`
+            total_step=1,  # `prepare` sets the run's
         )
         self.tuner = AdaLoraModel(model, config, ADAPTER)
-        for parameter in trainable:
+        for parameter in head:
             parameter.requires_grad_(True)
         for layer in self._layers().values():
-            layer.ranknum.requires_grad_(
-                False
-            )  # PEFT leaves this constant trainable where the base is not float32
+            # PEFT leaves this constant trainable if the base is not float32
+            layer.ranknum.requires_grad_(False)
             for parameter in (layer.lora_A[ADAPTER], layer.lora_E[ADAPTER], layer.lora_B[ADAPTER]):
                 parameter.data = parameter.data.float()
 
@@ -134,8 +131,9 @@ class AdaLoRA(Method):
         room = steps - start - final
         if room < max(2, self.interval):
             raise ValueError(
-                f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up (warmup_ratio) and {final} at "
-                f"the end (final_ratio) leave {room} to cut the budget in, every {self.interval} (interval)"
+                f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up "
+                f"(warmup_ratio) and {final} at the end (final_ratio) leave {room} steps for cuts of "
+                f"the budget, one every {self.interval} (interval)"
             )
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
@@ -166,7 +164,7 @@ class AdaLoRA(Method):
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
         allocator, device = self.tuner.rankallocator, next(model.parameters()).device
-        for key in SCORES:  # those of a checkpoint come on the CPU
+        for key in SCORES:  # a checkpoint's are on the CPU
             setattr(
                 allocator,
                 key,
@@ -174,9 +172,8 @@ class AdaLoRA(Method):
             )
         for name, parameter in self.tuner.model.named_parameters():
             if "lora_" in name and parameter.grad is not None:
-                parameter.grad.nan_to_num_(
-                    0, 0, 0
-                )  # of a step that float16 left out: it must not stay in the scores
+                # an overflow, for which float16 skips the step, must not stay in the scores
+                parameter.grad.nan_to_num_(0, 0, 0)
         self.tuner.update_and_allocate(step)
 
     def result_fields(self) -> dict[str, Any]:
@@ -198,8 +195,9 @@ class AdaLoRA(Method):
         return {
             "inactive": sum((self.init_rank - ranks[site]) * sizes[site] for site in self.sites),
             "notes": [
-                f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step {config.total_step - config.tfinal} of "
-                f"{config.total_step} on; earlier epochs do not count as the best",
+                f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step "
+                f"{config.total_step - config.tfinal} of {config.total_step} on; earlier epochs do "
+                "not count as the best",
                 "final ranks from the lowest layer: "
                 + "; ".join(f"{k} {' '.join(v)}" for k, v in by_type.items()),
             ],
@@ -212,7 +210,7 @@ class AdaLoRA(Method):
         return {"schedule": schedule, "rank_pattern": config.rank_pattern, **scores}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        if not state:  # of a finished run: its masked l are zero in the saved weights
+        if not state:  # a finished run: its masked l are zero in the saved weights
             return
         self._schedule(*state["schedule"])
         self._config.rank_pattern = state["rank_pattern"]

@@ -41,7 +41,8 @@ class AdapterDrop(LoRA):
         layers = sorted({site.layer for site in sites})
         if self.dropped_layers >= len(layers):
             raise ValueError(
-                f"dropped_layers must be below the model's {len(layers)} layers, got {self.dropped_layers}"
+                f"dropped_layers must be below the model's {len(layers)} layers, "
+                f"got {self.dropped_layers}"
             )
         lowest = layers[: self.dropped_layers]
         remove_lora(model, [site.name for site in sites if site.layer in lowest])

@@ -24,14 +24,14 @@ class Stage1:
     """The result of a short training on a sample."""
 
     importance: Importance
-    trained: dict[str, Tensor]  # values of the trainable parameters after it
+    trained: dict[str, Tensor]  # the trainable parameters' values after the training
 
 
 class Probe(Protocol):
-    """What a method may use of the training set before the run (LoRA-drop's stage 1, SNIP's scores)."""
+    """What a method may use of the training set before the run, e.g. in LoRA-drop's stage 1."""
 
     seeds: Seeds
-    steps: int  # optimiser steps of the run
+    steps: int  # the run's number of optimiser steps
 
     def sample(self, ratio: float) -> Sequence[int]:
         """Draw a stratified sample that the run's seed reproduces.
@@ -86,8 +86,8 @@ class Probe(Protocol):
 class Method:
     """Base class of all methods; a subclass overrides what it needs."""
 
-    measures = False  # whether `prepare` alone leaves a result: importances
-    extra_tokens = 0  # that it puts in front of a text, out of the backbone's positions
+    measures = False  # whether `prepare` alone yields a result (importances)
+    extra_tokens = 0  # tokens put in front of a text; they take positions of the backbone
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -107,7 +107,7 @@ class Method:
         """Raise ValueError if the method's schedule does not fit this many optimiser steps."""
 
     def is_final(self, step: int) -> bool:
-        """Whether the architecture is final after `step`. Earlier epochs do not count as the best."""
+        """Whether the architecture is final after `step`; earlier epochs cannot be the best."""
         return True
 
     def penalty(self, model: nn.Module) -> Tensor | None:
@@ -147,7 +147,7 @@ class Method:
 
         Args:
             model: The model, as `install` left it.
-            state: What `state_dict` returned; or what a finished run's result file holds: importance
+            state: What `state_dict` returned, or what a finished run's result file holds: importance
                 and plan, if it has them.
         """
 

@@ -22,7 +22,7 @@ from loradrop.lora.inject import set_module
 from loradrop.lora.sites import find_sites
 from loradrop.methods.base import Method, one_of
 
-# last linear modules of attention and feed-forward part by family; the first that a model has are its default
+# by family: the last linear modules of attention and feed-forward part; the first match is used
 DEFAULT_TARGETS = (
     ("output.dense",),  # BERT, RoBERTa, DeBERTa: attention.output.dense and output.dense
     ("o_proj", "down_proj"),  # Llama and its relatives
@@ -50,11 +50,11 @@ class AdapterLinear(nn.Module):
         d = base.out_features
         if not 1 <= bottleneck <= d:
             raise ValueError(
-                f"bottleneck must lie between 1 and {d} for a module of that width, got {bottleneck}"
+                f"bottleneck must be from 1 to {d} (the module's width), got {bottleneck}"
             )
         self.base: Any = base.requires_grad_(False)
         self.activation = getattr(torch.nn.functional, activation)
-        # float32 whatever the base's type: updates of a bf16 model would be lost to rounding
+        # float32 even if the base is bfloat16, where rounding would lose the updates
         options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
         self.down, self.up = (
             nn.Linear(d, bottleneck, **options),
@@ -132,5 +132,6 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
         else:
             return targets
     raise ValueError(
-        f"no place for adapters is known in {type(model).__name__}; name the modules (target_modules). {listing}"
+        f"no place for adapters is known in {type(model).__name__}; "
+        f"name the modules (target_modules). {listing}"
     )

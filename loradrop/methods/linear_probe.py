@@ -7,5 +7,6 @@ from loradrop.methods.base import Method
 
 class LinearProbe(Method):
     """Train nothing but the head."""
+
     def install(self, model: nn.Module) -> None:
         """Add nothing: the backbone arrives frozen except for its head."""

@@ -22,7 +22,7 @@ from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"
 SHARED_INIT_CHOICES = (FRESH, "first", "mean")
-# what the measurement depends on, besides backbone, task, recipe and seed
+# the measurement depends on these, besides backbone, task, recipe and seed
 STAGE1_SETTINGS = (
     *("rank", "alpha", "dropout", "target_modules"),
     *("sample_ratio", "sample_epochs", "sample_steps", "sample_batch_size", "average_over"),
@@ -38,8 +38,8 @@ class LoRADrop(LoRA):
         name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
         sample_ratio: The share of the training set that stage 1 trains on, in (0, 1].
         sample_epochs: The epochs of stage 1.
-        sample_steps: The optimiser steps of stage 1. If given, they replace `sample_epochs`, so that
-            samples of any size are trained on for equally long (Figure 11).
+        sample_steps: The optimiser steps of stage 1. If given, they replace `sample_epochs`, so
+            that samples of any size are trained on for equally long (Figure 11).
         sample_batch_size: The largest batch size of stage 1. With a recipe's large batches a small
             sample would get only a handful of steps.
         average_over: Average the importance over all `tokens`, over the tokens of each example and
@@ -110,7 +110,7 @@ class LoRADrop(LoRA):
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        # a number of layers or a ratio that cannot be met is said before anything is trained
+        # refuse settings that cannot be met before anything is trained
         select(uniform(model), **self.selection)
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:

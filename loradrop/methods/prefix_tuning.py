@@ -21,10 +21,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from loradrop.methods.virtual_tokens import VirtualTokens
 
-CACHE_NAMES = (
-    "cache",
-    "past_key_values",
-)  # what Transformers calls the argument: from 5.24 on, and before
+# Transformers' name of the argument: from 5.24 on, and before
+CACHE_NAMES = ("cache", "past_key_values")
 
 
 class PrefixTuning(VirtualTokens):
@@ -54,14 +52,12 @@ class PrefixTuning(VirtualTokens):
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """Return the float32 prefix: n rows of (layers, 2, key/value heads, d_head)."""
-        from peft import (
-            PrefixEncoder,
-            PrefixTuningConfig,
-        )  # seconds that other methods need not spend
+        from peft import PrefixEncoder, PrefixTuningConfig  # late: the import takes seconds
 
         if cache_argument(encoder) is None:
             raise ValueError(
-                f"{type(encoder).__name__} cannot be prefix-tuned: its attention takes no keys and values besides the text's"
+                f"{type(encoder).__name__} cannot be prefix-tuned: "
+                "its attention takes no keys and values besides the text's"
             )
         self._check_checkpointing(encoder)
         layers, heads, size = self._shape(encoder)
@@ -77,7 +73,7 @@ class PrefixTuning(VirtualTokens):
         return prefix
 
     def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
-        if encoder.training:  # else it has no effect
+        if encoder.training:  # checkpointing has no effect in evaluation
             self._check_checkpointing(encoder)
         layers, heads, width = self._shape(encoder)
         prefix = encoder.prefix_encoder(self.indices(encoder)).to(
@@ -85,20 +81,19 @@ class PrefixTuning(VirtualTokens):
         )
         prefix = prefix.view(self.virtual_tokens, layers, 2, heads, width).permute(1, 2, 3, 0, 4)
         if inputs.get("position_ids") is not None:
-            inputs["position_ids"] = inputs["position_ids"][
-                :, self.virtual_tokens :
-            ]  # the text's alone
-        # of each layer: keys and values, (batch, heads, n, d_head)
+            # only the text has positions
+            inputs["position_ids"] = inputs["position_ids"][:, self.virtual_tokens :]
+        # for each layer: keys and values, (batch, heads, n, d_head)
         cache = DynamicCache(
             [tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix]
         )
-        inputs[str(cache_argument(encoder))] = cache  # `holder` has seen that there is one
+        inputs[str(cache_argument(encoder))] = cache  # `holder` made sure that there is one
 
     def _check_checkpointing(self, encoder: PreTrainedModel) -> None:
         if encoder.is_activation_checkpointing:
             raise ValueError(
-                f"{self.name} does not work with activation checkpointing, which leaves the prefix out; "
-                "set backbone.gradient_checkpointing=false"
+                f"{self.name} does not work with activation checkpointing, which leaves the prefix "
+                "out; set backbone.gradient_checkpointing=false"
             )
 
     def _check_use(
@@ -117,7 +112,8 @@ class PrefixTuning(VirtualTokens):
         if ignored:
             raise RuntimeError(
                 f"{self.name}: {type(encoder).__name__} left the prefix out in layers {ignored}: "
-                f"Transformers {transformers.__version__} hands on keys and values in another way than this method expects"
+                f"this method does not know how Transformers {transformers.__version__} passes on "
+                "keys and values"
             )
 
     @staticmethod

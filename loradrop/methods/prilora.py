@@ -76,16 +76,13 @@ class PRILoRA(LoRA):
         self.rank_first, self.rank_last = rank_first, rank_last
         self.pruning, self.matrix, self.ratio, self.scope = pruning, matrix, ratio, scope
         self.interval, self.decay, self.regrow = interval, decay, regrow
-        self.norms: dict[
-            str, Tensor
-        ] = {}  # by module: moving average of the L2 norm of each input feature
-        self.masks: dict[
-            str, Tensor
-        ] = {}  # by module: True where an entry was kept at the last pruning
-        self.attention_mask: Tensor | None = None  # (batch, tokens) of the batch under way
-        self.metered: set[str] = (
-            set()
-        )  # modules of this step; checkpointed activations would be seen twice
+        # by module: the moving average of the L2 norm of each input feature
+        self.norms: dict[str, Tensor] = {}
+        # by module: True for entries that the last pruning kept
+        self.masks: dict[str, Tensor] = {}
+        self.attention_mask: Tensor | None = None  # (batch, tokens) of the current batch
+        # modules seen in this step: checkpointing runs a forward pass twice
+        self.metered: set[str] = set()
 
     def adapt(self, model: nn.Module) -> None:
         layers = sorted({site.layer for site in find_sites(model, self.target_modules)})
@@ -116,9 +113,8 @@ class PRILoRA(LoRA):
             return
         self.metered.add(name)
         with torch.autocast(x.device.type, enabled=False):
-            inputs = (
-                (x if self.matrix == "A" else module.down(x)).float().flatten(0, -2)
-            )  # (tokens, features)
+            inputs = x if self.matrix == "A" else module.down(x)
+            inputs = inputs.float().flatten(0, -2)  # (tokens, features)
             if mask is not None:
                 inputs = inputs * mask.flatten()[:, None]
             norm = torch.linalg.vector_norm(inputs, dim=0)
@@ -147,7 +143,7 @@ class PRILoRA(LoRA):
                 weight.mul_(self.masks[name])
 
     def result_fields(self) -> dict[str, Any]:
-        return {}  # its ranks are not one of plain LoRA's
+        return {}  # its ranks differ by layer, so no plain LoRA compares
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self.norms, "masks": self.masks}
@@ -165,7 +161,7 @@ def linear_ranks(first: int, last: int, layers: int) -> list[int]:
 
 
 def keep_largest(importance: Tensor, ratio: float, scope: str) -> Tensor:
-    """Return a mask without the floor(ratio * n) least important entries of each row or of the matrix."""
+    """Mask the floor(ratio * n) least important entries of each row, or of the matrix."""
     flat = importance if scope == "row" else importance.flatten()
     lowest = flat.sort(dim=-1, stable=True).indices[..., : int(ratio * flat.shape[-1])]
     return torch.ones_like(flat, dtype=torch.bool).scatter_(-1, lowest, False).view_as(importance)

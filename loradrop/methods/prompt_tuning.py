@@ -18,6 +18,7 @@ from loradrop.methods.virtual_tokens import VirtualTokens
 
 class PromptTuning(VirtualTokens):
     """Train embeddings in front of the text. The arguments are those of VirtualTokens."""
+
     part = "prompt_embedding"
 
     def install(self, model: PreTrainedModel) -> None:
@@ -26,10 +27,7 @@ class PromptTuning(VirtualTokens):
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """Return the float32 embeddings (n, d_embedding)."""
-        from peft import (
-            PromptEmbedding,
-            PromptTuningConfig,
-        )  # seconds that other methods need not spend
+        from peft import PromptEmbedding, PromptTuningConfig  # late: the import takes seconds
 
         words = encoder.get_input_embeddings()
         config = PromptTuningConfig(
@@ -41,19 +39,18 @@ class PromptTuning(VirtualTokens):
         return PromptEmbedding(config, words)
 
     def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
-        text = encoder.get_input_embeddings()(
-            inputs.pop("input_ids")
-        )  # (batch, tokens, d_embedding)
+        # (batch, tokens, d_embedding)
+        text = encoder.get_input_embeddings()(inputs.pop("input_ids"))
         prompt = encoder.prompt_embedding(self.indices(encoder)).to(text.dtype).expand(size, -1, -1)
         inputs["inputs_embeds"] = torch.cat([prompt, text], dim=1)
-        kinds = inputs.get("token_type_ids")
-        if kinds is not None:
+        token_types = inputs.get("token_type_ids")
+        if token_types is not None:
             inputs["token_type_ids"] = torch.cat(
-                [kinds.new_zeros(size, self.virtual_tokens), kinds], dim=1
+                [token_types.new_zeros(size, self.virtual_tokens), token_types], dim=1
             )
 
     def _after(self, encoder: PreTrainedModel, args: tuple, output: Any) -> Any:
-        """Remove the virtual tokens from the output, and pool again if the encoder itself pools (BERT)."""
+        """Remove the virtual tokens from the output; pool again if the encoder pools (BERT)."""
         output.last_hidden_state = output.last_hidden_state[:, self.virtual_tokens :]
         if getattr(encoder, "pooler", None) is not None:
             output.pooler_output = encoder.pooler(output.last_hidden_state)

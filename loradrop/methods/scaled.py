@@ -1,8 +1,8 @@
 """LoRA whose matrices several modules share and whose vectors differ: VeRA, Tied-LoRA, S2-LoRA.
 
-    h = W x + (alpha / r) diag(v) B diag(u) A x,  u (r), v (d_out); a vector that is None is left out
+    h = W x + (alpha / r) diag(v) B diag(u) A x
 
-A module narrower than the shared matrices uses the first columns of A and the first rows of B, as
+Shapes: u (r), v (d_out). A vector that is None is left out. A module narrower than the shared matrices uses the first columns of A and the first rows of B, as
 in PEFT's VeRA.
 """
 

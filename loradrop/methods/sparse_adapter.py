@@ -31,11 +31,11 @@ class SparseAdapter(LoRA):
 
     Args:
         name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
-        sparsity: The share of the entries that is masked, in (0, 1). The released code has a flag of
-            this name that is the share kept.
+        sparsity: The share of the entries that is masked, in (0, 1). In the released code the
+            flag of this name is the share kept.
         scope: One threshold for the whole `model`, or one for each `matrix`.
-        init_std: The standard deviation of the initial A and B. None keeps LoRA's own (B = 0), which
-            needs a warm-up.
+        init_std: The standard deviation of the initial A and B. None keeps LoRA's own (B = 0),
+            which needs a warm-up.
         sample_ratio: The share of the training set that is scored, as a stratified sample.
         warmup_epochs: The epochs on the sample before scoring. Training continues from there, as in
             the released code.
@@ -66,7 +66,8 @@ class SparseAdapter(LoRA):
             raise ValueError("warmup_epochs must not be negative, and warmup_batch_size at least 1")
         if init_std is None and warmup_epochs == 0:
             raise ValueError(
-                "with B = 0 (init_std=null) every score is zero: set init_std=0.02 or warmup_epochs=3"
+                "with B = 0 (init_std=null) every score is zero: "
+                "set init_std=0.02 or warmup_epochs=3"
             )
         if init_std is not None and not init_std > 0:
             raise ValueError(f"init_std must be positive or null, got {init_std}")
@@ -76,7 +77,7 @@ class SparseAdapter(LoRA):
             warmup_epochs,
             warmup_batch_size,
         )
-        self.masks: dict[str, Tensor] = {}  # of the parameter of this name: True where it is kept
+        self.masks: dict[str, Tensor] = {}  # by parameter: True for kept entries
         self.inactive = 0
 
     def adapt(self, model: nn.Module) -> None:
@@ -101,7 +102,7 @@ class SparseAdapter(LoRA):
     def _apply(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Set masked entries to zero and mask their gradients.
 
-        Masked gradients are neither part of the clipped norm nor stepped along, so the entries stay zero.
+        Masked gradients do not count for clipping and move nothing, so the entries stay zero.
         """
         self.masks = dict(masks)
         for name, parameter in lora_parameters(model).items():
@@ -123,7 +124,7 @@ class SparseAdapter(LoRA):
         return {"masks": self.masks}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        if "masks" in state:  # a finished run's masked entries are zeros of its weights
+        if "masks" in state:  # absent for a finished run: its masked entries are saved as zeros
             self._apply(model, state["masks"])
 
 
@@ -165,9 +166,7 @@ def snip_scores(model: nn.Module, probe: Probe, rows: Sequence[int]) -> dict[str
     if not all(score.isfinite().all() for score in scores.values()):
         raise ValueError("a SNIP score is not finite: the loss or a gradient has overflowed")
     if not any(score.any() for score in scores.values()):
-        raise ValueError(
-            "all SNIP scores are zero: with B = 0 nothing can be told apart; set init_std or warmup_epochs"
-        )
+        raise ValueError("all SNIP scores are zero, as with B = 0; set init_std or warmup_epochs")
     return scores
 
 

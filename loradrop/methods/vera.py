@@ -1,7 +1,7 @@
 """VeRA: h = W x + diag(b) B diag(d) A x (Kopiczko et al. 2024, arXiv 2310.11454, Section 3).
 
-One random pair A (r, d_in), B (d_out, r) for all modules stays frozen; each module trains d (r) and b (d_out). There is no
-factor alpha / r. With b = 0 at the start the output is unchanged.
+All modules share one random, frozen pair A (r, d_in), B (d_out, r); each module trains d (r) and
+b (d_out). There is no factor alpha / r. b starts at 0, which leaves the output unchanged.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
 class VeRA(ScaledLoRA):
     """Train only the vectors; the recipe's `adapter_learning_rate` applies to them.
 
-    The projections are drawn when the method is installed, so they follow from the run's seed and need
-    not be saved. As they are not trained, their rank may exceed the modules' width.
+    The projections are drawn when the method is installed, so they follow from the run's seed and
+    need not be saved. As they are not trained, their rank may exceed the modules' width.
 
     Args:
         name, rank, dropout, target_modules: As in loradrop.methods.lora.LoRA.

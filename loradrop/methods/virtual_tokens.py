@@ -26,7 +26,7 @@ class VirtualTokens(Method):
         virtual_tokens: The number n of virtual tokens.
     """
 
-    part: str  # of the encoder: the module that holds the parameters
+    part: str  # the encoder's attribute for the module with the parameters
 
     def __init__(self, name: str, virtual_tokens: int) -> None:
         super().__init__(name)
@@ -35,9 +35,8 @@ class VirtualTokens(Method):
         self.virtual_tokens = self.extra_tokens = virtual_tokens
 
     def install(self, model: PreTrainedModel) -> None:
-        if (
-            model.get_output_embeddings() is not None
-        ):  # generating calls the encoder once for each token
+        # generating would insert the tokens again in the call for each new token
+        if model.get_output_embeddings() is not None:
             raise ValueError(
                 f"{self.name} is for tasks with labels; {type(model).__name__} generates text"
             )
@@ -45,9 +44,10 @@ class VirtualTokens(Method):
         longest = longest_text(model.config)
         if longest and self.virtual_tokens >= longest:
             raise ValueError(
-                f"virtual_tokens is {self.virtual_tokens}, but {type(model).__name__} takes at most {longest} tokens in all"
+                f"virtual_tokens is {self.virtual_tokens}, but {type(model).__name__} takes at most "
+                f"{longest} tokens in all"
             )
-        # in the encoder: what is outside it counts as the head
+        # inside the encoder, as everything outside counts as the head
         encoder.add_module(self.part, self.holder(encoder))
         encoder.register_forward_pre_hook(self._before, with_kwargs=True)
 
@@ -60,7 +60,8 @@ class VirtualTokens(Method):
 
         Args:
             encoder: The encoder.
-            inputs: Its arguments, changed in place. Mask and positions already count the virtual tokens.
+            inputs: Its arguments, changed in place. Mask and positions already include the
+                virtual tokens.
             size: The number of texts in the batch.
         """
         raise NotImplementedError
@@ -83,8 +84,8 @@ class VirtualTokens(Method):
             mask = torch.cat([mask.new_ones(len(mask), self.virtual_tokens), mask], dim=1)
             inputs["attention_mask"] = mask
             if hasattr(encoder, "rotary_emb"):
-                # counted without padding, so that padding on the left does not move the text away from the virtual tokens;
-                # families with learned positions are padded on the right
+                # count without padding: padding on the left must not move the text away from the
+                # virtual tokens. Families with learned positions are padded on the right.
                 inputs["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         self.insert(encoder, inputs, len(inputs["input_ids"]))
         return (), inputs
