@@ -1,8 +1,9 @@
-"""Hub id or folder -> model and tokenizer.
+"""Load a model and its tokenizer from a Hub id or a folder.
 
-A Hub id resolves to `<models>/<id>` where that folder exists, to the package's own assets for ids that start with
-`loradrop/`, and else to the Hub or its local cache. Weights are safetensors only, and no remote code is run.
-Frozen weights may be bfloat16; what trains of a model is float32, as small updates would be lost to rounding.
+A Hub id resolves to `<models>/<id>` if that folder exists, to the package's own assets if it starts
+with `loradrop/`, and otherwise to the Hub or its local cache. Only safetensors are loaded, and no
+remote code runs. Frozen weights may be bfloat16; trainable weights are float32, as rounding would
+lose small updates.
 """
 
 from __future__ import annotations
@@ -50,7 +51,16 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A pretrained model; the fields are the keys of its YAML in conf/backbone."""
+    """A pretrained model. The fields are the keys of its YAML in conf/backbone.
+
+    Args:
+        name: The name in results.
+        hub_id: The model's id on the Hub.
+        revision: The pinned commit on the Hub.
+        dtype: The dtype of the frozen weights: float32 or bfloat16.
+        gradient_checkpointing: Compute activations twice instead of keeping them.
+        quantization: `nf4` keeps the layers' weights in 4 bits, as QLoRA does (arXiv 2305.14314).
+    """
 
     name: str
     hub_id: str
@@ -72,7 +82,7 @@ class Backbone:
             )
 
     def config(self, models: Path | None) -> Any:
-        """The model's configuration, without its weights."""
+        """Return the model's configuration, without its weights."""
         try:
             return AutoConfig.from_pretrained(**self._source(models))
         except OSError as error:
@@ -85,9 +95,17 @@ class Backbone:
             ) from error
 
     def check(self, task: Task, max_length: int, models: Path | None, extra: int = 0) -> None:
-        """ValueError or OSError, within seconds, where the backbone is not there or does not fit the task.
+        """Check within seconds that the backbone is available and fits the task.
 
-        Its positions must hold the longest text and the `extra` tokens that a method puts in front of it.
+        Args:
+            task: The task.
+            max_length: The largest number of tokens of a text.
+            models: The folder of local models.
+            extra: The number of tokens that a method puts in front of each text.
+
+        Raises:
+            ValueError: The backbone has too few positions or cannot do what the task needs.
+            OSError: There are no weights that can be loaded.
         """
         config = self.config(models)
         longest = longest_text(config)
@@ -109,7 +127,10 @@ class Backbone:
         self._check_weights(models, config)
 
     def skeleton(self, task: Task, config: Any) -> PreTrainedModel:
-        """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
+        """Return the model without weights, on the meta device.
+
+        It shows at once which modules there are and how many parameters they have.
+        """
         if not task.generates:
             config.num_labels = cast(LabelTask, task).num_labels
         with meta_device():
@@ -117,7 +138,10 @@ class Backbone:
         return freeze_encoder(self._switched(model))
 
     def load(self, task: Task, models: Path | None) -> tuple[PreTrainedModel, Any]:
-        """The model in training mode, and its tokenizer: frozen except for the new head of a task that has labels."""
+        """Return the model in training mode, and its tokenizer.
+
+        The model is frozen except for the new head of a task with labels.
+        """
         transformers.logging.set_verbosity_error()  # that the head is new is no news
         transformers.logging.disable_progress_bar()
         try:
@@ -129,7 +153,7 @@ class Backbone:
             ) from error
 
     def fingerprint(self, models: Path | None) -> str:
-        """Stands for the files of a local folder (sampled, where they are large), or for the pinned revision."""
+        """Return a hash of a local folder's files, or the pinned revision if there is no folder."""
         folder = self._folder(models)
         return str(self.revision) if folder is None else files_fingerprint(folder)
 
@@ -183,11 +207,11 @@ class Backbone:
         return model_folder(self.hub_id, models)
 
     def _wanted(self, models: Path | None) -> Path:
-        """The folder that would take the Hub's place."""
+        """Return the folder in which a local copy would be found."""
         return Path(models or "<paths.models>") / self.hub_id
 
     def _source(self, models: Path | None) -> dict[str, Any]:
-        """Where to load from: keyword arguments of from_pretrained."""
+        """Return the place to load from, as keyword arguments of from_pretrained."""
         folder = self._folder(models)
         if folder is not None:
             return {"pretrained_model_name_or_path": folder}
@@ -206,7 +230,7 @@ class Backbone:
 
 @contextmanager
 def meta_device() -> Iterator[None]:
-    """A context in which transformers builds models without weights, also if it builds its first one there."""
+    """A context in which transformers builds models without weights, even its first model."""
     # this import leads to torch._dynamo's, which torch 2.6 cannot carry out on the meta device
     import_module("transformers.modeling_utils")
     with torch.device("meta"):
@@ -214,7 +238,7 @@ def meta_device() -> Iterator[None]:
 
 
 def longest_text(config: Any) -> int | None:
-    """Tokens that the positions of a model suffice for; None where they are not limited."""
+    """Return the number of tokens for which a model has positions, None if there is no limit."""
     # RoBERTa's positions start behind the padding index
     offset = (
         config.pad_token_id + 1
@@ -230,7 +254,7 @@ def _auto(task: Task) -> Any:
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
-    """4-bit NormalFloat with doubly quantised constants; products in `dtype`. Heads stay as they are."""
+    """4-bit NormalFloat with double quantisation and products in `dtype`. Heads stay as they are."""
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
@@ -241,7 +265,7 @@ def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
 
 
 def _head(task: Task) -> dict[str, Any]:
-    """What a model's new head must know of the task, as keyword arguments of from_pretrained."""
+    """What a new head must know of the task, as keyword arguments of from_pretrained."""
     if task.generates:
         return {}
     task = cast(LabelTask, task)
@@ -254,9 +278,9 @@ def _head(task: Task) -> dict[str, Any]:
 
 
 def freeze_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """Leave only a new head trainable, in float32: its modules take what comes from the encoder as such.
+    """Leave only a new head trainable, in float32; its modules cast their inputs.
 
-    What turns a language model's states into tokens is pretrained, and frozen with the rest.
+    The output embeddings of a language model are pretrained and stay frozen with the rest.
     """
     model.requires_grad_(False)
     if model.get_output_embeddings() is not None:
@@ -274,10 +298,11 @@ def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def give_padding(tokenizer: Any) -> None:
-    """A pad token for a tokenizer without one (Llama's); no text holds it.
+    """Give a pad token to a tokenizer without one (Llama's). No text may contain it.
 
-    A classifier on the last token finds it as the last one that is not padding. Where bytes stand in for unknown characters
-    the unknown token never comes up, else the end token; that a text spells one of them out must not count.
+    A classifier on the last token looks for the last one that is not padding. The unknown token never
+    occurs if bytes stand in for unknown characters; otherwise the end token is taken. A text that
+    spells out such a token must not produce it.
     """
     by_bytes = tokenizer.is_fast and getattr(
         tokenizer.backend_tokenizer.model, "byte_fallback", False
@@ -287,7 +312,7 @@ def give_padding(tokenizer: Any) -> None:
 
 
 def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
-    """What turns states into classes or tokens: all that is outside the encoder, and its pooler."""
+    """Return the parameters outside the encoder, and those of its pooler."""
     encoder = model.base_model_prefix + "."
     return [
         (name, parameter)
@@ -297,7 +322,16 @@ def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
 
 
 def parameter_counts(model: PreTrainedModel, inactive: int = 0) -> dict[str, int]:
-    """Trainable numbers outside the head (`adapter`, less `inactive` ones) and in it (`head`), and all numbers (`total`)."""
+    """Count parameters.
+
+    Args:
+        model: The model.
+        inactive: Trainable values that are masked for good. They do not count as the adapter's.
+
+    Returns:
+        The trainable parameters outside the head (`adapter`) and in the head (`head`), and the
+        number of all parameters (`total`).
+    """
     head = {id(parameter) for _, parameter in head_parameters(model)}
     sizes = {True: 0, False: 0}
     for parameter in model.parameters():

@@ -59,7 +59,8 @@ class AdaLoRA(Method):
         super().__init__(name)
         if not 1 <= target_rank < init_rank:
             raise ValueError(
-                f"target_rank must be from 1 to below init_rank ({init_rank}), got {target_rank}"
+                f"target_rank must be at least 1 and below init_rank ({init_rank}), "
+                f"got {target_rank}"
             )
         if interval < 1:
             raise ValueError(f"interval must be at least 1, got {interval}")
@@ -75,7 +76,8 @@ class AdaLoRA(Method):
                 raise ValueError(f"{key} must lie in (0, 1), got {value}")
         if orthogonality < 0 or alpha <= 0:
             raise ValueError(
-                f"orthogonality must be at least 0 and alpha positive, got {orthogonality} and {alpha}"
+                f"orthogonality must be at least 0 and alpha positive, "
+                f"got {orthogonality} and {alpha}"
             )
         self.init_rank, self.target_rank, self.alpha, self.dropout = (
             init_rank,
@@ -132,8 +134,8 @@ class AdaLoRA(Method):
         if room < max(2, self.interval):
             raise ValueError(
                 f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up "
-                f"(warmup_ratio) and {final} at the end (final_ratio) leave {room} steps for cuts of "
-                f"the budget, one every {self.interval} (interval)"
+                f"(warmup_ratio) and {final} at the end (final_ratio) leave {room} steps for cuts "
+                f"of the budget, one every {self.interval} (interval)"
             )
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:

@@ -147,8 +147,8 @@ class Method:
 
         Args:
             model: The model, as `install` left it.
-            state: What `state_dict` returned, or what a finished run's result file holds: importance
-                and plan, if it has them.
+            state: What `state_dict` returned, or what a finished run's result file holds:
+                importance and plan, if it has them.
         """
 
 

@@ -1,4 +1,7 @@
-"""BitFit: only biases train, h = W x + b with W frozen (Ben Zaken et al. 2022, arXiv 2106.10199)."""
+"""BitFit: only biases train.
+
+h = W x + b with W frozen (Ben Zaken et al. 2022, arXiv 2106.10199).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class BitFit(Method):
 
     Args:
         name: The method's name in results.
-        biases: `all` trains every bias of the encoder, those of embeddings and layer norms included;
+        biases: `all` trains every bias of the encoder, also in embeddings and layer norms;
             `ffn` trains those of the feed-forward modules.
     """
 

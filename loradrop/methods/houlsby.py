@@ -50,7 +50,8 @@ class AdapterLinear(nn.Module):
         d = base.out_features
         if not 1 <= bottleneck <= d:
             raise ValueError(
-                f"bottleneck must be from 1 to {d} (the module's width), got {bottleneck}"
+                f"bottleneck must lie between 1 and {d} for a module of that width, "
+                f"got {bottleneck}"
             )
         self.base: Any = base.requires_grad_(False)
         self.activation = getattr(torch.nn.functional, activation)

@@ -2,8 +2,9 @@
 
     h = W x + (alpha / r) diag(v) B diag(u) A x
 
-Shapes: u (r), v (d_out). A vector that is None is left out. A module narrower than the shared matrices uses the first columns of A and the first rows of B, as
-in PEFT's VeRA.
+Shapes: u (r), v (d_out). A vector that is None is left out. A module
+narrower than the shared matrices uses the first columns of A and the first rows of B, as in PEFT's
+VeRA.
 """
 
 from __future__ import annotations

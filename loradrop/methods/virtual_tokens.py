@@ -44,8 +44,8 @@ class VirtualTokens(Method):
         longest = longest_text(model.config)
         if longest and self.virtual_tokens >= longest:
             raise ValueError(
-                f"virtual_tokens is {self.virtual_tokens}, but {type(model).__name__} takes at most "
-                f"{longest} tokens in all"
+                f"virtual_tokens is {self.virtual_tokens}, but {type(model).__name__} takes at "
+                f"most {longest} tokens in all"
             )
         # inside the encoder, as everything outside counts as the head
         encoder.add_module(self.part, self.holder(encoder))

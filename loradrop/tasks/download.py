@@ -1,4 +1,4 @@
-"""Single files from where their authors publish them, once: whole and as expected, or not there at all."""
+"""Download single files from their authors once; a file is complete and verified, or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = 1 << 18  # bytes
 
 
 def cache_folder(name: str, url: str) -> Path:
-    """Where the files below `url` are kept: in the Hub library's folder (HF_HOME), apart for each pinned address."""
+    """Return where the files below `url` are kept: in HF_HOME, in a folder for each pinned address."""
     return (
         Path(constants.HF_HOME)
         / "loradrop"
@@ -30,11 +30,16 @@ def cache_folder(name: str, url: str) -> Path:
 
 
 def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
-    """`target`, downloaded from `url` where it is not there yet.
+    """Return `target`, downloaded from `url` if it does not exist yet.
 
-    `check` gets the path of the downloaded file and raises ValueError where it is not the one expected; only then the file
-    takes its place, so that what is there is whole. Raises FileNotFoundError with the reason where it cannot be had, within
-    seconds where there is no network.
+    Args:
+        url: The file's address.
+        target: Its place on the disk. Only a complete and checked file is put there.
+        check: Gets the path of the downloaded file and raises ValueError if it is the wrong one.
+
+    Raises:
+        FileNotFoundError: The file cannot be downloaded; the message says why. Without a network
+            this takes seconds.
     """
     if target.is_file():
         return target
@@ -68,7 +73,7 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """ValueError where the file has another checksum."""
+    """Raise ValueError if the file has another checksum."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:

@@ -1,4 +1,4 @@
-"""Generation tasks in the files that their authors publish: from a local folder, or fetched once from their repository."""
+"""Generation tasks in the files of their authors, read from a local folder or downloaded once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """A file as its authors publish it. One of checksum and number of rows tells that a download is the right one."""
+    """A file as its authors publish it. The checksum or the number of rows verifies a download."""
 
     name: str
     rows: int | None = None
@@ -26,7 +26,7 @@ class OfficialFile:
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialTask(TextTask):
-    """A task in its authors' files: from a folder `<data>/<name>` or `<data>/<official>`, or fetched once from `url`."""
+    """A task in its authors' files, from `<data>/<name>` or `<data>/<official>`, or from `url`."""
 
     official: str  # folder of the files below paths.data
     url: str  # of the folder with the files, at a pinned commit
@@ -54,14 +54,27 @@ class OfficialTask(TextTask):
             )
 
     def read(self, path: Path, training: bool) -> list[Entry]:
-        """The entries of a file in its order; without `training`, all references of a source in one entry.
+        """Return the entries of a file in its order.
 
-        ValueError, naming the file and the line, where it cannot be used.
+        Args:
+            path: The file.
+            training: If False, all references of a source are in one entry.
+
+        Raises:
+            ValueError: The file cannot be used. The message names the file and the line.
         """
         raise NotImplementedError
 
     def load(self, data: Path | None) -> Splits:
-        """Read the rows. FileNotFoundError where there are no files, ValueError where they cannot be used."""
+        """Read the rows.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+
+        Raises:
+            FileNotFoundError: There are no files.
+            ValueError: The files cannot be used.
+        """
         folder = find_local(data, self.name, self.official)
         splits = (TRAIN, *self.evaluation)
         paths = {split: path for split in splits if folder and (path := self.find(folder, split))}
@@ -87,7 +100,7 @@ class OfficialTask(TextTask):
         return Splits(train, evaluation, notes)
 
     def entries(self, path: Path, training: bool) -> list[Entry]:
-        """What `read` gives. ValueError, naming the file, where that is not text."""
+        """Return what `read` returns. Raise ValueError, naming the file, if it is not text."""
         try:
             entries = self.read(path, training)
         except UnicodeDecodeError as error:
@@ -99,12 +112,16 @@ class OfficialTask(TextTask):
         return entries
 
     def find(self, folder: Path, split: str) -> Path | None:
-        """The file of a split in a local folder."""
+        """Return the file of a split in a local folder, None if there is none."""
         path = folder / self.files[split].name
         return path if path.is_file() else None
 
     def fetch(self, split: str) -> Path:
-        """The file of a split from the cache or its public place. FileNotFoundError with the reason."""
+        """Return the file of a split from the cache or its public place.
+
+        Raises:
+            FileNotFoundError: The file cannot be downloaded. The message says why.
+        """
         file = self.files[split]
 
         def check(path: Path) -> None:

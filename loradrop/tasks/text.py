@@ -1,13 +1,15 @@
-"""Tasks whose answer is a text: rows, prompts, token ids and scores.
+"""Tasks that answer with a text: rows, prompts, token ids and scores.
 
-A training row has `source` and `target`, one row for each reference; an evaluation row has `source` and `references`, a list
-of all of them. The prompt is the task's template with the source in it, and the target follows: token ids of both are made
-apart and put in a row, so that the boundary is the same in training and in generating, whatever the tokenizer merges.
+A training row has `source` and `target`, one row for each reference. An evaluation row has `source`
+and `references`, a list of all of them. The prompt is the task's template with the source filled
+in, and the target follows it. Prompt and target are tokenised separately and concatenated, so
+the boundary is the same in training and generation, whatever the tokenizer merges.
 
     training     [bos] prompt target eos, at most max_length tokens; labels are -100 on bos and prompt
     evaluation   [bos] prompt, at most max_length - max_new_tokens tokens
 
-A prompt that does not fit loses the end of its source, whole words at a time; the template and the target stay whole.
+If a prompt is too long, the end of its source is cut off, word by word. The template and the target
+are never cut.
 """
 
 from __future__ import annotations
@@ -32,7 +34,12 @@ Entry = tuple[str, list[str]]  # a source and its references
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """A task whose answer is a text."""
+    """A task that answers with a text.
+
+    Args:
+        template: The prompt, with {source} in it. It ends where the target begins.
+        max_new_tokens: The largest number of tokens to generate.
+    """
 
     generates: ClassVar[bool] = True
 
@@ -53,10 +60,14 @@ class TextTask(Task):
         return self.template.replace(SLOT, source)
 
     def encode(self, rows: Mapping[str, list], tokenizer: Any, max_length: int) -> dict[str, list]:
-        """Lists of `input_ids`, of `labels` for training rows, and `truncated`: 1 where the source was cut, else 0.
+        """Tokenise a batch of rows. Rows with a `target` are training rows.
 
-        Rows with a `target` are training rows. ValueError: a row whose template and target alone are longer than max_length,
-        a max_length without room for the template and max_new_tokens, or a tokenizer without an end-of-text token.
+        Returns:
+            `input_ids`; `labels` for training rows; and `truncated`: 1 if the source was cut, else 0.
+
+        Raises:
+            ValueError: The template and a target alone are longer than max_length, max_length has no
+                room for the template and max_new_tokens, or the tokenizer has no end-of-text token.
         """
         if tokenizer.eos_token_id is None:
             raise ValueError(
@@ -103,7 +114,7 @@ class TextTask(Task):
         return encoded
 
     def notes(self, split: str, encoded: Dataset) -> list[str]:
-        """What a run has to report of a split's encoded rows."""
+        """Report how many sources of a split were cut."""
         cut = sum(encoded[TRUNCATED])
         return (
             [
@@ -114,17 +125,17 @@ class TextTask(Task):
         )
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
-        """Tenths of the training rows by the length of their target in characters: these tasks have no classes."""
+        """Return the decile of each target's length in characters, as these tasks have no classes."""
         return quantile_bins([len(text) for text in rows[TARGET]])
 
     def decode(self, text: str) -> str:
-        """What is scored of a generated text (without prompt and special tokens)."""
+        """Return the part to score of a generated text without prompt and special tokens."""
         return text.strip()
 
     def score_texts(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
-        """Metrics of decoded texts, 0 to 1. `score` does it for several evaluation splits at once."""
+        """Score decoded texts of one split, 0 to 1. `score` takes several splits at once."""
         return self.score({"": (predictions, references)})
 
     def _made_up(self) -> tuple[Values, Values]:
@@ -139,7 +150,12 @@ class TextTask(Task):
     def _cut(
         self, source: str, prompt: list[int], room: int, tokenizer: Any
     ) -> tuple[list[int], int] | None:
-        """The prompt's ids with as much of the source as fits into `room` tokens, and whether that is less than all."""
+        """Fit a prompt into `room` tokens.
+
+        Returns:
+            The prompt's ids with as much of the source as fits, and whether it was cut. None if the
+            template alone does not fit.
+        """
         if len(prompt) <= room:
             return prompt, 0
         words = source.split(" ")
@@ -152,7 +168,7 @@ class TextTask(Task):
 
 
 def training_rows(pairs: Sequence[tuple[str, str]], path: Path | str) -> Dataset:
-    """Rows of (source, target). ValueError: none."""
+    """Make rows of (source, target). Raise ValueError if there are none."""
     if not pairs:
         raise ValueError(f"{path} has no rows.")
     features = Features({SOURCE: Value("string"), TARGET: Value("string")})
@@ -161,7 +177,11 @@ def training_rows(pairs: Sequence[tuple[str, str]], path: Path | str) -> Dataset
 
 
 def evaluation_rows(entries: Sequence[Entry], path: Path | str) -> Dataset:
-    """Rows of (source, all its references). ValueError: none, or one without a reference that is not empty."""
+    """Make rows of (source, all its references).
+
+    Raises:
+        ValueError: There are no rows, or a row has only empty references.
+    """
     if not entries:
         raise ValueError(f"{path} has no rows.")
     for number, (source, texts) in enumerate(entries, start=1):
