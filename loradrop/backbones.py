@@ -42,10 +42,8 @@ from loradrop.hub import (
 from loradrop.tasks.base import LabelTask, Task
 
 NF4 = "nf4"
-ENCODERS = {
-    "bert",
-    "roberta",
-}  # which transformers can also build as decoders, though they were not trained so
+# transformers can build these as decoders too, though they were not trained as such
+ENCODERS = {"bert", "roberta"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -64,12 +62,10 @@ class Backbone:
 
     name: str
     hub_id: str
-    revision: str | None  # pinned commit on the Hub
-    dtype: str  # of the frozen weights: float32, bfloat16
-    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
-    quantization: str | None = (
-        None  # nf4: the layers' weights in 4 bits, as QLoRA (arXiv 2305.14314)
-    )
+    revision: str | None
+    dtype: str
+    gradient_checkpointing: bool = False
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -89,9 +85,10 @@ class Backbone:
             if not isinstance(error.__cause__, GatedRepoError):
                 raise
             raise PermissionError(
-                f"backbone {self.name}: the Hub refuses {self.hub_id} to this account. Accept its licence at "
-                f"https://huggingface.co/{self.hub_id} and log in with `hf auth login` (or set HF_TOKEN), or put the model "
-                f"into {self._wanted(models)}."
+                f"backbone {self.name}: the Hub refuses {self.hub_id} to this account. "
+                f"Accept its licence at https://huggingface.co/{self.hub_id} and log in with "
+                "`hf auth login` (or set HF_TOKEN), or put the model into "
+                f"{self._wanted(models)}."
             ) from error
 
     def check(self, task: Task, max_length: int, models: Path | None, extra: int = 0) -> None:
@@ -112,7 +109,8 @@ class Backbone:
         if longest and max_length + extra > longest:
             adds = f" and the method adds {extra} tokens" if extra else ""
             raise ValueError(
-                f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens"
+                f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most "
+                f"{longest} tokens"
             )
         known = (
             MODEL_FOR_CAUSAL_LM_MAPPING
@@ -142,7 +140,7 @@ class Backbone:
 
         The model is frozen except for the new head of a task with labels.
         """
-        transformers.logging.set_verbosity_error()  # that the head is new is no news
+        transformers.logging.set_verbosity_error()  # no warning that the head is new
         transformers.logging.disable_progress_bar()
         try:
             return self._load(task, self._source(models))
@@ -172,15 +170,15 @@ class Backbone:
             name for name, parameter in model.named_parameters() if not parameter.requires_grad
         }
         lost = sorted(frozen & set(report["missing_keys"]))
-        if lost:  # random weights that nothing would train
+        if lost:  # they would stay random, as nothing trains them
             raise ValueError(
-                f"backbone {self.name}: {source['pretrained_model_name_or_path']} lacks {', '.join(lost[:3])}; "
-                "is it of another kind of model, or was it converted as one?"
+                f"backbone {self.name}: {source['pretrained_model_name_or_path']} lacks "
+                f"{', '.join(lost[:3])}; is it of another kind of model, or was it converted as one?"
             )
-        return model.train(), tokenizer  # dropout is off as loaded
+        return model.train(), tokenizer  # a loaded model has dropout off
 
     def _switched(self, model: PreTrainedModel) -> PreTrainedModel:
-        model.config.use_cache = False  # of a decoder: keys and values are for generating
+        model.config.use_cache = False  # a decoder's keys and values serve generation only
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model
@@ -193,13 +191,13 @@ class Backbone:
             return
         source, wanted = folder or self.hub_id, self._wanted(models)
         decoder = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type not in ENCODERS
-        kind = (
-            "AutoModelForCausalLM" if decoder else "AutoModel"
-        )  # the latter drops what turns states into tokens
+        # AutoModel drops the output embeddings, which a decoder needs
+        loader = "AutoModelForCausalLM" if decoder else "AutoModel"
         raise FileNotFoundError(
-            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded here. To convert them, "
-            f"once: python -c \"from transformers import {kind}, AutoTokenizer; [part.from_pretrained('{source}')"
-            f".save_pretrained('{wanted}') for part in ({kind}, AutoTokenizer)]\" "
+            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded "
+            f'here. To convert them, once: python -c "from transformers import {loader}, '
+            f"AutoTokenizer; [part.from_pretrained('{source}').save_pretrained('{wanted}') "
+            f'for part in ({loader}, AutoTokenizer)]" '
             "(paths.models or LORADROP_MODELS names the folder of all models)"
         )
 
@@ -222,8 +220,9 @@ class Backbone:
             AutoConfig.from_pretrained(**source, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no folder. Put the model there "
-                f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
+                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no folder. "
+                "Put the model there (config.json, model.safetensors, tokenizer.json), or point "
+                "paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
 
@@ -231,7 +230,7 @@ class Backbone:
 @contextmanager
 def meta_device() -> Iterator[None]:
     """A context in which transformers builds models without weights, even its first model."""
-    # this import leads to torch._dynamo's, which torch 2.6 cannot carry out on the meta device
+    # it imports torch._dynamo, which torch 2.6 cannot import on the meta device
     import_module("transformers.modeling_utils")
     with torch.device("meta"):
         yield
@@ -239,7 +238,7 @@ def meta_device() -> Iterator[None]:
 
 def longest_text(config: Any) -> int | None:
     """Return the number of tokens for which a model has positions, None if there is no limit."""
-    # RoBERTa's positions start behind the padding index
+    # RoBERTa's positions start after the padding index
     offset = (
         config.pad_token_id + 1
         if config.model_type in {"roberta", "xlm-roberta", "camembert"}
@@ -254,7 +253,7 @@ def _auto(task: Task) -> Any:
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantisation and products in `dtype`. Heads stay as they are."""
+    """4-bit NormalFloat, double quantisation, products in `dtype`. Heads stay as they are."""
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
@@ -301,8 +300,8 @@ def give_padding(tokenizer: Any) -> None:
     """Give a pad token to a tokenizer without one (Llama's). No text may contain it.
 
     A classifier on the last token looks for the last one that is not padding. The unknown token never
-    occurs if bytes stand in for unknown characters; otherwise the end token is taken. A text that
-    spells out such a token must not produce it.
+    occurs if bytes stand in for unknown characters; otherwise the end token is used. Text that spells
+    out such a token must not produce it.
     """
     by_bytes = tokenizer.is_fast and getattr(
         tokenizer.backend_tokenizer.model, "byte_fallback", False

@@ -21,7 +21,7 @@ from huggingface_hub.utils import get_session
 TIMEOUT = 3.0  # seconds
 ASSETS = Path(__file__).parent / "assets"
 OWN = "loradrop/"  # ids of the package's own models
-BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what a large file's fingerprint reads
+BLOCK, BLOCKS = 1 << 16, 256  # a large file's sample: bytes of a block, number of blocks
 
 
 def hub_available() -> bool:
@@ -41,7 +41,7 @@ def available(endpoint: str) -> bool:
 
 
 def why_unavailable(endpoint: str | None = None) -> str:
-    """Return the reason, as a clause for an error message, why the Hub or `endpoint` is not available."""
+    """Return, as a clause for an error message, why the Hub or `endpoint` is not available."""
     return (
         "HF_HUB_OFFLINE is set"
         if _offline()
@@ -50,14 +50,14 @@ def why_unavailable(endpoint: str | None = None) -> str:
 
 
 def find_local(root: Path | None, *names: str) -> Path | None:
-    """Return the first root/name that is a folder, None if there is none. Names are case-sensitive."""
+    """Return the first root/name that is a folder, or None. Names are case-sensitive."""
     if root is None:
         return None
     return next((folder for name in names if (folder := Path(root) / name).is_dir()), None)
 
 
 def model_folder(hub_id: str, models: Path | None) -> Path | None:
-    """Return the folder that replaces a model of the Hub: one in `models`, or one of this package."""
+    """Return the folder that replaces a model of the Hub: in `models` or in this package."""
     name = hub_id.removeprefix(OWN)
     own = find_local(ASSETS, name) if hub_id.startswith(OWN) else None
     return find_local(models, hub_id) or own
@@ -89,7 +89,7 @@ def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bo
         return hub_available() and any(
             file_exists(repo_id, name, revision=revision) for name in names
         )
-    except Exception:  # the download that follows will say what is amiss
+    except Exception:  # the download that follows reports what is wrong
         return True
 
 
@@ -110,11 +110,10 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
         "revision": revision,
         "allow_patterns": patterns,
     }
-    with suppress(FileNotFoundError):  # not in the cache, or not whole
+    with suppress(FileNotFoundError):  # absent from the cache or incomplete
         folder = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
-        if all(
-            any(folder.glob(pattern)) for pattern in patterns
-        ):  # another task of the same repository is not enough
+        # the folder may hold another task of the same repository only
+        if all(any(folder.glob(pattern)) for pattern in patterns):
             return folder
     name = f"{repo_id} at revision {revision or 'main'}"
     if not hub_available():
@@ -123,15 +122,13 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
         )
     try:
         return Path(snapshot_download(repo_id, **wanted))
-    except (
-        Exception
-    ) as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
+    except Exception as error:  # a missing revision, a proxy, a full disk: the remedy is the same
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
         raise FileNotFoundError(f"fetching {name} failed ({reason})") from error
 
 
 def _offline() -> bool:
-    # the library reads the variable when it is imported; a script may set it later
+    # the library reads the variable at import; a script may set it later
     return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in {
         "1",
         "ON",
@@ -147,11 +144,11 @@ def _answers(endpoint: str) -> bool:
     def ask() -> None:
         try:
             answer.append(get_session().head(endpoint, timeout=TIMEOUT).status_code)
-        except Exception:  # whatever goes wrong here, the Hub cannot be used
+        except Exception:  # whatever fails here, the Hub cannot be used
             return
 
-    # the client's timeout covers neither the look-up of the name nor the second address of a host: a thread does
+    # a thread, as the client's timeout excludes the name look-up and a host's second address
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
-    return bool(answer) and answer[0] < 500  # a mirror may well answer 404 for its root
+    return bool(answer) and answer[0] < 500  # a mirror may answer 404 for its root

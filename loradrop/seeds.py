@@ -21,7 +21,7 @@ class Seeds:
 
     @property
     def weights(self) -> int:
-        """The seed of torch for new weights. It is set before the head and again before the adapters."""
+        """The seed of torch for new weights, set before the head and again before the adapters."""
         return self.run
 
     def order(self, epoch: int) -> str:

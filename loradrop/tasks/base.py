@@ -30,15 +30,17 @@ Values = Sequence[Any] | np.ndarray  # the predictions for a split, or their ref
 
 @dataclass
 class Splits:
-    """The rows of a task: text columns and `label` (a class id or a float score), or those of text.py."""
+    """The rows of a task.
+
+    Args:
+        train: Text columns and `label` (a class id or a float score), or the columns of text.py.
+        evaluation: Rows by split name, e.g. validation, or matched and mismatched.
+        notes: What a reader of the result must know, e.g. that a split is missing.
+    """
 
     train: Dataset
-    evaluation: dict[
-        str, Dataset
-    ]  # split name -> rows, e.g. {"validation": ...} or matched and mismatched
-    notes: list[str] = field(
-        default_factory=list
-    )  # what a reader of the result must know, e.g. a missing split
+    evaluation: dict[str, Dataset]
+    notes: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """Hash all texts and labels. The source (Hub, TSV or parquet) makes no difference."""
@@ -73,7 +75,7 @@ class Task:
 
     name: str
     metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.labels.Accuracy
-    primary: str  # the key of the metric's result that tables show and that picks the best epoch
+    primary: str  # the metric's key that tables show and that picks the best epoch
 
     def check_metric(self) -> None:
         """Raise ValueError if the metric does not exist or does not return the primary score."""
@@ -157,7 +159,7 @@ class LabelTask(Task):
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):
             raise ValueError(f"columns must be a list, e.g. [{self.columns}]")
-        # Hydra hands over lists
+        # Hydra passes lists
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "labels", None if self.labels is None else tuple(self.labels))
 

@@ -2,7 +2,8 @@
 
 The training and dev files are JSON, the test file is XML:
 
-    [{"tripleset": [["the bridge", "BUILT", "1901"], ...], "annotations": [{"text": "..."}, ...]}, ...]
+    [{"tripleset": [["the bridge", "BUILT", "1901"], ...],
+      "annotations": [{"text": "..."}, ...]}, ...]
     <entry><modifiedtripleset><mtriple>the bridge | BUILT | 1901</mtriple>...</modifiedtripleset>
     <lex>...</lex>...</entry>
 

@@ -21,7 +21,7 @@ BLOCK = 1 << 18  # bytes
 
 
 def cache_folder(name: str, url: str) -> Path:
-    """Return where the files below `url` are kept: in HF_HOME, in a folder for each pinned address."""
+    """Return the folder in HF_HOME for the files below `url`, one for each pinned address."""
     return (
         Path(constants.HF_HOME)
         / "loradrop"
@@ -50,7 +50,7 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
             f"{url} is not in the local cache and cannot be fetched ({why_unavailable(endpoint)})"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    # the name's end is kept: a reader may tell the format by it
+    # keep the suffix, which may tell a reader the format
     descriptor, name = tempfile.mkstemp(
         prefix=".part-", suffix=f"-{target.name}", dir=target.parent
     )
@@ -59,10 +59,8 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
             _copy(url, file, target.name)
         check(Path(name))
         Path(name).replace(target)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # no such file, no space left, a broken connection, another file
+    # no such file, no space left, a broken connection, the wrong file
+    except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".").replace(name, target.name)
         raise FileNotFoundError(
             f"fetching {url} failed ({reason or type(error).__name__})"

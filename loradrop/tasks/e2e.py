@@ -20,11 +20,8 @@ from loradrop.tasks.text import Entry
 
 COLUMNS = ["mr", "ref"]
 ATTRIBUTE = re.compile(r"\s*([^\[\],]+)\[([^\[\]]*)\]\s*(?:,|$)")
-NAMES = {
-    "eatType": "Type",
-    "priceRange": "price",
-    "familyFriendly": "family friendly",
-}  # others stay as they are
+# other names stay as they are
+NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 
 
 class E2E(OfficialTask):

@@ -48,17 +48,15 @@ class Glue(LabelTask):
     config: str  # name of the configuration on the Hub
     hub_id: str
     revision: str | None = None  # commit of the Hub's repository; None is its newest
-    parts: tuple[
-        str, ...
-    ] = ()  # parts of the evaluation set, e.g. matched and mismatched; none: one set
+    # parts of the evaluation set, e.g. matched and mismatched; empty for a single set
+    parts: tuple[str, ...] = ()
     tsv_header: tuple[str, ...] | None = None  # column names of TSVs without a header line
-    tsv_columns: Mapping[str, str] = field(
-        default_factory=dict
-    )  # our name -> the TSV's, where they differ
+    # our name -> the TSV's, if they differ
+    tsv_columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Hydra hands over lists and its own mapping
+        # Hydra passes lists and its own mapping
         object.__setattr__(self, "parts", tuple(self.parts))
         object.__setattr__(
             self, "tsv_header", None if self.tsv_header is None else tuple(self.tsv_header)
@@ -87,7 +85,8 @@ class Glue(LabelTask):
         if train is None or len(missing) == len(evaluation):
             lacks = TRAIN if train is None else " and no ".join(missing)
             raise FileNotFoundError(
-                f"{self.name}: {folder} has no {lacks} split. It needs {self._expected()}; it holds "
+                f"{self.name}: {folder} has no {lacks} split. It needs "
+                f"{self._expected()}; it holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
         notes = [
@@ -100,9 +99,10 @@ class Glue(LabelTask):
 
     def _expected(self) -> str:
         files = [tsv_name(split) for split in (TRAIN, *self.evaluation.values())]
-        return f"the official files ({', '.join(files)}) or a folder written by `datasets` (save_to_disk or parquet)"
-
-    # sources
+        return (
+            f"the official files ({', '.join(files)}) or a folder written by `datasets` "
+            "(save_to_disk or parquet)"
+        )
 
     def _read(self, folder: Path, split: str) -> Dataset | None:
         """Return the checked rows of a split in any of the formats, None if the folder has none."""
@@ -119,7 +119,7 @@ class Glue(LabelTask):
                 dataset.with_format("arrow")[:], dataset.features, saved, (*self.columns, LABEL)
             )
         elif files := find_parquet(folder, self.config, split):
-            # several files are one split, so rows are counted over all of them
+            # several files form one split, so rows are counted over all of them
             source = files[0] if len(files) == 1 else files[0].parent / f"{split}-*.parquet"
             table = read_parquet(files, source)
             rows = read_table(
@@ -139,11 +139,10 @@ class Glue(LabelTask):
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local "
-                f"data, put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. "
+                f"To use local data, put {self._expected()} there, or set paths.data to the folder "
+                f"that has {self.official}/ in it."
             ) from error.__cause__
-
-    # rows -> what a model learns from
 
     def _dataset(self, rows: Rows) -> Dataset:
         if len(rows.columns[LABEL]) == 0:
@@ -178,10 +177,11 @@ class Glue(LabelTask):
                 score = float("nan")
             if not low <= score <= high:
                 raise ValueError(
-                    f"{rows.where(index)}: score {value!r} is not a number from {low:g} to {high:g}."
+                    f"{rows.where(index)}: score {value!r} is not a number "
+                    f"from {low:g} to {high:g}."
                 )
             scores.append(score)
-        # the Hub's precision, so that all sources give the same fingerprint
+        # the Hub's precision: all sources must give the same fingerprint
         return pa.array(scores, pa.float32())
 
 
@@ -193,8 +193,8 @@ def tsv_name(split: str) -> str:
 def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, str]) -> Rows:
     """Read columns of a GLUE TSV.
 
-    GLUE's files quote nothing, so a quotation mark is text. Only a line feed ends a line; a form feed
-    or U+2028 is text as well.
+    GLUE's files quote nothing, so a quotation mark is text. Only a line feed ends a line; a form
+    feed or U+2028 is text as well.
 
     Args:
         path: The file.
@@ -202,7 +202,7 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
         columns: The columns to read: our name -> the name in the file.
 
     Raises:
-        ValueError: A row has too many or too few fields, or is not UTF-8. The message names the line.
+        ValueError: A row has too many or too few fields or is not UTF-8. The message names the line.
     """
     with path.open("rb") as file:
         lines = enumerate(iter_lines(file, path), start=1)
@@ -231,7 +231,8 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
             else ""
         )
         raise ValueError(
-            f"{path}, line {number}: {count} fields instead of {len(names)} ({', '.join(names)}){others:.300}. "
+            f"{path}, line {number}: {count} fields instead of {len(names)} "
+            f"({', '.join(names)}){others:.300}. "
             "Repair or remove it, or take another copy of the file."
         )
     arrays = {
@@ -241,7 +242,7 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
 
 
 def iter_lines(file: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Yield lines without line ends and byte-order mark. Only the file's end may have empty lines."""
+    """Yield lines without line ends and byte-order mark. Empty lines are errors, except at the end."""
     empty = 0
     for number, line in enumerate(file, start=1):
         line = line.removesuffix(b"\n").removesuffix(b"\r")

@@ -34,7 +34,7 @@ class Gsm8k(OfficialTask):
 
         entries = super().entries(path, training)
         for number, (_, (answer,)) in enumerate(entries, start=1):
-            if final_answer(answer) is None:  # before a model is trained, not when it is scored
+            if final_answer(answer) is None:  # better now than after training
                 raise ValueError(
                     f"{path}, entry {number}: the answer has no number: {answer[-60:]!r}."
                 )

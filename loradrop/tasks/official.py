@@ -29,8 +29,8 @@ class OfficialTask(TextTask):
     """A task in its authors' files, from `<data>/<name>` or `<data>/<official>`, or from `url`."""
 
     official: str  # folder of the files below paths.data
-    url: str  # of the folder with the files, at a pinned commit
-    files: Mapping[str, Any]  # train and the splits for evaluation -> OfficialFile
+    url: str  # the address of the folder with the files, at a pinned commit
+    files: Mapping[str, Any]  # OfficialFile by split: train and those for evaluation
     evaluation: tuple[str, ...]  # the splits to evaluate on
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class OfficialTask(TextTask):
             raise ValueError(
                 f"files: {unchecked[0]} needs sha256 or rows, or a damaged download would pass"
             )
-        # Hydra hands over lists and its own mapping
+        # Hydra passes lists and its own mapping
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "evaluation", tuple(self.evaluation))
         known = [split for split in files if split != TRAIN]
@@ -81,7 +81,8 @@ class OfficialTask(TextTask):
         missing = [split for split in splits if split not in paths]
         if folder and missing:
             raise FileNotFoundError(
-                f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs {self._expected()}; it holds "
+                f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs "
+                f"{self._expected()}; it holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
         try:
@@ -89,8 +90,9 @@ class OfficialTask(TextTask):
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local data, "
-                f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. "
+                f"To use local data, put {self._expected()} there, or set paths.data to the folder "
+                f"that has {self.official}/ in it."
             ) from error.__cause__
         train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])
         evaluation = {
@@ -138,7 +140,8 @@ class OfficialTask(TextTask):
         )
 
     def _expected(self) -> str:
-        return f"the official files ({', '.join(self.files[split].name for split in (TRAIN, *self.evaluation))})"
+        names = ", ".join(self.files[split].name for split in (TRAIN, *self.evaluation))
+        return f"the official files ({names})"
 
     def _train_rows(self, entries: list[Entry], path: Path) -> tuple[Dataset, list[str]]:
         pairs = [(source, text) for source, texts in entries for text in texts or [""]]

@@ -5,7 +5,7 @@ and `references`, a list of all of them. The prompt is the task's template with 
 in, and the target follows it. Prompt and target are tokenised separately and concatenated, so
 the boundary is the same in training and generation, whatever the tokenizer merges.
 
-    training     [bos] prompt target eos, at most max_length tokens; labels are -100 on bos and prompt
+    training     [bos] prompt target eos, at most max_length tokens; labels of [bos] prompt are -100
     evaluation   [bos] prompt, at most max_length - max_new_tokens tokens
 
 If a prompt is too long, the end of its source is cut off, word by word. The template and the target
@@ -28,7 +28,7 @@ from loradrop.tasks.base import Task, Values
 SOURCE, TARGET, REFERENCES = "source", "target", "references"
 LABELS, TRUNCATED = "labels", "truncated"  # of encoded rows
 SLOT = "{source}"
-IGNORED = -100  # a label that the loss leaves out
+IGNORED = -100  # the loss skips this label
 Entry = tuple[str, list[str]]  # a source and its references
 
 
@@ -43,8 +43,8 @@ class TextTask(Task):
 
     generates: ClassVar[bool] = True
 
-    template: str  # of the prompt, with {source} in it; it ends where the target begins
-    max_new_tokens: int  # longest text that is generated
+    template: str
+    max_new_tokens: int
 
     def __post_init__(self) -> None:
         if self.template.count(SLOT) != 1:
@@ -63,15 +63,16 @@ class TextTask(Task):
         """Tokenise a batch of rows. Rows with a `target` are training rows.
 
         Returns:
-            `input_ids`; `labels` for training rows; and `truncated`: 1 if the source was cut, else 0.
+            `input_ids`, `labels` for training rows, and `truncated`: 1 if the source was cut, else 0.
 
         Raises:
-            ValueError: The template and a target alone are longer than max_length, max_length has no
-                room for the template and max_new_tokens, or the tokenizer has no end-of-text token.
+            ValueError: The template and a target alone are longer than max_length, max_length has
+                no room for the template and max_new_tokens, or the tokenizer has no end-of-text token.
         """
         if tokenizer.eos_token_id is None:
             raise ValueError(
-                f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a generating model"
+                f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a "
+                "generating model"
             )
         prompts = list(zip(rows[SOURCE], self._prompt_ids(rows[SOURCE], tokenizer), strict=True))
         if TARGET in rows:
@@ -104,8 +105,8 @@ class TextTask(Task):
             cut = self._cut(source, whole, max_length - len(target), tokenizer)
             if cut is None:
                 raise ValueError(
-                    f"{self.name}: recipe.max_length is {max_length}, too short for a target of {len(target)} tokens behind "
-                    f"the template: the training row whose target begins {text[:60]!r}"
+                    f"{self.name}: recipe.max_length is {max_length}, too short for a target of "
+                    f"{len(target)} tokens after the template: the training row whose target begins {text[:60]!r}"
                 )
             prompt, short = cut
             encoded["input_ids"].append(prompt + target)
@@ -118,14 +119,15 @@ class TextTask(Task):
         cut = sum(encoded[TRUNCATED])
         return (
             [
-                f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit recipe.max_length"
+                f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit "
+                "recipe.max_length"
             ]
             if cut
             else []
         )
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
-        """Return the decile of each target's length in characters, as these tasks have no classes."""
+        """Return the decile of each target's length in characters: these tasks have no classes."""
         return quantile_bins([len(text) for text in rows[TARGET]])
 
     def decode(self, text: str) -> str:
