@@ -118,9 +118,9 @@ class Backbone:
             else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         )
         if type(config) not in known or (task.generates and config.model_type in ENCODERS):
-            kind = "does not generate text" if task.generates else "has no sequence classifier"
+            lack = "does not generate text" if task.generates else "has no sequence classifier"
             raise ValueError(
-                f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to"
+                f"backbone {self.name} ({config.model_type}) {lack}, as task {task.name} needs it to"
             )
         self._check_weights(models, config)
 
@@ -173,7 +173,8 @@ class Backbone:
         if lost:  # they would stay random, as nothing trains them
             raise ValueError(
                 f"backbone {self.name}: {source['pretrained_model_name_or_path']} lacks "
-                f"{', '.join(lost[:3])}; is it of another kind of model, or was it converted as one?"
+                f"{', '.join(lost[:3])}; is it of another kind of model, or was it converted "
+                "as one?"
             )
         return model.train(), tokenizer  # a loaded model has dropout off
 
@@ -220,8 +221,8 @@ class Backbone:
             AutoConfig.from_pretrained(**source, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no folder. "
-                "Put the model there (config.json, model.safetensors, tokenizer.json), or point "
+                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no "
+                "folder. Put the model there (config.json, model.safetensors, tokenizer.json), or point "
                 "paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
@@ -299,9 +300,9 @@ def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def give_padding(tokenizer: Any) -> None:
     """Give a pad token to a tokenizer without one (Llama's). No text may contain it.
 
-    A classifier on the last token looks for the last one that is not padding. The unknown token never
-    occurs if bytes stand in for unknown characters; otherwise the end token is used. Text that spells
-    out such a token must not produce it.
+    A classifier on the last token looks for the last one that is not padding. The unknown token
+    never occurs if bytes stand in for unknown characters; otherwise the end token is used. Text
+    that spells out such a token must not produce it.
     """
     by_bytes = tokenizer.is_fast and getattr(
         tokenizer.backend_tokenizer.model, "byte_fallback", False

@@ -134,8 +134,8 @@ class AdaLoRA(Method):
         if room < max(2, self.interval):
             raise ValueError(
                 f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up "
-                f"(warmup_ratio) and {final} at the end (final_ratio) leave {room} steps for cuts "
-                f"of the budget, one every {self.interval} (interval)"
+                f"(warmup_ratio) and {final} at the end (final_ratio) leave {room} to cut the "
+                f"budget in, every {self.interval} (interval)"
             )
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:

@@ -58,7 +58,8 @@ class TiedLoRA(ScaledLoRA):
             if A.shape[1] != base.in_features:
                 raise ValueError(
                     "target_modules: Tied-LoRA treats a layer's modules as one, so they need "
-                    f"inputs of one width; {site.name} has {base.in_features}, the first has {A.shape[1]}"
+                    f"inputs of one width; {site.name} has {base.in_features}, "
+                    f"the first has {A.shape[1]}"
                 )
             u = us.setdefault(site.layer, ones(self.rank, base)) if self.vectors else None
             v = ones(base.out_features, base) if self.vectors else None

@@ -17,9 +17,8 @@ class OfflineMetric(evaluate.Metric):
     """Base class whose rows stay in memory, so parallel runs cannot meet in a cache folder."""
 
     dtype = "int64"  # the type of predictions and references; a subclass may change it
-    layout: str | None = (
-        "arrow"  # of what `_compute` gets; None: Python lists, the only one for rows of several values
-    )
+    # the form of what `_compute` gets. None is Python lists, which rows of several values need
+    layout: str | None = "arrow"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **kwargs})

@@ -1,8 +1,8 @@
 """Metrics of generated texts. A prediction is a text, its references are a list of texts.
 
 TextOverlap (E2E, DART, DialogSum; values 0 to 1)
-    bleu             Corpus BLEU-4 with all references of a row, by sacrebleu: 13a tokens, cased, its
-                     default smoothing.
+    bleu             Corpus BLEU-4 with all references of a row, by sacrebleu: 13a tokens, cased,
+                     its default smoothing.
     rouge_l          ROUGE-L F1 (beta 1) by rouge_score without stemming: the best of a row's
                      references, mean over rows.
     char_bleu4       BLEU-4 over characters with smoothing method 3 (nltk), for each pair of a
@@ -17,8 +17,8 @@ the paper names no implementation. Before ROUGE-L those scripts split words with
 Chinese (cased, with punctuation); for English, the words of rouge_score (lower case, no
 punctuation) take their place.
 
-Left out: nltk's NIST, the only one without a download, compares a text with one reference instead of
-all references of a row, and fails on short texts. METEOR needs WordNet, CIDEr's tokenizer needs
+Left out: nltk's NIST, the only one without a download, compares a text with one reference instead
+of all references of a row, and fails on short texts. METEOR needs WordNet, CIDEr's tokenizer needs
 Java. LoRA-drop prints none of them.
 
 FinalAnswer (GSM8K)
@@ -158,10 +158,10 @@ def char_bleu4(predictions: Sequence[str], references: Sequence[Sequence[str]]) 
 def final_answer(text: str) -> str | None:
     """Return the number that ends an answer, in a normal form.
 
-    It is the first number after the first `####`, or without that marker the last number of the text.
-    Commas, currency, percent sign and redundant zeros are removed. A comma belongs to a number between
-    groups of three digits; 50% is 50; a minus sign touches its number, and after a digit, a letter or a
-    bracket it is an operator. The normal form of a result is the result itself.
+    It is the first number after the first `####`, or without that marker the last number of the
+    text. Commas, currency, percent sign and redundant zeros are removed. A comma belongs to a
+    number between groups of three digits; 50% is 50; a minus sign touches its number, and after a
+    digit, a letter or a bracket it is an operator. The normal form of a result is the result itself.
 
     Returns:
         The number, None if there is none.

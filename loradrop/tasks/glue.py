@@ -139,8 +139,8 @@ class Glue(LabelTask):
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. "
-                f"To use local data, put {self._expected()} there, or set paths.data to the folder "
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}"
+                f". To use local data, put {self._expected()} there, or set paths.data to the folder "
                 f"that has {self.official}/ in it."
             ) from error.__cause__
 
@@ -202,7 +202,7 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
         columns: The columns to read: our name -> the name in the file.
 
     Raises:
-        ValueError: A row has too many or too few fields or is not UTF-8. The message names the line.
+        ValueError: A row has a wrong number of fields or is not UTF-8. The message names the line.
     """
     with path.open("rb") as file:
         lines = enumerate(iter_lines(file, path), start=1)
@@ -242,7 +242,7 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
 
 
 def iter_lines(file: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Yield lines without line ends and byte-order mark. Empty lines are errors, except at the end."""
+    """Yield lines without ends and byte-order mark. Empty lines may stand at the end only."""
     empty = 0
     for number, line in enumerate(file, start=1):
         line = line.removesuffix(b"\n").removesuffix(b"\r")

@@ -90,8 +90,8 @@ class OfficialTask(TextTask):
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. "
-                f"To use local data, put {self._expected()} there, or set paths.data to the folder "
+                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}"
+                f". To use local data, put {self._expected()} there, or set paths.data to the folder "
                 f"that has {self.official}/ in it."
             ) from error.__cause__
         train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])

@@ -63,11 +63,11 @@ class TextTask(Task):
         """Tokenise a batch of rows. Rows with a `target` are training rows.
 
         Returns:
-            `input_ids`, `labels` for training rows, and `truncated`: 1 if the source was cut, else 0.
+            `input_ids`, `labels` for training rows, and `truncated`: 1 if the source was cut.
 
         Raises:
             ValueError: The template and a target alone are longer than max_length, max_length has
-                no room for the template and max_new_tokens, or the tokenizer has no end-of-text token.
+                no room for the template and max_new_tokens, or the tokenizer has no end token.
         """
         if tokenizer.eos_token_id is None:
             raise ValueError(
@@ -106,7 +106,8 @@ class TextTask(Task):
             if cut is None:
                 raise ValueError(
                     f"{self.name}: recipe.max_length is {max_length}, too short for a target of "
-                    f"{len(target)} tokens after the template: the training row whose target begins {text[:60]!r}"
+                    f"{len(target)} tokens after the template: the training row whose target "
+                    f"begins {text[:60]!r}"
                 )
             prompt, short = cut
             encoded["input_ids"].append(prompt + target)

@@ -82,8 +82,8 @@ class Collator:
 class TextCollator:
     """Join rows to one batch.
 
-    Prompts with targets are padded on the right. Prompts alone are padded on the left, as generation
-    starts at their right end.
+    Prompts with targets are padded on the right. Prompts alone are padded on the left, as
+    generation starts at their right end.
     """
 
     def __init__(self, tokenizer: Any) -> None:

@@ -20,8 +20,8 @@ from loradrop.training.recipe import Decoding
 class NoRepeatedNgrams(NoRepeatNGramLogitsProcessor):
     """Forbid repeated n-grams among the generated tokens.
 
-    transformers' own setting also forbids n-grams of the prompt, and so the names that a text has to
-    copy from it. In the LoRA paper's search only the generated text counts (microsoft/LoRA,
+    transformers' own setting also forbids n-grams of the prompt, and so the names that a text has
+    to copy from it. In the LoRA paper's search only the generated text counts (microsoft/LoRA,
     examples/NLG/src/gpt2_beam.py: `history`).
 
     Args:

@@ -1,7 +1,7 @@
 """A small English whose sentences have a meaning.
 
-`Grammar(random.Random(seed)).clause()` draws a sentence and `str(...)` is its text. Clauses agree in
-number, select their subjects and objects, and can be negated, passive, or somebody's belief.
+`Grammar(random.Random(seed)).clause()` draws a sentence and `str(...)` is its text. Clauses agree
+in number, select their subjects and objects, and can be negated, passive, or somebody's belief.
 meaning.py has the changes that keep or alter a clause's meaning. The built-in tasks and the text on
 which tiny_roberta is pretrained come from here.
 """

@@ -1,4 +1,4 @@
-"""Changes of a clause with a known effect on its meaning, and the meaning that two clauses share."""
+"""Changes of a clause with a known effect on its meaning, and the meaning two clauses share."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def swap_roles(clause: Clause) -> Clause | None:
 
 
 def alter(clause: Clause, grammar: Grammar) -> tuple[Clause, str]:
-    """Return a clause that does not follow from this one, and whether it is then false or unknown."""
+    """Return a clause that does not follow from this one, and whether it is false or unknown."""
     rng, options = grammar.rng, [(replace(clause, negated=not clause.negated), FALSE)]
     firm = not clause.negated
     swapped, opposite = swap_roles(clause), antonym(clause.verb, rng)
