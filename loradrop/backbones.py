@@ -120,7 +120,8 @@ class Backbone:
         if type(config) not in known or (task.generates and config.model_type in ENCODERS):
             lack = "does not generate text" if task.generates else "has no sequence classifier"
             raise ValueError(
-                f"backbone {self.name} ({config.model_type}) {lack}, as task {task.name} needs it to"
+                f"backbone {self.name} ({config.model_type}) {lack}, "
+                f"as task {task.name} needs it to"
             )
         self._check_weights(models, config)
 
@@ -195,8 +196,8 @@ class Backbone:
         # AutoModel drops the output embeddings, which a decoder needs
         loader = "AutoModelForCausalLM" if decoder else "AutoModel"
         raise FileNotFoundError(
-            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded "
-            f'here. To convert them, once: python -c "from transformers import {loader}, '
+            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not "
+            f'loaded here. To convert them, once: python -c "from transformers import {loader}, '
             f"AutoTokenizer; [part.from_pretrained('{source}').save_pretrained('{wanted}') "
             f'for part in ({loader}, AutoTokenizer)]" '
             "(paths.models or LORADROP_MODELS names the folder of all models)"
@@ -222,8 +223,8 @@ class Backbone:
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no "
-                "folder. Put the model there (config.json, model.safetensors, tokenizer.json), or point "
-                "paths.models or LORADROP_MODELS to it."
+                "folder. Put the model there (config.json, model.safetensors, tokenizer.json), or "
+                "point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
 

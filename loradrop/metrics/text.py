@@ -161,7 +161,7 @@ def final_answer(text: str) -> str | None:
     It is the first number after the first `####`, or without that marker the last number of the
     text. Commas, currency, percent sign and redundant zeros are removed. A comma belongs to a
     number between groups of three digits; 50% is 50; a minus sign touches its number, and after a
-    digit, a letter or a bracket it is an operator. The normal form of a result is the result itself.
+    digit, a letter or a bracket it is an operator. A result's normal form is the result itself.
 
     Returns:
         The number, None if there is none.

@@ -89,10 +89,11 @@ class OfficialTask(TextTask):
             paths |= {split: self.fetch(split) for split in missing}
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
+            shown = place.absolute() if data else place
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}"
-                f". To use local data, put {self._expected()} there, or set paths.data to the folder "
-                f"that has {self.official}/ in it."
+                f"{self.name}: there is no folder {shown}, and {error}. To use local data, put "
+                f"{self._expected()} there, or set paths.data to the folder that has "
+                f"{self.official}/ in it."
             ) from error.__cause__
         train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])
         evaluation = {

@@ -69,7 +69,7 @@ class Decoding:
         num_beams: The number of beams; 1 is greedy search.
         length_penalty: A beam's score is divided by its length to this power. Above 1, longer texts
             win.
-        no_repeat_ngram_size: No n-gram of this size occurs twice in a generated text; 0 is no limit.
+        no_repeat_ngram_size: No n-gram of this size occurs twice in a text; 0 sets no limit.
         batch_size: The number of prompts in a batch.
         every_epoch: Whether to score every epoch, or only the last one.
 

@@ -40,8 +40,8 @@ class Word(NamedTuple):
     synset: Synset
     position: int  # in the set
 
-    def form(self, kind: int = 0) -> str:
-        return self.synset.words[self.position][kind]
+    def form(self, number: int = 0) -> str:
+        return self.synset.words[self.position][number]
 
 
 @dataclass(frozen=True)
@@ -210,18 +210,18 @@ class Grammar:
         synset = self.rng.choice(synsets)
         return Word(synset, self.rng.randrange(len(synset.words)))
 
-    def noun(self, kind: str) -> Word:
-        category = self.rng.choice(lex.CLASS_CATEGORIES[kind])
+    def noun(self, noun_class: str) -> Word:
+        category = self.rng.choice(lex.CLASS_CATEGORIES[noun_class])
         if self.chance(0.08):
             return self.word([lex.HYPERNYM_SETS[category]])
         return self.word(lex.NOUN_SETS[category])
 
     def adjective(self, noun: Word) -> Word:
-        return self.word(lex.ADJECTIVE_SETS[adjective_kind(noun)])
+        return self.word(lex.ADJECTIVE_SETS[adjective_class(noun)])
 
-    def phrase(self, kind: str, simple: bool = False) -> Phrase:
+    def phrase(self, noun_class: str, simple: bool = False) -> Phrase:
         """Draw a noun phrase whose noun belongs to a class of the lexicon."""
-        noun, plural = self.noun(kind), self.chance(0.35)
+        noun, plural = self.noun(noun_class), self.chance(0.35)
         determiner = self.rng.choice(PLURAL_DETERMINERS if plural else SINGULAR_DETERMINERS)
         phrase = Phrase(determiner, noun, plural)
         if self.chance(self.richness):
@@ -242,9 +242,11 @@ class Grammar:
             clause if clause.is_copula else replace(clause, tense=self.rng.choice((PRESENT, PAST)))
         )
 
-    def bare_clause(self, kind: str | None = None, subject: Phrase | None = None) -> Clause:
+    def bare_clause(
+        self, subject_class: str | None = None, subject: Phrase | None = None
+    ) -> Clause:
         """Draw a clause without adjuncts. With a given subject it is short and fits the subject."""
-        if subject and (kind is None or self.chance(0.4)):
+        if subject and (subject_class is None or self.chance(0.4)):
             return Clause(
                 subject, self.adjective(subject.noun), tense=self.rng.choice((PRESENT, PAST))
             )
@@ -268,7 +270,7 @@ class Grammar:
         return Clause(
             subject,
             self.word(
-                [s for s in lex.ADJECTIVE_SETS[adjective_kind(subject.noun)] if s not in taken]
+                [s for s in lex.ADJECTIVE_SETS[adjective_class(subject.noun)] if s not in taken]
             ),
         )
 
@@ -291,8 +293,8 @@ class Grammar:
         return clause
 
 
-def adjective_kind(noun: Word) -> str:
-    for kind in ("person", "creature"):
-        if noun.synset.category in lex.CLASS_CATEGORIES[kind]:
-            return kind
+def adjective_class(noun: Word) -> str:
+    for noun_class in ("person", "creature"):
+        if noun.synset.category in lex.CLASS_CATEGORIES[noun_class]:
+            return noun_class
     return "thing"

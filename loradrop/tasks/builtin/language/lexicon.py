@@ -297,7 +297,9 @@ TRANSITIVE_SETS = [
 INTRANSITIVE_SETS = [
     verb for subject, table in INTRANSITIVE.items() for verb in synsets(table, _verb, subject)
 ]
-ADJECTIVE_SETS = {kind: synsets(table, category=kind) for kind, table in ADJECTIVES.items()}
+ADJECTIVE_SETS = {
+    noun_class: synsets(table, category=noun_class) for noun_class, table in ADJECTIVES.items()
+}
 MANNER_SETS = synsets(MANNER)
 PLACE_SETS = synsets(PLACES)
 TIME_SETS = synsets(TIMES, sep="; ")

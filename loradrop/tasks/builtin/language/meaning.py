@@ -16,7 +16,7 @@ from loradrop.tasks.builtin.language.grammar import (
     Grammar,
     Phrase,
     Word,
-    adjective_kind,
+    adjective_class,
 )
 from loradrop.tasks.builtin.language.lexicon import Synset
 
@@ -193,17 +193,19 @@ def vary(clause: Clause, grammar: Grammar, strength: float) -> Clause:
     for name in ("subject", "object"):
         phrase = getattr(clause, name)
         if phrase and grammar.chance(strength):
-            kind = (
+            noun_class = (
                 clause.verb.synset.category
                 if name == "subject"
                 else clause.verb.synset.object_class
             )
             if clause.is_copula:
-                kind = {"thing": "ware"}.get(
-                    adjective_kind(phrase.noun), adjective_kind(phrase.noun)
+                noun_class = {"thing": "ware"}.get(
+                    adjective_class(phrase.noun), adjective_class(phrase.noun)
                 )
             near = replace(bare(phrase), noun=sibling(phrase.noun, rng))
-            changed[name] = rng.choice((near, general(phrase), grammar.phrase(kind, simple=True)))
+            changed[name] = rng.choice(
+                (near, general(phrase), grammar.phrase(noun_class, simple=True))
+            )
         elif phrase and grammar.chance(strength):
             changed[name] = bare(phrase)
     if grammar.chance(strength):
