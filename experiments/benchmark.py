@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -60,7 +61,7 @@ class Contestant:
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()
         self.optimizer.step()
-        self.method.after_step(self.model, number)
+        self.method.on_step_end(self.model, number)
         self._wait()
         self.seconds.append(time.perf_counter() - start)
 
@@ -111,7 +112,7 @@ def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
 
 def run(contestants: list[Contestant], steps: int) -> None:
     """All methods take the same steps in turn."""
-    batches = iter(())
+    batches: Iterator[Any] = iter(())
     for number in range(1, WARM_UP + steps + 1):
         batch = next(batches, None)
         if batch is None:

@@ -53,7 +53,7 @@ def kept_for_backward(model: nn.Module, batch: dict[str, Tensor]) -> int:
     return sum(size for size, _ in sizes.values())
 
 
-def frozen_bytes(model: nn.Module, quantised: bool) -> int:
+def frozen_bytes(model: Any, quantised: bool) -> int:
     """Of all weights that do not train; with NF4 those of the layers' linear modules take some 4 bits."""
     linear = {id(m.weight) for m in model.base_model.modules() if isinstance(m, nn.Linear)} if quantised else set()
     return sum(
@@ -63,9 +63,7 @@ def frozen_bytes(model: nn.Module, quantised: bool) -> int:
     )
 
 
-def memory(
-    model: nn.Module, task: Task, recipe: Recipe, decoding: Decoding | None, quantised: bool = False
-) -> dict[str, int]:
+def memory(model: Any, task: Any, recipe: Recipe, decoding: Decoding | None, quantised: bool = False) -> dict[str, int]:
     """Bytes by what they hold, for training, and apart from that for generating."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]

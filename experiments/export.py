@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments.cli import add_run, guarded, run_of
 from experiments.common import console
@@ -33,12 +34,14 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something already; name a folder that is empty or not there yet")
     try:
-        model, tokenizer, result = restore(id, outputs, models)
+        restored: Any = restore(id, outputs, models)
+        model, tokenizer, result = restored
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
         model.config.name_or_path = result.config["backbone"]["hub_id"]  # not where its files lie here
         if form == MERGED:
-            merge(model).save_pretrained(folder)
+            ordinary: Any = merge(model)
+            ordinary.save_pretrained(folder)
             text = f"{folder}: an ordinary {type(model).__name__}"
         else:
             text = str(save_pretrained(model, folder, compact=form == COMPACT))

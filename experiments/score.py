@@ -10,6 +10,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -49,7 +50,8 @@ def scores(id: str, outputs: str = "outputs") -> tuple[dict[str, float], dict[st
     """(scores of the saved texts, scores in the result file), both of the run's best epoch. Errors: see predictions."""
     result, by_split = predictions(id, outputs)
     task = instantiate_group("task", OmegaConf.create(result.config["task"]))
-    return task.score(by_split), result.metrics.best.scores
+    recorded = {} if result.metrics is None else result.metrics.best.scores
+    return task.score(by_split), recorded
 
 
 def export(by_split: BySplit, folder: Path) -> str:
@@ -61,7 +63,7 @@ def export(by_split: BySplit, folder: Path) -> str:
     rows = [row for texts, references in by_split.values() for row in zip(texts, references, strict=True)]
     texts, references = zip(*rows, strict=True)
     kept = [[text for text in some if text.strip()] for some in references]
-    files = {"predictions.txt": texts}
+    files: dict[str, Sequence[str]] = {"predictions.txt": texts}
     for i in range(max(map(len, kept))):
         files[f"references{i}.txt"] = [some[i] if i < len(some) else "" for some in kept]
     for name, lines in files.items():

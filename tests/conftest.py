@@ -113,17 +113,3 @@ def run_module(module: str, *arguments: str, outputs: Path | None = None, **env:
 def clean_environment() -> dict[str, str]:
     """This process's environment, which holds nothing of the user's, offline."""
     return {**os.environ, "HF_HUB_OFFLINE": "1"}
-
-
-HERE = ("paths.models=null", "paths.data=null")  # whatever the environment says
-
-
-@pytest.fixture
-def compose() -> Callable[..., DictConfig]:
-    """A function of overrides: the config of a run."""
-
-    def composed(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            return hydra.compose("run", [*overrides, *HERE])
-
-    return composed

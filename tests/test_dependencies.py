@@ -12,6 +12,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,23 +137,22 @@ def _():
     assert decoder.get_output_embeddings() is decoder.lm_head
 
 
-@relies_on("transformers", ".pos_dropout", "DeBERTa's relative positions leave a module of this name before each layer")
+@relies_on("transformers", "_get_feature_vector_attention_mask", "speech models map a mask of samples to frames by it")
 def _():
-    found = [name for name, _ in encoder("deberta").named_modules() if name.endswith(".pos_dropout")]
-    assert len(found) == FAMILIES["deberta"][1].num_hidden_layers, found
+    has(transformers.Wav2Vec2Model, "_get_feature_vector_attention_mask", "_get_feat_extract_output_lengths")
+    has(transformers.HubertModel, "_get_feature_vector_attention_mask", "_get_feat_extract_output_lengths")
+    has(transformers.WhisperModel, "_get_feat_extract_output_lengths")
+    assert transformers.WhisperConfig.model_type == "whisper"
 
 
-@relies_on("transformers", '"encoder_hidden_states"', "a module `decoder` gets the encoder's output under this name")
+@relies_on("transformers", "stateful_callbacks", "what is put into this dictionary comes back with a checkpoint")
 def _():
-    config = transformers.T5Config(
-        vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
-    )
-    model, seen = transformers.T5ForConditionalGeneration(config), {}
-    assert config.is_encoder_decoder
-    model.decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    ids = torch.tensor([[3, 4]])
-    model(input_ids=ids, labels=ids)
-    assert seen.get("encoder_hidden_states") is not None, sorted(seen)
+    state = transformers.TrainerState()
+    state.stateful_callbacks["loradrop_plan"] = {"kept": [1]}
+    with tempfile.TemporaryDirectory() as folder:
+        state.save_to_json(f"{folder}/state.json")
+        read = transformers.TrainerState.load_from_json(f"{folder}/state.json")
+    assert read.stateful_callbacks["loradrop_plan"] == {"kept": [1]}
 
 
 @relies_on("transformers", "MODEL_FOR_CAUSAL_LM_MAPPING", "the mappings of the Auto classes answer for a config's class")
@@ -480,6 +480,26 @@ def _():
         assert "lora_drop" in loader.get_group_options("method") and not loader.get_group_options("seed")
 
 
+@relies_on("hydra-core", "compute_defaults_list", "it lists the files of a config, each with its place and its content")
+def _():
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    import experiments.config.schema  # noqa: F401 (run.yaml names it)
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        given = ["backbone=roberta_base", "task=rte", "method=vera", "seed=1"]
+        found = loader.compute_defaults_list("run", given, RunMode.RUN)
+        assert [override.key_or_group for override in found.config_overrides] == ["seed"]
+        places = {file.config_path: file.package for file in found.defaults}
+        # a group with a dot is the group, and has a choice of its own
+        assert (places["recipe/roberta_base/rte"], places["recipe/./roberta_base/rte-vera"]) == ("recipe", "")
+        content = loader.repository.load_config("recipe/./roberta_base/rte-vera").config
+        assert content.recipe.epochs == 160
+
+
 @relies_on("hydra-core", "hydra.experimental.callback", "a sweep's start and end are told to a callback")
 def _():
     from hydra.experimental.callback import Callback
@@ -551,6 +571,21 @@ def _():
     a, b = torch.empty(4, device="meta"), torch.empty(4, device="meta")
     number = a.untyped_storage()._cdata
     assert number == a[1:].untyped_storage()._cdata != b.untyped_storage()._cdata
+
+
+@relies_on("torch", "_base", "a view knows the tensor that it is a view of, without gradients, too")
+def _():
+    with torch.no_grad():
+        whole = torch.zeros(3)
+        assert whole[1:]._base is whole and whole._base is None
+
+
+@relies_on("torch", '"torch._dynamo"', "compiling imports this module; set_stance lets compiled code run as written")
+def _():
+    torch.nn.Linear(2, 2).compile(backend="eager")
+    assert "torch._dynamo" in sys.modules
+    with torch.compiler.set_stance("force_eager"):
+        pass
 
 
 @relies_on("bitsandbytes", "support_avx512bf16_for_cpu", "the attribute that marks a 4-bit layer which eval mode repacks")

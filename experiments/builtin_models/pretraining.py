@@ -106,9 +106,7 @@ def evaluate(model: nn.Module, batches: Batches, guess: Guesser) -> dict[str, fl
     return {"loss": loss / count, "accuracy": hits / count, "unigram_loss": float(-(frequency * frequency.log()).sum())}
 
 
-def train_stage(
-    model: nn.Module, batches: Batches, guess: Guesser, steps: int, lr: float, bf16: bool, last: bool
-) -> list[list]:
+def train_stage(model: Any, batches: Batches, guess: Guesser, steps: int, lr: float, bf16: bool, last: bool) -> list[list]:
     """Warm-up, then linear decay (to zero only at the full depth). Rows: step, loss, accuracy if watched, seconds."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     warmup, floor = max(1, steps // 15), 0.0 if last else 0.3
@@ -138,13 +136,14 @@ def train_stage(
 
 def grow(
     args: argparse.Namespace,
-    build: Callable[[int, nn.Module | None], nn.Module],
+    build: Callable[[int, Any], Any],
     train: Batches,
     held_out: Batches,
     guess: Guesser,
-) -> tuple[nn.Module, list[dict[str, Any]]]:
+) -> tuple[Any, list[dict[str, Any]]]:
     """Train every stage, and save the model after each: the model of the last one, and what the record says of them."""
-    model, stages = None, []
+    model: Any = None
+    stages: list[dict[str, Any]] = []
     for layers, steps, lr in zip(args.layers, args.steps, args.lr, strict=True):
         model, start = build(layers, model), time.time()
         curve = train_stage(model, train, guess, steps, lr, args.bf16, layers == args.layers[-1])

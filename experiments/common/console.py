@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -60,13 +60,13 @@ def progress(items: Collection[Item], text: str) -> Iterable[Item]:
 
 def print_frame(frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> None:
     """A table of text cells; columns of `text` stand to the left, those of numbers to the right."""
-    tight = {"box": SIMPLE_HEAD, "padding": 0} if terminal.width < NARROW else {}
+    tight: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0} if terminal.width < NARROW else {}
     if title:
         info(title)
     table = Table(**tight)
     for column in frame.columns:
         # a long name is folded, a number never cut
-        options = {"overflow": "fold"} if column in wrapped else {"no_wrap": True, "min_width": len(column)}
+        options: dict[str, Any] = {"overflow": "fold"} if column in wrapped else {"no_wrap": True, "min_width": len(column)}
         table.add_column(column, justify="left" if column in text else "right", **options)
     for row in frame.itertuples(index=False):
         table.add_row(*(escape(str(cell)) for cell in row))

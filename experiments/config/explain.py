@@ -78,7 +78,7 @@ def explain(overrides: list[str]) -> Explanation:
     sweep.check_names(overrides)
     with sweep.config_loader() as loader:
         jobs = list(sweep.jobs(overrides, loader))
-        chosen = [override.input_line for override in jobs[0]]
+        chosen = [sweep.text(override) for override in jobs[0]]
         config = compose("run", chosen)
         defaults = loader.compute_defaults_list("run", chosen, RunMode.RUN)
         sources: dict[str, str] = {}

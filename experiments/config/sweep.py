@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -57,7 +57,7 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
         for config in _expand(overrides, loader):
             everywhere = everywhere and config.trainer.precision != AUTO  # else the ids are this machine's
             resolve_precision(config)
-            plain = OmegaConf.to_container(config, resolve=True)
+            plain: Any = OmegaConf.to_container(config, resolve=True)
             del plain["paths"]
             configs.append({"id": run_id(config), **plain})
     if everywhere:
@@ -68,7 +68,8 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
 def as_config(plain: Mapping[str, Any], **paths: str | None) -> DictConfig:
     """A planned config, or that of a result file, as a run takes it, with this machine's paths."""
     fields = {key: value for key, value in plain.items() if key != "id"}
-    return OmegaConf.merge(OmegaConf.structured(schema.Run), fields, {"paths": paths})
+    merged = OmegaConf.merge(OmegaConf.structured(schema.Run), fields, {"paths": paths})
+    return cast(DictConfig, merged)
 
 
 def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
@@ -101,7 +102,7 @@ def _expand(overrides: list[str], loader: Any) -> Iterator[DictConfig]:
 def jobs(overrides: list[str], loader: Any) -> Iterator[Sequence[Override]]:
     """The overrides of every run of a sweep, those that the experiment sweeps over first."""
     parser = OverridesParser.create(config_loader=loader)  # glob(*) asks it
-    single = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+    single = [text(o) for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
     params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
     given = parser.parse_overrides(overrides)
     keys = {o.key_or_group for o in given}
@@ -119,15 +120,20 @@ def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictCo
             if key not in groups:
                 groups[key] = "." not in key and loader.repository.group_exists(key)
         values = [o for o in job if not groups[o.key_or_group] and _sets(o)]
-        files = tuple(o.input_line for o in job if o not in values)
+        files = tuple(text(o) for o in job if o not in values)
         if files not in composed:
-            composed[files] = compose("run", [o.input_line for o in job])
+            composed[files] = compose("run", [text(o) for o in job])
             yield composed[files]
             continue
         config = copy.deepcopy(composed[files])
         for override in values:  # all of a sweep's jobs set the same keys
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         yield config
+
+
+def text(override: Override) -> str:
+    """An override as it was written."""
+    return str(override.input_line)
 
 
 def _sets(override: Override) -> bool:
@@ -139,4 +145,4 @@ def _sets(override: Override) -> bool:
 def _choices(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    return [override.input_line]
+    return [text(override)]

@@ -106,7 +106,8 @@ def _part(lines: list[list[str]], columns: list[int]) -> Table:
 
 def _width(table: Table) -> int:
     """With nothing cut."""
-    console = Console(file=io.StringIO(), width=10_000)
+    shown = io.StringIO()
+    console = Console(file=shown, width=10_000)
     return Measurement.get(console, console.options, table).maximum
 
 
@@ -178,6 +179,7 @@ def _rich(lines: list[list[str]]) -> Table:
 
 def _text(table: Table) -> str:
     """As a terminal of any width would show it, without colours."""
-    console = Console(file=io.StringIO(), width=10_000, color_system=None, markup=False, emoji=False)
+    shown = io.StringIO()
+    console = Console(file=shown, width=10_000, color_system=None, markup=False, emoji=False)
     console.print(table)
-    return console.file.getvalue()
+    return shown.getvalue()

@@ -17,6 +17,7 @@ from experiments.config.sweep import outputs_of, run_configs
 from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
 from experiments.results.store import DAMAGED, MISSING, RUNNING, finished_result, ids, read, run_folder
 
+BY = ("backbone", "task", "method", "setting")  # a row of a table over seeds
 COLUMNS = (
     *("id", "backbone", "task", "method", "seed", "status", "primary", *AGGREGATES, "best_epoch"),
     *("adapter", "head", "total", "lora_parameters", "seconds", "config", "result", "error"),
@@ -91,11 +92,12 @@ def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd
     """
     frame = frame.assign(setting=_settings(frame))
     rows = []
-    for names, runs in frame.groupby(["backbone", "task", "method", "setting"], sort=False):
+    for names, runs in frame.groupby(list(BY), sort=False):
+        named = pd.Series(names, index=BY).to_dict()
         adapter, lora = runs.adapter.mean(), runs.lora_parameters.mean()
         rows.append(
             {
-                **dict(zip(("backbone", "task", "method", "setting"), names, strict=True)),
+                **named,
                 "metric": "-" if runs.primary.isna().all() else runs.primary.iloc[0],
                 **{which: _spread(100 * runs[which].astype(float), over) for which in AGGREGATES},
                 "seeds": len(runs),

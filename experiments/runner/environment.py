@@ -19,16 +19,18 @@ from experiments.config.precision import cpu_units
 from experiments.config.schema import CONF
 
 CONSTRAINTS = Path(CONF).parent / "constraints.txt"
-PACKAGES = ("loradrop", "torch", "pytorch-lightning", "transformers", "datasets", "tokenizers", "peft")
-PACKAGES += ("scipy", "scikit-learn", "sacrebleu", "rouge-score", "nltk", "bitsandbytes")
+PACKAGES = (
+    *("loradrop", "torch", "pytorch-lightning", "transformers", "datasets", "tokenizers", "peft"),
+    *("scipy", "scikit-learn", "sacrebleu", "rouge-score", "nltk", "bitsandbytes"),
+)
 
 
 def record(config: DictConfig, id: str) -> dict[str, Any]:
     """What stands in every result file, of a finished and of a failed run."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    config = OmegaConf.to_container(config, resolve=True)
-    del config["paths"]  # of one machine, and no part of what was run
-    return {"id": id, "started": started, "config": config, **environment()}
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    del plain["paths"]  # of one machine, and no part of what was run
+    return {"id": id, "started": started, "config": plain, **environment()}
 
 
 def environment() -> dict[str, Any]:

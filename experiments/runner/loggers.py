@@ -74,8 +74,9 @@ def log_result(result: Result) -> None:
 
 
 def _log_result(wandb: Any, result: Result) -> None:
-    for which in AGGREGATES if result.metrics else ():
-        wandb.run.summary.update({f"{which}/{key}": value for key, value in result.metrics.at(which)})
+    if result.metrics is not None:
+        for which in AGGREGATES:
+            wandb.run.summary.update({f"{which}/{key}": value for key, value in result.metrics.at(which)})
     wandb.run.summary.update({f"parameters/{key}": value for key, value in result.parameters})
     for kind, layers in (result.importance.normalized if result.importance else {}).items():
         table = wandb.Table(["layer", "importance"], [[layer, y] for layer, y in layers.items()])

@@ -43,7 +43,12 @@ class RunProbe:
         module = make_module(components, data, None)
         if steps is not None:
             epochs = math.ceil(steps / len(data.train_loader()))
-        options = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0, "max_steps": steps or -1}
+        options: dict[str, Any] = {
+            "logger": False,
+            "enable_checkpointing": False,
+            "limit_val_batches": 0,
+            "max_steps": steps or -1,
+        }
         trainer = make_trainer(components, "stage 1", epochs, **options)
         trainer.fit(module)
 
@@ -63,7 +68,7 @@ class RunProbe:
 
     def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
         """Computed once for all runs of one backbone, task, recipe, seed and precision: <cache>/stage1/<id>."""
-        measured = {"data": self.components.data.fingerprint, "weights": self.components.weights}
+        measured: dict[str, Any] = {"data": self.components.data.fingerprint, "weights": self.components.weights}
         measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
         folder = self.folder / stage1_id(self.components.config, **measured)
         with run_lock(folder):  # runs side by side wait for the first one's measurement

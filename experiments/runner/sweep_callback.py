@@ -31,7 +31,7 @@ class Summary(Callback):
             sys.exit(1)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        overrides = OmegaConf.to_container(config.hydra.overrides.task)
+        overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
         try:
             if config.wait:
                 _wait(results.load(overrides), config.paths)
@@ -47,7 +47,7 @@ def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
     """For what other processes carry out; what they leave unfinished is carried out here."""
     for planned in frame[frame.status == results.RUNNING].itertuples():
         try:
-            run(as_config(planned.config, **paths))
+            run(as_config(planned.config, **_plain(paths)))
         except UserError as error:
             console.error(str(error))
 
@@ -65,10 +65,16 @@ def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
         error = "see above" if pd.isna(left.error) else console.first_line(left.error)
         console.error(f"{left.status}: {left.id}: {error}")
     changed = [
-        text for run in finished.itertuples() if (text := difference(as_config(run.config, **paths), run.result)) is not None
+        text
+        for run in finished.itertuples()
+        if (text := difference(as_config(run.config, **_plain(paths)), run.result)) is not None
     ]
     for text in changed:
         console.error(text)
     if len(unfinished):
         console.error(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")
     return len(unfinished) + len(changed)
+
+
+def _plain(paths: DictConfig) -> dict[str, Any]:
+    return {str(key): path for key, path in paths.items()}

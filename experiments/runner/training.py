@@ -45,7 +45,7 @@ def _fit(
     module = make_module(components, components.data, components.method, identity)
     checkpoints = Checkpoint(folder, timedelta(minutes=components.config.trainer.checkpoint_minutes))
     every = 1 if decoding is None or decoding.every_epoch else epochs
-    options = {"logger": logger or False, "callbacks": [checkpoints], "check_val_every_n_epoch": every}
+    options: dict[str, Any] = {"logger": logger or False, "callbacks": [checkpoints], "check_val_every_n_epoch": every}
     make_trainer(components, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
     if len(module.epochs) != epochs // every:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")

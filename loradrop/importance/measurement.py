@@ -1,10 +1,12 @@
-"""Measure: how strongly each LoRA's output moves the frozen model (LoRA-drop, arXiv 2402.07721, Section 3).
+"""Measure: how strongly each LoRA's output moves the frozen model (LoRA-drop, arXiv 2402.07721,
+Section 3).
 
-    g_i = mean over tokens of || dW_i x_i ||^2,  dW_i = (alpha / r) B_i A_i,  x_i the input of the adapted module
+    g_i = mean over tokens of || dW_i x_i ||^2,  dW_i = (alpha / r) B_i A_i
     y_i = g_i / sum_j g_j                        over the layers of one module type
 
-The d_out-dimensional output is never formed: with z = A x (r) and the moment M = mean of z z^T (r x r),
-mean || B z ||^2 = trace(B^T B M). One forward pass over the data, in eval mode, without padding tokens.
+x_i is the input of the adapted module. The d_out-dimensional output is never formed: with z = A x
+(r) and the moment M = mean of z z^T (r x r), mean || B z ||^2 = trace(B^T B M). One forward pass
+over the data, in eval mode, without padding.
 """
 
 from __future__ import annotations
@@ -45,22 +47,38 @@ ByLayer = dict[str, dict[int, float]]  # module type -> layer -> value
 
 @dataclass
 class Importance:
-    """Squared norms of the LoRA outputs by module type and layer."""
+    """Squared norms of the LoRA outputs by module type and layer.
 
-    values: ByLayer  # g_i, mean squared norm
-    parameters: dict[str, dict[int, int]]  # trainable numbers of each LoRA: r (d_in + d_out)
-    tokens: int = 0  # that were averaged over, padding excluded
-    squared_norms: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)  # (tokens,) each, on request
+    Args:
+        values: g_i, the mean squared norm.
+        parameters: Trainable numbers of each LoRA, r (d_in + d_out).
+        tokens: How many were averaged over, without padding; the most of any module.
+        squared_norms: Of each token, (tokens,), if they were asked for.
+    """
+
+    values: ByLayer
+    parameters: dict[str, dict[int, int]]
+    tokens: int = 0
+    squared_norms: dict[str, dict[int, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def normalized(self) -> ByLayer:
-        """y_i = g_i / sum_j g_j within each module type."""
+        """y_i = g_i / sum_j g_j within each module type.
+
+        Raises:
+            ValueError: All values of a module type are zero, or one is not finite.
+        """
         return {kind: normalize(layers) for kind, layers in self.values.items()}
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row for each LoRA: module_type, layer, squared_norm (g_i), importance (y_i), parameters.
+        """Return a table with a row for each LoRA.
 
-        ValueError as for `normalized`. ImportError without pandas.
+        Returns:
+            Columns module_type, layer, squared_norm (g_i), importance (y_i) and parameters.
+
+        Raises:
+            ImportError: pandas is not installed.
+            ValueError: As for `normalized`.
         """
         import pandas
 
@@ -73,9 +91,16 @@ class Importance:
         return pandas.DataFrame(rows, columns=["module_type", "layer", "squared_norm", "importance", "parameters"])
 
     def plot(self) -> Figure:
-        """Bars of y_i over the layers, side by side for each module type, as in the paper's Figure 9 but summing to 1.
+        """Draw y_i over the layers, a bar for each module type, as in the paper's Figure 9.
 
-        The figure belongs to no window: `figure.savefig(path)`, or show it in a notebook. ImportError without matplotlib.
+        Here the bars of a module type sum to 1.
+
+        Returns:
+            A figure without a window: save it (`figure.savefig(path)`), or show it in a notebook.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: As for `normalized`.
         """
         from matplotlib.figure import Figure
 
@@ -91,7 +116,7 @@ class Importance:
         return figure
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold: everything but the squared norms of single tokens."""
+        """Return what JSON can hold: everything but the squared norms of single tokens."""
         parts: dict[str, Mapping[str, Mapping[int, float]]] = {
             "values": self.values,
             "normalized": self.normalized,
@@ -105,6 +130,7 @@ class Importance:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Importance:
+        """Make an importance from what `to_dict` returns."""
         values, parameters = (
             {kind: {int(layer): value for layer, value in layers.items()} for kind, layers in data[key].items()}
             for key in ("values", "parameters")
@@ -112,15 +138,21 @@ class Importance:
         return cls(values, parameters, data["tokens"])
 
     def save(self, path: str | Path) -> None:
+        """Write `to_dict` to a JSON file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
+        """Read what `save` has written."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def normalize(layers: Mapping[int, float]) -> dict[int, float]:
-    """Values divided by their sum. ValueError where there is nothing to compare: all zero, or not finite."""
+    """Divide values by their sum.
+
+    Raises:
+        ValueError: All are zero, or one is not finite, so that there is nothing to compare.
+    """
     total = math.fsum(layers.values())
     if not math.isfinite(total):
         raise ValueError("an importance is not finite: training on the sample has diverged")
@@ -138,21 +170,44 @@ def measure(
     autocast: torch.dtype | None = None,
     token_mask: Mask | Mapping[str, Mask] = None,
 ) -> Importance:
-    """Importances of all LoRA modules of `model`, in one pass over `batches`: g_i of Section 3, without unit.
+    """Measure how strongly each LoRA's output moves the frozen model: g_i of Section 3.
 
-    `model`: one that add_lora has adapted, or a PEFT model with LoRA, whose `adapter` is measured (None: the active one).
-    Each batch holds what the model takes, on any device: its keyword arguments as a dictionary, or its positional arguments
-    as a tensor, list or tuple. `attention_mask` (batch, tokens) of ones and zeros, where given, excludes padding; of an
-    encoder-decoder's target `decoder_attention_mask` does, or labels of -100. What a module is applied to besides the
-    batch's tokens (DeBERTa's relative positions) does not count.
-    `average_over`: over all `tokens`; over the tokens of each example and then over `examples`; or over the `target_tokens` of
-    generation alone, whose `labels` (batch, tokens) are not -100.
-    `squared_norms` also keeps || dW x ||^2 of every token (for histograms; under torch.distributed, of this process's own).
-    `autocast`: the type in which the model computes (torch.bfloat16), if it was trained so; moments are taken in the LoRA's
-    own precision. Under torch.distributed every process has to call it, with batches of its own: the moments are added up
-    over all, so that all get the same importances. Gradients are off; training flags are put back afterwards.
-    ValueError: no LoRA, no batch, an unknown average, a mask that fits no input, what PEFT's layers cannot do
-    (peft_model.adapted_sites). TypeError: not a module, one batch instead of several, or a row instead of a batch.
+    One pass over `batches` in eval mode without gradients; training flags are put back afterwards.
+    A compiled model runs as it is written meanwhile. Under torch.distributed every process has to
+    call this, with batches of its own: moments are added up over all, so that all get the same
+    importances.
+
+    A mask counts for what is made of its own input: `attention_mask` for the text,
+    `decoder_attention_mask` or labels of -100 for the target of an encoder-decoder, a mask of audio
+    samples for the frames, mapped as the model does it. All patches of an image count. What a
+    module is applied to besides that (DeBERTa's relative positions) does not count.
+
+    Args:
+        model: One that add_lora has adapted, or a PEFT model with LoRA.
+        batches: What the model takes, on any device. Each is a dictionary of keyword arguments, or
+            a tensor, list or tuple of positional ones.
+        average_over: `tokens`: all of them. `examples`: first the tokens of each example, then the
+            examples. `target_tokens`: those of generation alone, whose `labels` (batch, tokens)
+            are not -100.
+        squared_norms: Whether to keep || dW x ||^2 of every token, for histograms; under
+            torch.distributed, of this process's own.
+        adapter: Which adapter of a PEFT model to measure; None: the active one.
+        autocast: The type in which the model computes (torch.bfloat16), if it was trained so.
+            Moments are taken in the LoRA's own precision.
+        token_mask: Which positions count, where that does not follow from the batch: packed texts,
+            masks of four axes, texts and images in one sequence. A tensor (rows, positions), not
+            zero for what counts; a function that makes it from a batch; or None, if all count.
+            Given as a dictionary it is for some modules alone: {part of their names: mask}, such as
+            {"vision_model": None}. If several parts are in a name, the one nearest its end counts.
+
+    Returns:
+        The importances by module type and layer.
+
+    Raises:
+        TypeError: Not a module, one batch instead of several, a row instead of a batch, or a mask
+            of another type.
+        ValueError: No LoRA, no batch, an unknown average, LoRA of a kind that cannot be measured
+            (lora.peft.adapted_sites), or padding that cannot be told from the batch.
     """
     check_measurement(batches, average_over)
     model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
@@ -177,7 +232,12 @@ def measure(
 
 
 def check_measurement(batches: Iterable[Any], average_over: str) -> None:
-    """ValueError or TypeError where the arguments of `measure` make no sense, whatever the model."""
+    """Check those arguments of `measure` that make no sense whatever the model is.
+
+    Raises:
+        TypeError: One batch instead of several.
+        ValueError: An unknown average.
+    """
     if average_over not in AVERAGES:
         raise ValueError(f"average_over must be one of {', '.join(AVERAGES)}, got '{average_over}'")
     if isinstance(batches, Mapping | Tensor):
@@ -185,7 +245,7 @@ def check_measurement(batches: Iterable[Any], average_over: str) -> None:
 
 
 def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
-    """A forward pass that the meters see, with the batch's masks."""
+    """Run a forward pass that the meters see, with the batch's masks."""
     if not isinstance(batch, dict | list | Tensor):
         raise TypeError(f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}")
     marked = masks.read([batch] if isinstance(batch, Tensor) else batch)
@@ -208,7 +268,15 @@ def _collect(meters: Mapping[Site, MomentAccumulator]) -> Importance:
 
 
 def uniform(model: nn.Module, adapter: str | None = None) -> Importance:
-    """The same importance for every LoRA: what can be said of a selection before anything is measured."""
+    """Return the same importance for every LoRA, to try a selection before anything is measured.
+
+    Args:
+        model: As for `measure`.
+        adapter: As for `measure`.
+
+    Raises:
+        ValueError: As for lora.peft.adapted_sites.
+    """
     importance = Importance({}, {})
     for site, lora in adapted_sites(model, adapter).items():
         importance.values.setdefault(site.module_type, {})[site.layer] = 1.0

@@ -1,6 +1,7 @@
-"""What `measure` hangs onto the LoRA modules: r x r moments of z = A x, so that no d_out-dimensional output is formed.
+"""What `measure` hangs onto the LoRA modules: r x r moments of z = A x.
 
-With the moment M = mean of z z^T (r x r), mean || s B z ||^2 = s^2 trace(B^T B M), s the scaling. Torch only.
+With the moment M = mean of z z^T (r x r) and the scaling s, mean || s B z ||^2 = s^2 trace(B^T B M),
+so that no d_out-dimensional output is formed. Torch only.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ class MomentAccumulator:
 
     @property
     def moment(self) -> Moment:
-        """That of the batches' positions; of what is the same for all batches only if there is no other.
+        """That of the batches' positions, or of what is the same for all batches if there are none.
 
-        So DeBERTa's relative positions, to which it applies the projections of its tokens, do not count, but learned
-        queries do.
+        DeBERTa's relative positions do not count, since it applies the projections of its tokens
+        to them, but learned queries do.
         """
         return self.of_batch if self.of_batch.tokens > 0 else self.constant
 
@@ -89,15 +90,14 @@ class MomentAccumulator:
 
 
 def sum_over_processes(meters: Iterable[MomentAccumulator]) -> None:
-    """Add up what the processes of torch.distributed have seen, in one all-reduce; nothing without a process group."""
+    """Add up what the processes of torch.distributed have seen, in one all-reduce.
+
+    Does nothing without a process group.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    parts = [
-        part
-        for meter in meters
-        for moment in (meter.of_batch, meter.constant)
-        for part in (moment.sum, moment.weight, moment.tokens)
-    ]
+    moments = [moment for meter in meters for moment in (meter.of_batch, meter.constant)]
+    parts = [part for moment in moments for part in (moment.sum, moment.weight, moment.tokens)]
     # in float64, which holds the numbers of tokens exactly
     together = torch.cat([part.flatten().to(parts[0].device, torch.float64) for part in parts])
     torch.distributed.all_reduce(together)
@@ -132,7 +132,7 @@ def uncompiled() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; every module's own training flag is put back afterwards."""
+    """The model is in eval mode inside the block; each module's training flag is put back."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     for module in flags:
@@ -147,7 +147,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Every tensor of a tensor, list, tuple or dictionary on a device."""
+    """Move every tensor of a tensor, list, tuple or dictionary to a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict) or hasattr(value, "keys"):

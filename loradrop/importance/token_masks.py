@@ -1,21 +1,24 @@
-"""Which positions of a module's input count in a measurement: those that are no padding, or the targets alone.
+"""Which positions of a module's input count in a measurement.
 
-A mask belongs to the input that it was made for. A module gets the mask of the input that its own x is made of, see
-`lineage`: `attention_mask` that of the text, `decoder_attention_mask` (or labels of -100) that of the target, a mask of
-audio samples that of the frames, mapped as the model does it. Where there is no mask, as for the patches of an image, all
-positions count. Torch only.
+A mask belongs to the input that it was made for, and a module gets the mask of the input that its
+own x is made of (see `lineage`):
+
+- what is made of the text gets `attention_mask`;
+- what is made of an encoder-decoder's target gets `decoder_attention_mask`, or labels of -100;
+- what is made of audio gets the mask of samples, mapped to frames as the model does it;
+- all positions of other inputs count, such as the patches of an image.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from loradrop.importance.audio import audio_frames
 from loradrop.importance.lineage import CONSTANT, SWAPPED, UNKNOWN, Lineage
 from loradrop.importance.told_masks import ToldMasks
 from loradrop.lora.sites import Site
@@ -107,18 +110,20 @@ class TokenMask:
         return marked
 
     def of(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """What counts of a module's input.
+        """Find what counts of a module's input.
 
         Args:
             site: The module.
             x: (rows, positions, d_in), or with rows and positions made one.
 
         Returns:
-            x, its positions in the order of the mask; the mask, which has a row for each example; and whether x is
-            the same for every batch (DeBERTa's relative positions, learned queries), so that it has no mask.
+            x, its positions in the order of the mask; the mask, with a row for each example; and
+            whether x is the same for every batch, so that it has no mask (DeBERTa's relative
+            positions, learned queries).
 
         Raises:
-            ValueError: It cannot be known which positions are padding, or what the user says does not fit.
+            ValueError: It cannot be known which positions are padding, or the mask that the user
+                has given does not fit.
         """
         made_of = self.lineage.of(x)
         content = frozenset(key for key in made_of - {UNKNOWN, SWAPPED} if _is_content(key))
@@ -158,9 +163,10 @@ class TokenMask:
         if not self.targets_only:
             if x.dim() == 2 and len(x) == self._rows():  # one vector for each example, as in a pooler
                 return x, None
-            frames = audio_frames(self.model, site, x, masked)
-            if frames is not None:
-                return x, frames
+            frames = (audio_frames(self.model, site, x, mask.mask) for mask in masked)
+            found = next((mask for mask in frames if mask is not None), None)
+            if found is not None:
+                return x, found
         shown = ", ".join(f"{mask.key} {tuple(mask.mask.shape)}" for mask in about)
         raise ValueError(
             f"{site.name}: which positions of its input {tuple(x.shape)}, made of {_listed(content)}, are padding does "
@@ -224,32 +230,6 @@ def holds_tokens(x: Tensor, mask: Tensor) -> bool:
     return x.shape[:-1] in (mask.shape, (mask.numel(),))
 
 
-def audio_frames(model: nn.Module, site: Site, x: Tensor, masks: Sequence[InputMask]) -> Tensor | None:
-    """A mask of audio samples mapped to the frames that x (rows, frames, d_in) is made of, as the model itself does.
-
-    Returns:
-        The mask (rows, frames); None where no such mapping is known.
-    """
-    parts = site.name.split(".")
-    around = [model.get_submodule(".".join(parts[:i])) for i in range(len(parts))]
-    for mask in masks:
-        for module in [*reversed(around), *model.modules()]:
-            lengths: Any = getattr(module, "_get_feat_extract_output_lengths", None)
-            frames: Any = getattr(module, "_get_feature_vector_attention_mask", None)
-            if lengths is None or x.dim() != 3 or mask.mask.dim() != 2:
-                continue
-            told = "add_adapter" in inspect.signature(lengths).parameters
-            for more in ({"add_adapter": False}, {"add_adapter": True}) if told else ({},):
-                if frames is not None:
-                    if int(lengths(torch.tensor(mask.mask.shape[1]), **more)) == x.shape[1]:
-                        return frames(x.shape[1], mask.mask, **more).long()
-                elif getattr(getattr(module, "config", None), "model_type", None) == "whisper":
-                    ends = lengths(mask.mask.sum(-1))
-                    if bool((mask.mask.diff(dim=-1) <= 0).all()) and lengths(mask.mask.shape[1]) == x.shape[1]:
-                        return (torch.arange(x.shape[1], device=ends.device) < ends[:, None]).long()
-    return None
-
-
 def _is_encoder_decoder(model: nn.Module) -> bool:
     configs = (getattr(module, "config", None) for module in model.modules())
     return any(getattr(config, "is_encoder_decoder", False) is True for config in configs)
@@ -257,7 +237,8 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 def _argument_names(model: nn.Module) -> list[str]:
     """Names of a model's positional arguments; of a PEFT model's base, since its own takes any."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found: Any = model
+    base = found.get_base_model() if hasattr(model, "get_base_model") else found
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [name for name, value in inspect.signature(base.forward).parameters.items() if value.kind in kinds]
 

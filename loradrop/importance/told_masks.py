@@ -66,9 +66,8 @@ class ToldMasks:
             mask = self.masks[part]
             value = mask if mask is None or isinstance(mask, Tensor) else mask(self.batch)
             if not (value is None or isinstance(value, Tensor)):
-                raise TypeError(
-                    f"token_mask: the function for '{part}' must return a tensor or None, got {type(value).__name__}"
-                )
+                kind = type(value).__name__
+                raise TypeError(f"token_mask: the function for '{part}' must return a tensor or None, got {kind}")
             self.values[part] = value
         value = self.values[part]
         if value is None:

@@ -22,9 +22,11 @@ def add_lora(
 ) -> list[Site]:
     """Wrap every target module of `model` in a LoRALinear, in place, and freeze all that is not LoRA.
 
-    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise). `target_modules` are
-    suffixes of module names (`query`, `attention.output.dense`; with `*` for anything, `text_model.*.q_proj`, of one stack), or `all-linear` for every linear module of the layers; None
-    takes query and value of the model's family. Modules outside the stack of layers (heads, poolers) are taken only where
+    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs
+    likewise). `target_modules` are suffixes of module names (`query`, `attention.output.dense`), in
+    which `*` stands for anything, so that one stack can be adapted alone (`text_model.*.q_proj`); or
+    `all-linear` for every linear module of the layers; None takes query and value of the model's
+    family. Modules outside the stack of layers (heads, poolers) are taken only where
     none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit, whose
     message lists the linear modules, or LoRA that is there already; the model is then as it was. TypeError: not a module.
     """

@@ -49,10 +49,8 @@ def test_the_weights_of_a_checkpoint_lie_beside_their_plan(tmp_path):
     one = trainer(tmp_path, theirs, {"steps": 6}, max_steps=7)
     one.train()
     assert not (tmp_path / "checkpoint-5" / "plan.json").exists()
-    assert (
-        "loradrop_plan"
-        not in json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())["stateful_callbacks"]
-    )
+    state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
+    assert "loradrop_plan" not in state["stateful_callbacks"]
     loaded = loradrop.from_pretrained(theirs().unload(), tmp_path / "checkpoint-7", as_peft=True)
     assert loradrop.plan_of(loaded) == loradrop.plan_of(one.model)
 

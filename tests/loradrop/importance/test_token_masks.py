@@ -33,15 +33,8 @@ def test_packed_texts_with_a_mask_of_four_axes():
     with pytest.raises(ValueError, match=r"does not follow from attention_mask \(1, 1, 10, 10\): say so by token_mask="):
         loradrop.measure(model, [given])
     expected = explicit(model, given, lambda name, x: counts)
-    for told in (
-        counts,
-        lambda batch: counts,
-        {"model": counts},
-        {"layers": counts},
-        {"": counts},
-        counts[0],
-        counts.bool(),
-    ):
+    parts = [{part: counts} for part in ("", "model", "layers")]
+    for told in (counts, lambda batch: counts, *parts, counts[0], counts.bool()):
         importance = loradrop.measure(model, [given], token_mask=told)
         agree(importance, expected)
         assert importance.tokens == 9
@@ -117,10 +110,10 @@ def test_positions_before_rows(width):
     given = {"input_ids": ids, "attention_mask": mask}
     expected = explicit(model, given, lambda name, x: mask.T)
     agree(loradrop.measure(model, [given]), expected)
-    rows = [
-        explicit(model, {k: v[i : i + 1] for k, v in given.items()}, lambda name, x, i=i: mask[i : i + 1].T)
-        for i in range(3)
-    ]
+    rows = []
+    for i in range(3):
+        row = {key: value[i : i + 1] for key, value in given.items()}
+        rows.append(explicit(model, row, lambda name, x, row=row: row["attention_mask"].T))
     examples = {site: sum(row[site] for row in rows) / 3 for site in expected}
     agree(loradrop.measure(model, [given], "examples"), examples, rel=1e-3)
 
@@ -157,9 +150,8 @@ def test_lineage_of_single_operations():
         assert lineage.of(attended) == {"one"}
         assert lineage.of(torch.cat([one, two])) == lineage.of(one + two) == {"one", "two"}
         assert lineage.of(layer(layer.table)) == lineage.of(torch.zeros_like(one)) == CONSTANT
-        assert lineage.of(one.transpose(0, 1)) == {"one", SWAPPED} and lineage.of(one.transpose(0, 1).permute(1, 0, 2)) == {
-            "one"
-        }
+        assert lineage.of(one.transpose(0, 1)) == {"one", SWAPPED}
+        assert lineage.of(one.transpose(0, 1).permute(1, 0, 2)) == {"one"}
         assert lineage.of(one.transpose(1, 2)) == {"one"}
         buffer = torch.empty(3, 3, 4)
         assert lineage.of(buffer) == {UNKNOWN}
