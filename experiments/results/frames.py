@@ -93,7 +93,7 @@ def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd
     frame = frame.assign(setting=_settings(frame))
     rows = []
     for names, runs in frame.groupby(list(BY), sort=False):
-        named: dict[str, Any] = {by: names[i] for i, by in enumerate(BY)}
+        named = pd.Series(names, index=BY).to_dict()
         adapter, lora = runs.adapter.mean(), runs.lora_parameters.mean()
         rows.append(
             {

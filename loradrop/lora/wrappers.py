@@ -149,6 +149,12 @@ def _live_ddp_around(model: nn.Module) -> bool:
     """Whether a DistributedDataParallel that is still in memory wraps the model or something that holds it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
-    gc.collect()  # a wrapper that was deleted may wait for this
-    wrappers = [found for found in gc.get_objects() if issubclass(type(found), DistributedDataParallel)]
+    if not _ddp_holds(model):
+        return False
+    gc.collect()  # a wrapper that was deleted may still be there
+    return _ddp_holds(model)
+
+
+def _ddp_holds(model: nn.Module) -> bool:
+    wrappers = [o for o in gc.get_objects() if issubclass(type(o), DistributedDataParallel)]
     return any(module is model for wrapper in wrappers for module in wrapper.modules())

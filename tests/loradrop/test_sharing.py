@@ -92,7 +92,7 @@ def test_a_plan_for_another_model_is_refused():
     plan = SharingPlan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1)
     with pytest.raises(ValueError, match="does not fit the model: only in the plan: query 3; only in the model: value 0"):
         share(model, plan)
-    with pytest.raises(ValueError, match="initial must be one of first, mean"):
+    with pytest.raises(ValueError, match="shared_init must be one of first, mean"):
         share(model, plan_for(model, (0,)), shared_init="last")
 
 
