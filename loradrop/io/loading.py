@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.lora.dropped import forget_dropped
 from loradrop.lora.inject import lora_modules, set_module
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.peft import OUT_OF_THE_BASE, peft_layers
@@ -67,6 +68,7 @@ def install(
     _check_others(tensors, others, remedy)
     with unchanged_on_error(model):
         model.requires_grad_(False)
+        forget_dropped(model.modules())
         for name, (A, B) in matrices.items():
             actual, base = modules[name]
             device = next(iter((*base.parameters(), *base.buffers()))).device
