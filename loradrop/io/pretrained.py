@@ -27,6 +27,7 @@ from loradrop.io.files import COMPACT_FORM, PEFT_FORM, PLAN, StoredAdapter, read
 from loradrop.io.loading import (
     AS_PEFT,
     Matrices,
+    changes_base,
     check_bare,
     check_complete,
     check_pair,
@@ -207,6 +208,8 @@ def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> 
     tensors = clean_tensors(model)
     given = {key.removeprefix(PREFIX): value for key, value in adapter.state.items()}
     touched = [tensors[name] for name, value in given.items() if check_shape(name, value, tensors.get(name))]
+    if changes_base(adapter.config):
+        touched = list(model.parameters())
     with unchanged_on_error(model, touched), TemporaryDirectory() as scratch:
         write_peft_form(adapter.config, adapter.state, Path(scratch))
         try:
