@@ -1,11 +1,11 @@
-"""Add an experiment's finished results to an archive, which version control can hold.
+"""Add the finished results of an experiment to an archive for version control.
 
 python -m experiments.archive table7 --mini --to experiments/evidence
 python -m experiments.archive demo seed=0 paths.outputs=elsewhere --to experiments/evidence
 
-An archive has a JSON-lines file for each backbone and a line for each run, with what was measured
-of its model afterwards; weights and predictions are left out. It is read like any folder of
-results: `paths.outputs=experiments/evidence`. A line that it has already is never replaced.
+An archive has a JSON-lines file per backbone and a line per run, which includes later measurements
+of its model but no weights or predictions. It is read like any folder of results:
+`paths.outputs=experiments/evidence`. Existing lines are never replaced.
 """
 
 from __future__ import annotations
@@ -26,16 +26,22 @@ def main(arguments: list[str] | None = None) -> int:
     lines = dict(archive.lines(target))
     before = len(lines)
     for result in results.load(options.overrides, finished=True).result:
-        found = {name: store.read_analysis(options.outputs, result.id, name) for name in store.ANALYSES}
+        found = {
+            name: store.read_analysis(options.outputs, result.id, name) for name in store.ANALYSES
+        }
         line = archive.line(result, {name: value for name, value in found.items() if value})
         lines.setdefault(result.id, line)
     files = archive.write(target, lines.values())
-    console.info(f"{len(lines) - before} results added to {target}, now {len(lines)} in {len(files)} files")
+    console.info(
+        f"{len(lines) - before} results added to {target}, now {len(lines)} in {len(files)} files"
+    )
     return 0
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", metavar="FOLDER", type=Path, required=True, help="the archive's folder")
+    parser.add_argument(
+        "--to", metavar="FOLDER", type=Path, required=True, help="the folder of the archive"
+    )
 
 
 if __name__ == "__main__":

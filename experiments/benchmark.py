@@ -1,10 +1,11 @@
-"""How long a training step takes by each method, beside plain LoRA's on the same batches.
+"""Measure the time of a training step for each method, relative to plain LoRA.
 
-python -m experiments.benchmark                                              every method, the built-in model
-python -m experiments.benchmark method=lora,prilora,adalora backbone=roberta_base task=rte trainer=gpu --steps 50
+python -m experiments.benchmark                    every method, on the built-in model
+python -m experiments.benchmark method=lora,prilora backbone=roberta_base trainer=gpu --steps 50
 
-Steps of the methods take turns, so that whatever else the machine does hits all of them alike; medians are shown. Models are
-prepared as a run prepares them (LoRA-drop's stage 1 is read from the cache where a run has left it).
+The methods take turns, step by step, on the same batches, so that other load on the machine affects
+all of them alike. The table shows medians. Models are prepared as in a run; LoRA-drop's stage 1
+comes from the cache if a run has left it there.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ from experiments.runner.trainer import quieten
 from loradrop.methods.base import Method
 
 BASELINE = "lora"
-WARM_UP = 2  # steps that are not counted
+WARM_UP = 2  # uncounted steps
 
 
 class Contestant:
-    """A method's model with its optimiser."""
+    """A method's model and optimiser.
+
+    Args:
+        built: A checked config and its objects.
+    """
 
     def __init__(self, built: BuiltConfig) -> None:
         self.components = RunComponents(built)
@@ -48,15 +53,19 @@ class Contestant:
         self.probe = RunProbe(self.components, Path(built.config.paths.cache) / "stage1")
         self.method.prepare(self.components.model, self.probe)
         self.model = self.components.model.to(self.components.device).train()
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad], lr=1e-5
+        )
         self.seconds: list[float] = []
 
     def step(self, batch: dict[str, torch.Tensor], number: int) -> None:
-        """One training step as loradrop.training.module.SequenceModule does it, timed."""
+        """Time one training step, done as in loradrop.training.module.SequenceModule."""
         self._wait()
         start = time.perf_counter()
         with self.probe.autocast():
-            loss = self.model(**{key: value.to(self.components.device) for key, value in batch.items()}).loss
+            loss = self.model(
+                **{key: value.to(self.components.device) for key, value in batch.items()}
+            ).loss
             penalty = self.method.penalty(self.model)
         self.optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()
@@ -71,13 +80,18 @@ class Contestant:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="as on the command line of experiments.run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", help="as for experiments.run")
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_intermixed_args(arguments)
     if given.steps < 1:
         parser.error(f"--steps must be at least 1, got {given.steps}")
-    named = any(o.key_or_group == "method" for o in OverridesParser.create().parse_overrides(given.overrides))
+    named = any(
+        o.key_or_group == "method"
+        for o in OverridesParser.create().parse_overrides(given.overrides)
+    )
     configs = sweep.expand_sweep(given.overrides if named else ["method=glob(*)", *given.overrides])
     configs.sort(key=lambda config: config.method.name != BASELINE)
     quieten()
@@ -88,11 +102,22 @@ def main(arguments: list[str] | None = None) -> int:
     console.print_frame(table, title, text=("method",))
     command = " ".join(["python -m experiments.benchmark", *(arguments or sys.argv[1:])])
     facts = environment()
-    machine = ", ".join([facts["hardware"]["machine"], *facts["hardware"]["gpus"], f"torch {facts['versions']['torch']}"])
-    path = Path(configs[0].paths.outputs) / "tables" / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
+    machine = ", ".join(
+        [
+            facts["hardware"]["machine"],
+            *facts["hardware"]["gpus"],
+            f"torch {facts['versions']['torch']}",
+        ]
+    )
+    path = (
+        Path(configs[0].paths.outputs)
+        / "tables"
+        / f"benchmark-{configs[0].backbone.name}-{configs[0].task.name}.md"
+    )
     with atomic_write(path) as file:
         file.write_text(
-            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n{tables.frame(table, 'markdown')}",
+            f"{title}; {machine}, {configs[0].trainer.precision}. Made by `{command}`.\n\n"
+            f"{tables.frame(table, 'markdown')}",
             encoding="utf-8",
         )
     console.terminal.print(f"saved as {path}", soft_wrap=True)
@@ -100,7 +125,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
-    """Of each config; what cannot run is left out with a message where `skip`, else it is a UserError."""
+    """Prepare the contestants.
+
+    Args:
+        configs: One per method.
+        skip: Whether to leave out methods that cannot run, with a message.
+
+    Raises:
+        UserError: If a method cannot run, and is the baseline or `skip` is False.
+    """
     for config in configs:
         try:
             yield Contestant(check(config))
@@ -111,7 +144,7 @@ def built(configs: list[DictConfig], skip: bool) -> Iterator[Contestant]:
 
 
 def run(contestants: list[Contestant], steps: int) -> None:
-    """All methods take the same steps in turn."""
+    """Let all methods take the same steps in turn."""
     batches: Iterator[Any] = iter(())
     for number in range(1, WARM_UP + steps + 1):
         batch = next(batches, None)
@@ -123,14 +156,20 @@ def run(contestants: list[Contestant], steps: int) -> None:
 
 
 def compare(contestants: list[Contestant]) -> pd.DataFrame:
-    """Milliseconds, and the ratio to the first contestant's: the median over steps of the ratio on the same batch."""
+    """Median milliseconds per step, and the median over batches of the ratio to the first."""
     first = contestants[0].seconds[WARM_UP:]
     rows = []
     for contestant in contestants:
         seconds = contestant.seconds[WARM_UP:]
         ratio = statistics.median(own / base for own, base in zip(seconds, first, strict=True))
         name = contestant.method.name
-        rows.append({"method": name, "ms": f"{1000 * statistics.median(seconds):.1f}", "ratio": f"{ratio:.2f}"})
+        rows.append(
+            {
+                "method": name,
+                "ms": f"{1000 * statistics.median(seconds):.1f}",
+                "ratio": f"{ratio:.2f}",
+            }
+        )
     frame = pd.DataFrame(rows)
     return frame.rename(columns={"ratio": f"of {contestants[0].method.name}'s"})
 

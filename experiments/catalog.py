@@ -1,6 +1,8 @@
-"""The list of experiments in experiments/README.md, from catalog.yaml, the configs and our results.
+"""Write the list of experiments in experiments/README.md.
 
-python -m experiments.catalog          write it; runs and GPU hours are counted
+python -m experiments.catalog
+
+It is made from catalog.yaml, the configs (number of runs, GPU hours) and our results.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ COSTS = yaml.safe_load((PAPER / "costs.yaml").read_text(encoding="utf-8"))
 
 
 def hours(config: dict[str, Any]) -> float | None:
-    """GPU hours of a run, estimated as costs.yaml says; None for a model or task that is not there."""
-    size, task = COSTS["parameters"].get(config["backbone"]["name"]), COSTS["tasks"].get(config["task"]["name"])
+    """The GPU hours of a run by costs.yaml; None if that lacks its model or task."""
+    size, task = (
+        COSTS["parameters"].get(config["backbone"]["name"]),
+        COSTS["tasks"].get(config["task"]["name"]),
+    )
     if size is None or task is None:
         return None
     method, epochs = config["method"], config["recipe"]["epochs"]
@@ -36,7 +41,11 @@ def hours(config: dict[str, Any]) -> float | None:
 
 
 def cost(entry: Experiment, configs: list[dict[str, Any]]) -> str:
-    """The GPU hours of an experiment's runs; of other machines the time that catalog.yaml gives.
+    """The cost of an experiment: the one in catalog.yaml, or the estimated GPU hours.
+
+    Args:
+        entry: The experiment.
+        configs: Its runs.
 
     Raises:
         UserError: If neither is known.
@@ -46,13 +55,16 @@ def cost(entry: Experiment, configs: list[dict[str, Any]]) -> str:
     each = [hours(config) for config in configs]
     known = [one for one in each if one is not None]
     if len(known) < len(each):
-        raise UserError(f"catalog.yaml: {entry.name}.cost is missing: paper/costs.yaml lacks a model or task of its runs")
+        raise UserError(
+            f"catalog.yaml: {entry.name}.cost is missing: "
+            "paper/costs.yaml lacks a model or task of its runs"
+        )
     total = sum(known)
     return f"about {total:.0f} GPU hours" if total >= 1 else "less than a GPU hour"
 
 
 def ours(entry: Experiment) -> str:
-    """A short summary of our results for the mini form; "" where there are none."""
+    """A short summary of our results for the mini form; "" if there are none."""
     if not entry.mini or entry.name not in published():
         return ""
     frame = results.load(entry.overrides(mini=True), EVIDENCE)
@@ -67,14 +79,16 @@ def ours(entry: Experiment) -> str:
 
 
 def table() -> str:
-    """One row for each experiment, in Markdown."""
+    """The list of experiments as a Markdown table."""
     head = ("experiment", "what", "runs", "cost", "expected", "ours, on built-in models")
     lines = [head, ("---",) * len(head)]
     for entry in catalog().values():
         configs = run_configs(entry.overrides())
         what = (entry.name, entry.title, str(len(configs)), cost(entry, configs), entry.expected)
         lines.append((*what, ours(entry) or "-"))
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
 
 
 def main() -> int:

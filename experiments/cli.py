@@ -1,4 +1,4 @@
-"""The command line that the tools over result files share: an experiment, overrides that narrow it, a format."""
+"""The command line that all commands about an experiment share: its name, overrides, a format."""
 
 from __future__ import annotations
 
@@ -19,15 +19,25 @@ from experiments.config.sweep import outputs_of
 
 @dataclass
 class Options:
+    """A parsed command line.
+
+    Attributes:
+        experiment: The name of the experiment.
+        overrides: The overrides of `experiments.run` that make its runs.
+        format: The output format; "" if the command has none.
+        outputs: The folder of results.
+        given: All arguments.
+    """
+
     experiment: str
-    overrides: list[str]  # of experiments.run
+    overrides: list[str]
     format: str
     outputs: str
-    given: argparse.Namespace  # all arguments
+    given: argparse.Namespace
 
     @property
     def command(self) -> str:
-        """What makes the runs."""
+        """The command that makes the runs."""
         return " ".join(["python -m experiments.run", *self.overrides])
 
 
@@ -39,48 +49,66 @@ def parse(
     others: Iterable[str] = (),
     more: Callable[[argparse.ArgumentParser], None] = lambda _: None,
 ) -> Options:
-    """Parse `<experiment> [overrides] [--format F]`; an experiment that is not there ends with a message.
+    """Parse `<experiment> [overrides] [--format F]`; exit with a message if that is not possible.
 
-    `others`: names that are no experiment's, of what needs no runs. `more` adds a tool's own arguments.
+    Args:
+        text: The description of the command.
+        arguments: The arguments. None: those of this process.
+        formats: The formats to choose from. None: the command has no `--format`.
+        default: The default format.
+        others: Names that are allowed besides those of experiments.
+        more: Adds the command's own arguments.
     """
     text = text.strip()
     known = [*names(), *others]
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help=f"one of {', '.join(known)} (catalog.yaml); experiment=<name> does as well")
-    parser.add_argument("overrides", nargs="*", help="narrow it, as on the command line of experiments.run")
-    parser.add_argument("--mini", action="store_true", help="its form on built-in models, as make ... SCALE=mini runs it")
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", help=f"one of {', '.join(known)} (catalog.yaml)")
+    parser.add_argument(
+        "overrides", nargs="*", help="limit it to some runs, as for experiments.run"
+    )
+    parser.add_argument("--mini", action="store_true", help="the mini form, on built-in models")
     if formats is not None:
         parser.add_argument("--format", choices=sorted(formats), default=default)
     more(parser)
-    given = parser.parse_intermixed_args(arguments)  # overrides behind --format too
+    given = parser.parse_intermixed_args(arguments)  # allows overrides after --format
     given.experiment = given.experiment.removeprefix("experiment=")
     if given.experiment not in known:
         parser.error(f"there is no experiment '{given.experiment}'.{hint(given.experiment, known)}")
     wrong = [override for override in given.overrides if "=" not in override]
     if wrong:
-        parser.error(f"'{wrong[0]}' is no override; write key=value")
+        parser.error(f"'{wrong[0]}' is not an override; write key=value")
     own = [f"experiment={given.experiment}"]
     if given.experiment not in others:
         own = experiment(given.experiment).overrides(given.mini)
     overrides = [*own, *given.overrides]
-    return Options(given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given)
+    return Options(
+        given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Arguments that name a run."""
-    parser.add_argument("id", help="of the run: the name of its folder, or <outputs>/runs/<id>")
-    parser.add_argument("--outputs", help="where its folder's name alone is given (default: outputs)")
+    """Add the arguments that name a run."""
+    parser.add_argument("id", help="the run: the name of its folder, or <outputs>/runs/<id>")
+    parser.add_argument(
+        "--outputs", help="the folder of results, if only the name is given (default: outputs)"
+    )
 
 
 def run_of(given: argparse.Namespace) -> tuple[str, str]:
-    """The id and the outputs folder that such arguments name."""
+    """The id and the folder of results that the arguments of `add_run` name."""
     folder = Path(given.id)
     inside = folder.parent.name == "runs" and given.outputs is None
     return folder.name, str(folder.parents[1]) if inside else given.outputs or "outputs"
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """The exit status of a command; a mistake of the user's is one line, HYDRA_FULL_ERROR=1 a traceback."""
+    """Run a command and report a user's mistake in one line; with HYDRA_FULL_ERROR=1 raise it.
+
+    Returns:
+        The exit status.
+    """
     try:
         return main()
     except (HydraException, OmegaConfBaseException, UserError, OSError) as error:

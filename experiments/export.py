@@ -1,8 +1,11 @@
-"""A finished run's adapter, with the head of its best epoch, in a form that other programs read.
+"""Export the adapter and head of a finished run's best epoch for other programs.
 
-python -m experiments.export <run id> --to peft <folder>       PeftModel.from_pretrained and loradrop.from_pretrained load it
-python -m experiments.export <run id> --to merged <folder>     an ordinary model and its tokenizer, for from_pretrained
-python -m experiments.export <run id> --to compact <folder>    each shared LoRA once; loradrop.from_pretrained loads it
+python -m experiments.export <run id> --to peft <folder>       for PEFT and loradrop
+python -m experiments.export <run id> --to merged <folder>     an ordinary model with its tokenizer
+python -m experiments.export <run id> --to compact <folder>    each shared LoRA once, for loradrop
+
+PeftModel.from_pretrained loads the first form, the model class's own from_pretrained the second,
+and loradrop.from_pretrained the first and the third.
 """
 
 from __future__ import annotations
@@ -19,26 +22,48 @@ from experiments.config.schema import UserError
 FORMS = PEFT, MERGED, COMPACT = ("peft", "merged", "compact")
 
 
-def export(id: str, form: str, folder: str | Path, outputs: str | Path = "outputs", models: str | Path | None = None) -> str:
-    """Write a run's adapter into a folder and say what was written; `models` as in restore.
+def export(
+    id: str,
+    form: str,
+    folder: str | Path,
+    outputs: str | Path = "outputs",
+    models: str | Path | None = None,
+) -> str:
+    """Write a run's adapter into a folder.
 
-    FileNotFoundError as for restore. UserError: a folder that holds something, other weights than the run's, or a method
-    whose model has no such form (prefixes).
+    Args:
+        id: The run.
+        form: One of FORMS.
+        folder: An empty or new folder.
+        outputs: The folder of results.
+        models: The folder of local models, as in `restore`.
+
+    Returns:
+        What was written, in one line.
+
+    Raises:
+        FileNotFoundError: If there is no such finished run with weights.
+        UserError: If the folder is not empty, the pretrained weights are not the run's, or the
+            run's method has no such form (prefixes).
     """
-    from experiments.runner.restore import restore  # it imports torch
+    from experiments.runner.restore import restore  # imported late: it imports torch
     from loradrop.io.merging import merge
     from loradrop.io.pretrained import save_pretrained
     from loradrop.lora.inject import lora_modules
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something already; name a folder that is empty or not there yet")
+        raise UserError(
+            f"{folder} holds something already; name a folder that is empty or not there yet"
+        )
     try:
         restored: Any = restore(id, outputs, models)
         model, tokenizer, result = restored
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
-        model.config.name_or_path = result.config["backbone"]["hub_id"]  # not where its files lie here
+        model.config.name_or_path = result.config["backbone"][
+            "hub_id"
+        ]  # not the path of a local copy
         if form == MERGED:
             ordinary: Any = merge(model)
             ordinary.save_pretrained(folder)
@@ -52,13 +77,17 @@ def export(id: str, form: str, folder: str | Path, outputs: str | Path = "output
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_run(parser)
-    parser.add_argument("folder", type=Path, help="to write into")
+    parser.add_argument("folder", type=Path, help="the folder to write to")
     parser.add_argument("--to", choices=FORMS, required=True)
     given = parser.parse_args(arguments)
     id, outputs = run_of(given)
-    console.terminal.print(export(id, given.to, given.folder, outputs), soft_wrap=True, highlight=False)
+    console.terminal.print(
+        export(id, given.to, given.folder, outputs), soft_wrap=True, highlight=False
+    )
     return 0
 
 

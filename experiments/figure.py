@@ -1,12 +1,12 @@
-"""The figure of an experiment, from its result files.
+"""Draw the figure of an experiment from its result files.
 
-    python -m experiments.figure figure9                 save outputs/figures/figure9.png, and its data as figure9.csv
+    python -m experiments.figure figure9        save outputs/figures/figure9.png and figure9.csv
     python -m experiments.figure demo --format pdf
 
-catalog.yaml says what is drawn of which experiment. Of an experiment that names no figure: a row of panels for each
-backbone and task, one panel for each module type, y_i = g_i / sum_j g_j of every layer, mean over seeds with its standard
-deviation. Figures of trained models (distributions of outputs, removed layers) measure these once, and keep what they found
-beside the runs.
+catalog.yaml names the figure of each experiment. If it names none, the figure shows the importance
+y_i = g_i / sum_j g_j of every layer: mean and standard deviation over seeds, with a row of panels
+per backbone and task and a panel per module type. Figures about trained models (distributions of
+outputs, removed layers) measure each model once and store the measurement with the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ FORMATS = ("png", "pdf", "svg")
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, FORMATS, "png")
-    from experiments.reporting.figures import IMPORTANCES, figure_kind  # matplotlib: half a second
+    from experiments.reporting.figures import (
+        IMPORTANCES,
+        figure_kind,
+    )  # imported late: matplotlib takes half a second
 
     figure = experiment(options.experiment).figure or IMPORTANCES
     kind = figure_kind(figure)
@@ -37,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         raise UserError(f"{options.experiment}: {error}") from error
     if data.empty:
-        console.error(f"{options.experiment}: no finished run has what the figure shows; start with: {options.command}")
+        console.error(
+            f"{options.experiment}: no finished run has what the figure shows; "
+            f"start with: {options.command}"
+        )
         return 1
     drawn = kind.plot(data, **figure.arguments)
     path = Path(options.outputs) / "figures" / f"{options.experiment}.{options.format}"
@@ -46,7 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
     with atomic_write(path) as file:
         drawn.savefig(file, format=options.format, dpi=160, bbox_inches="tight")
     if missing:
-        console.error(f"{missing} of {len(frame)} runs are missing and not in the figure; to make them: {options.command}")
+        console.error(
+            f"{missing} of {len(frame)} runs are missing and not in the figure; "
+            f"to make them: {options.command}"
+        )
     console.info(f"saved as {path}, its data as {path.with_suffix('.csv')}")
     return 0
 

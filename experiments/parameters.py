@@ -1,9 +1,10 @@
-"""Trainable parameters of the published tables: as printed, and as our methods make them on the meta device.
+"""Compare the published numbers of trainable parameters with those of our methods.
 
 python -m experiments.table parameters
 
-No weights, no tokenizer, no network: shapes come from paper/architectures.yaml, methods from conf/method. What is printed,
-and why a number may differ, stands in paper/lora_drop.yaml and paper/prilora.yaml.
+Models are built on the meta device, without weights, tokenizer or network: their shapes come from
+paper/architectures.yaml, the methods from conf/method. The published numbers, and why some differ,
+are in paper/lora_drop.yaml and paper/prilora.yaml.
 """
 
 from __future__ import annotations
@@ -33,53 +34,61 @@ PAPER = Path(__file__).parent / "paper"
 ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text(encoding="utf-8"))
 UNITS = {"M": 1e6, "B": 1e9}
 CAPTION = (
-    "Trainable parameters: as printed, and as counted on the meta device from each model's shape and each method's YAML. "
-    "Heads are not counted; agrees: the same when rounded as printed; n: how many LoRAs LoRA-drop has, kept and shared. "
+    "Trainable parameters: as published, and as counted on the meta device from each model's shape "
+    "and each method's YAML. Heads are not counted. agrees: equal when rounded as published. "
+    "n: the number of LoRAs of LoRA-drop, kept and shared. "
     "Made by `python -m experiments.table parameters`."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One printed number."""
+    """One published number of trainable parameters."""
 
     table: str
     backbone: str
     row: str
-    printed: str
+    published: str
     method: str
     overrides: tuple[str, ...]
     generates: bool
     note: str
 
     def matches(self, count: int) -> bool:
-        """Does a count read as printed, rounded to the printed digits?"""
-        number, unit = self.printed[:-1], UNITS[self.printed[-1]]
+        """Whether a count equals the published number when rounded to its digits."""
+        number, unit = self.published[:-1], UNITS[self.published[-1]]
         return f"{count / unit:.{len(number.partition('.')[2])}f}" == number
 
     def build_method(self) -> Method:
-        """As a run would have it; within Hydra's initialize_config_dir."""
+        """Build the method as a run would. Call this inside Hydra's initialize_config_dir."""
         overrides = [f"backbone={self.backbone}", f"method={self.method}", *self.overrides]
         return instantiate_group("method", compose("run", overrides).method)
 
     def installed(self, method: Method) -> nn.Module:
-        """The published model without weights, with the method's parameters in it."""
+        """Build the published model without weights, and install the method."""
         model = skeleton(self.backbone, self.generates)
         method.install(model)
         return model
 
 
 def skeleton(backbone: str, generates: bool = False) -> nn.Module:
-    """A published model on the meta device, with the head for two classes or, if it `generates`, with its lm_head."""
+    """Build a published model on the meta device.
+
+    Args:
+        backbone: A key of ARCHITECTURES.
+        generates: Whether it has its lm_head, instead of a head for two classes.
+    """
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
     with meta_device():
         return freeze_encoder(auto.from_config(AutoConfig.for_model(**ARCHITECTURES[backbone])))
 
 
 def cells() -> Iterator[Cell]:
-    """All printed numbers of trainable parameters for which there is a method."""
+    """All published numbers of trainable parameters of methods that we have."""
     for file in ("lora_drop", "prilora"):
-        for table, content in yaml.safe_load((PAPER / f"{file}.yaml").read_text(encoding="utf-8")).items():
+        for table, content in yaml.safe_load(
+            (PAPER / f"{file}.yaml").read_text(encoding="utf-8")
+        ).items():
             for backbone, rows in content["models"].items():
                 for name, row in rows.items():
                     method = row.get("method", name)
@@ -88,7 +97,7 @@ def cells() -> Iterator[Cell]:
                             table=table.removeprefix("table"),
                             backbone=backbone,
                             row=name,
-                            printed=row["trainable_params"],
+                            published=row["trainable_params"],
                             method=method,
                             overrides=tuple(row.get("overrides", ())),
                             generates=content.get("generates", False),
@@ -97,7 +106,11 @@ def cells() -> Iterator[Cell]:
 
 
 def count(cell: Cell) -> dict[str, Any]:
-    """The cell's line of the table: table, backbone, method, printed, ours, agrees, note."""
+    """Count the parameters of one cell.
+
+    Returns:
+        Its row: table, backbone, method, published, ours, agrees, note.
+    """
     method = cell.build_method()
     model = cell.installed(method)
     if isinstance(method, LoRADrop):
@@ -109,7 +122,7 @@ def count(cell: Cell) -> dict[str, Any]:
         "table": cell.table,
         "backbone": cell.backbone,
         "method": cell.row,
-        "printed": cell.printed,
+        "published": cell.published,
         "ours": " or ".join(f"{count:,}" for count in counts) or "-",
         "agrees": "yes" if counts and all(map(cell.matches, counts)) else "no",
         "note": note,
@@ -117,14 +130,16 @@ def count(cell: Cell) -> dict[str, Any]:
 
 
 def _instances(cell: Cell, method: LoRADrop, model: nn.Module) -> tuple[list[int], str]:
-    """The counts that read as printed after LoRAs were shared, and of how many instances they are."""
+    """The counts after sharing that agree with the published one, and a note on their LoRAs."""
     importance = uniform(model)
     sizes = [size for layers in importance.parameters.values() for size in layers.values()]
     counts = {}
-    for n in range(len(importance.parameters), len(sizes) + 1):  # from one shared LoRA for each module type on
+    for n in range(len(importance.parameters), len(sizes) + 1):  # at least one per module type
         if cell.matches(n * sizes[0]):
             model = cell.installed(method)
-            share(model, select(importance, parameter_ratio=n / len(sizes), across_module_types=True))
+            share(
+                model, select(importance, parameter_ratio=n / len(sizes), across_module_types=True)
+            )
             counts[n] = parameter_counts(model)["adapter"]
     numbers = " or ".join(map(str, counts)) or "no number"
     note = f"n = {numbers} of {len(sizes)} LoRAs of {sizes[0]:,} each, kept and shared. {cell.note}"
@@ -132,19 +147,19 @@ def _instances(cell: Cell, method: LoRADrop, model: nn.Module) -> tuple[list[int
 
 
 def table() -> pd.DataFrame:
-    """One row for each printed number."""
+    """The table: one row per published number."""
     with initialize_config_dir(CONF, version_base="1.3"):
         return pd.DataFrame([count(cell) for cell in cells()])
 
 
 def shown() -> pd.DataFrame:
-    """The table, printed as well; a narrow console leaves out what does not fit, the saved table has all."""
+    """Print the table, without columns that do not fit, and return all of it."""
     frame = table()
     visible = frame.drop(columns=["backbone", "note"]) if console.terminal.width < 110 else frame
     text = ("table", "backbone", "method", "note")
     console.print_frame(visible, "trainable parameters, heads not counted", text, wrapped=("note",))
     if "note" not in visible:
         for row in frame[frame.note != ""].itertuples():
-            place = row.table if row.table == "PRILoRA" else f"Table {row.table}"
-            console.terminal.print(f"{place}, {row.method}: {row.note}", highlight=False)
+            source = row.table if row.table == "PRILoRA" else f"Table {row.table}"
+            console.terminal.print(f"{source}, {row.method}: {row.note}", highlight=False)
     return frame

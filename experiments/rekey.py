@@ -1,11 +1,11 @@
-"""Give stored results their ids of today, from the configs that they record.
+"""Give stored results the ids of this version, computed from their recorded configs.
 
-python -m experiments.rekey                            of the runs in outputs/
-python -m experiments.rekey elsewhere                  of those in another folder
+python -m experiments.rekey               runs in outputs/
+python -m experiments.rekey elsewhere     runs in another folder
 
-Needed once after an update that renames a key, a method or a backbone, or changes what is in an
-id; until then runs under an old id count as missing. Results of an older schema are carried over,
-too. Nothing is overwritten or deleted, and the command may be interrupted and repeated.
+Run this once after an update that renames a key, a method or a backbone, or changes what an id
+covers; until then runs with an old id count as missing. Results of an older schema are converted
+too. Nothing is overwritten or deleted, and the command can be interrupted and repeated.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from experiments.results.rekeying import rekey
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="a folder of results")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "outputs", nargs="?", default="outputs", type=Path, help="the folder of results"
+    )
     given = parser.parse_args(arguments)
     if not given.outputs.is_dir():
         raise UserError(f"there is no folder {given.outputs}")

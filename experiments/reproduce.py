@@ -1,11 +1,11 @@
-"""Everything of an experiment: its runs, then its table and its figure, as catalog.yaml says.
+"""Reproduce an experiment: its runs, then its table and figure if catalog.yaml lists them.
 
-python -m experiments.reproduce table7                       all of it, on the paper's models and tasks
-python -m experiments.reproduce table7 --mini                its form on built-in models
-python -m experiments.reproduce table7 task=rte seed=0       a part of it
+python -m experiments.reproduce table7                  on the paper's models and tasks
+python -m experiments.reproduce table7 --mini           on built-in models
+python -m experiments.reproduce table7 task=rte seed=0  part of it
 
-The same command goes on where it was interrupted; finished runs are not repeated. Where runs fail, the table and the figure
-show those that did not. The exit status is 0 only if every step succeeded.
+Repeat the command to continue after an interruption; finished runs are not repeated. If some runs
+fail, the table and figure show the others. The exit status is 0 only if every step succeeded.
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from experiments.common import console
 from experiments.config.catalog import experiment
 from experiments.config.sweep import run_configs
 
-GRACE = 10  # seconds in which the runs may end by themselves
+GRACE = 10  # seconds that the runs get to end by themselves
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, None, "")
-    run_configs(options.overrides)  # a mistake in them shows once, before any step
-    failed = [f"{name} (exit status {status})" for name, step in _steps(options).items() if (status := step())]
+    run_configs(options.overrides)  # report a mistake once, before any step
+    failed = [
+        f"{name} (exit status {status})"
+        for name, step in _steps(options).items()
+        if (status := step())
+    ]
     if failed:
-        console.error(f"{options.experiment}: failed: {', '.join(failed)}; the same command tries again")
+        console.error(
+            f"{options.experiment}: failed: {', '.join(failed)}; the same command tries again"
+        )
     return 1 if failed else 0
 
 
 def _steps(options: Options) -> dict[str, Callable[[], int]]:
-    """What there is to do, in order, by name; each returns an exit status."""
+    """The steps in order, by name. Each returns an exit status."""
     entry = experiment(options.experiment)
     shown = [entry.name, *(["--mini"] if options.given.mini else []), *options.given.overrides]
     steps = {"runs": lambda: carry_out(options.overrides)}
@@ -45,12 +51,12 @@ def _steps(options: Options) -> dict[str, Callable[[], int]]:
 
 
 def carry_out(overrides: list[str]) -> int:
-    """Run `experiments.run` in a process of its own, which gives its memory back.
+    """Run `experiments.run` in a separate process, so that its memory is released afterwards.
 
-    No run goes on behind the back of a process that was told to end.
+    If this process is told to end, the runs end too.
 
     Args:
-        overrides: Of `experiments.run`.
+        overrides: The overrides of `experiments.run`.
 
     Returns:
         Its exit status; negative if a signal ended it.
@@ -59,7 +65,7 @@ def carry_out(overrides: list[str]) -> int:
     try:
         return process.wait()
     finally:
-        if process.poll() is None:  # Ctrl-C or SIGTERM, of which a terminal has told it as well
+        if process.poll() is None:  # Ctrl-C or SIGTERM; a terminal signals both processes
             try:
                 process.wait(GRACE)
             except subprocess.TimeoutExpired:

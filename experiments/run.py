@@ -1,13 +1,13 @@
-"""The entry point: one config -> one result.
+"""Run one config, or a sweep, and record the results.
 
     python -m experiments.run backbone=roberta_base task=rte method=lora_drop seed=0
     python -m experiments.run -m method=lora,lora_drop seed=0,1,2
     python -m experiments.run backbone=roberta_base task=rte method=vera --explain
 
-`--explain` runs nothing; it prints every value with the file that set it.
+`--explain` prints every value with the file that set it, and runs nothing.
 
-A finished run is skipped; an interrupted or failed one is tried again, from its last checkpoint.
-The same command in several processes shares the runs of a sweep out among them.
+Finished runs are skipped. Interrupted and failed runs continue from their last checkpoint.
+Several processes can run the same command; they divide the runs of a sweep among themselves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from experiments.runner.execution import run
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
 def carry_out(config: DictConfig) -> None:
-    """Carry out one run, of which a sweep has several."""
+    """Carry out one run. In a sweep, Hydra calls this once per run."""
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         outcome = run(config, wait=not sweeping)
@@ -40,8 +40,8 @@ def carry_out(config: DictConfig) -> None:
         if not sweeping:
             if TRACEBACKS:
                 raise
-            sys.exit(str(error))  # raised, Hydra would add all overrides
-        console.error(str(error))  # the other runs go on; the sweep's end names what is missing
+            sys.exit(str(error))  # if it were raised, Hydra would print all overrides too
+        console.error(str(error))  # the other runs go on; a summary names those missing
         return
     if outcome.result is None:
         console.info(f"{outcome.id} is left to the process that carries it out")
@@ -56,7 +56,7 @@ def main() -> int:
         explain.explain_command(sys.argv[1:])
         return 0
     check_names(sys.argv[1:])
-    os.environ[FULL_ERROR] = "1"  # Hydra hands its errors over, to be said in one line
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises errors, which `guarded` prints
     carry_out()
     return 0
 

@@ -1,12 +1,13 @@
-"""How far experiments are: planned, finished, running, failed and missing runs, and the time that is left.
+"""Show the progress of experiments: runs planned, finished, running and failed; time left.
 
-python -m experiments.status table7                    one experiment, with the errors of its failed runs
-python -m experiments.status table7 task=rte           a part of it
+python -m experiments.status table7                    one experiment, and why runs failed
+python -m experiments.status table7 task=rte           part of it
 python -m experiments.status all                       every experiment
 
-A run that two experiments need is one run: `status all` counts the unfinished ones that others need as well, as "needed
-elsewhere". The time left is the mean time of finished runs of the same backbone, task and method (or else of the same
-backbone and task), one after another; `>` where that is known of some of them alone.
+Experiments can share runs: the column "needed elsewhere" of `status all` counts the unfinished runs
+that other experiments need too. The time left assumes one run at a time, each as long as finished
+runs of the same backbone, task and method (or else backbone and task) took on average; `>` means
+that some runs have no estimate.
 """
 
 from __future__ import annotations
@@ -44,17 +45,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(lines: list[dict[str, Any]]) -> None:
-    console.print_frame(pd.DataFrame(lines), "", text=("experiment",), wrapped=("needed elsewhere", "time left"))
+    console.print_frame(
+        pd.DataFrame(lines), "", text=("experiment",), wrapped=("needed elsewhere", "time left")
+    )
 
 
-def _line(name: str, frame: pd.DataFrame, times: pd.DataFrame, needed: Counter[str] | None = None) -> dict[str, Any]:
-    """One experiment's row; `needed` counts, for each id, the experiments that need the run."""
+def _line(
+    name: str, frame: pd.DataFrame, times: pd.DataFrame, needed: Counter[str] | None = None
+) -> dict[str, Any]:
+    """The row of an experiment; `needed` maps each id to the number of experiments that need it."""
     left = frame[frame.status != results.FINISHED]
     counts = {state: int((frame.status == state).sum()) for state in STATES}
     row = {
         "experiment": name,
         "runs": len(frame),
-        **{state: count or "" for state, count in counts.items() if state != results.DAMAGED or count},
+        **{
+            state: count or ""
+            for state, count in counts.items()
+            if state != results.DAMAGED or count
+        },
     }
     if needed is not None:
         row["needed elsewhere"] = sum(needed[id] > 1 for id in left.id) or ""
@@ -62,17 +71,23 @@ def _line(name: str, frame: pd.DataFrame, times: pd.DataFrame, needed: Counter[s
 
 
 def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
-    """Estimated for the runs that are not finished: "> 1 h" where runs like some of them are, "?" where none is."""
+    """Estimated time for unfinished runs: "> 1 h" if some have no estimate, "?" if none has one."""
     if runs.empty:
         return "-"
-    alike = times.groupby(["backbone", "task"]).seconds.mean()
-    same = times.groupby(["backbone", "task", "method"]).seconds.mean()
+    by_task = times.groupby(["backbone", "task"]).seconds.mean()
+    by_method = times.groupby(["backbone", "task", "method"]).seconds.mean()
     seconds = pd.Series(
-        [same.get((run.backbone, run.task, run.method), alike.get((run.backbone, run.task))) for run in runs.itertuples()],
+        [
+            by_method.get(
+                (run.backbone, run.task, run.method), by_task.get((run.backbone, run.task))
+            )
+            for run in runs.itertuples()
+        ],
         dtype=float,
     )
     total, unknown = seconds.sum(), int(seconds.isna().sum())
-    known = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.0f} min" if total >= 60 else f"{total:.0f} s"
+    minutes_or_less = f"{total / 60:.0f} min" if total >= 60 else f"{total:.0f} s"
+    known = f"{total / 3600:.1f} h" if total >= 3600 else minutes_or_less
     return known if not unknown else "?" if unknown == len(runs) else f"> {known}"
 
 

@@ -1,11 +1,11 @@
-"""The table of an experiment, from its result files; tables of the paper beside the paper's numbers.
+"""Print and save the table of an experiment, beside the paper's numbers if it has any.
 
-python -m experiments.table table1                        print it, and save it as outputs/tables/table1.md
-python -m experiments.table table1 --epoch last --over median --format latex
-python -m experiments.table demo seed=0 --format csv      a part of an experiment, as CSV
-python -m experiments.table parameters                    trainable parameters of the paper's tables, without any run
+python -m experiments.table table1              print and save outputs/tables/table1.md
+python -m experiments.table table1 --epoch last --aggregate median --format latex
+python -m experiments.table demo seed=0 --format csv    part of an experiment, as CSV
+python -m experiments.table parameters          trainable parameters of the paper's tables
 
-The paper's own aggregate is the default: the best epoch of each seed, and of these the mean.
+By default scores are aggregated as in the paper: the mean over seeds of each seed's best epoch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.schema import UserError
 from experiments.reporting import tables
-from experiments.reporting.comparison import OVER, compare, published
+from experiments.reporting.comparison import SEED_AGGREGATES, compare, published
 from experiments.results import printing
 
 PARAMETERS = "parameters"  # a table without runs
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, tables.SUFFIXES, "markdown", (PARAMETERS,), _add_aggregate)
     if options.experiment == PARAMETERS:
         if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
-            raise UserError(f"{PARAMETERS} is not made of runs: paths.outputs is its only override")
+            raise UserError(f"{PARAMETERS} uses no runs; its only override is paths.outputs")
         from experiments import parameters  # torch and transformers
 
         _save(tables.frame(parameters.shown(), options.format), parameters.CAPTION, options)
@@ -43,23 +43,37 @@ def main(arguments: list[str] | None = None) -> int:
     if finished.empty:
         console.error(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1
-    heading, text = _compared(frame, options) if options.experiment in published() else _plain(finished, options)
+    heading, text = (
+        _compared(frame, options)
+        if options.experiment in published()
+        else _plain(finished, options)
+    )
     if missing:
-        console.error(f"{missing} of {len(frame)} runs are missing and not in the table; to make them: {options.command}")
+        console.error(
+            f"{missing} of {len(frame)} runs are missing and not in the table; "
+            f"to make them: {options.command}"
+        )
     _save(text, f"{heading}, {_source(finished, options)}", options)
     return 0
 
 
 def _add_aggregate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--epoch", choices=results.AGGREGATES, default="best", help="which epoch of each run counts")
-    parser.add_argument("--over", choices=OVER, default="mean", help="of the seeds")
+    parser.add_argument(
+        "--epoch",
+        choices=results.AGGREGATES,
+        default="best",
+        help="the epoch of each run that counts",
+    )
+    parser.add_argument(
+        "--aggregate", choices=SEED_AGGREGATES, default="mean", help="how to combine seeds"
+    )
 
 
 def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
-    """Printed; the heading, and the table as text of the chosen format."""
-    epoch, over = options.given.epoch, options.given.over
-    table = compare(options.experiment, frame, epoch, over)
-    ours = f"{over} over seeds ± std at the {epoch} epoch of each, in percent"
+    """Print a comparison; return its heading and its text in the chosen format."""
+    epoch, aggregate = options.given.epoch, options.given.aggregate
+    table = compare(options.experiment, frame, epoch, aggregate)
+    ours = f"{aggregate} over seeds ± std at the {epoch} epoch of each, in percent"
     heading = f"{options.experiment}: {table.caption}. Ours: {ours}"
     console.terminal.print(heading)
     for part in tables.for_terminal(table, console.terminal.width):
@@ -68,23 +82,36 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
 
 
 def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
-    epoch, over = options.given.epoch, options.given.over
-    printing.overview(results.over_seeds(finished, over), epoch, over)
-    heading = f"Kept: layers with an own LoRA. {over.capitalize()} ± std over seeds, in percent, at best and last epoch"
-    return heading, tables.frame(results.over_seeds(finished, over, ids=options.format == "csv"), options.format)
+    epoch, aggregate = options.given.epoch, options.given.aggregate
+    printing.overview(results.over_seeds(finished, aggregate), epoch, aggregate)
+    heading = (
+        "Kept: layers with their own LoRA. "
+        f"{aggregate.capitalize()} ± std over seeds, in percent, at best and last epoch"
+    )
+    return heading, tables.frame(
+        results.over_seeds(finished, aggregate, ids=options.format == "csv"), options.format
+    )
 
 
 def _save(text: str, caption: str, options: Options) -> None:
     head = {"csv": "", "latex": f"% {caption}\n"}.get(options.format, f"{caption}\n\n")
-    path = Path(options.outputs) / "tables" / f"{options.experiment}.{tables.SUFFIXES[options.format]}"
+    path = (
+        Path(options.outputs) / "tables" / f"{options.experiment}.{tables.SUFFIXES[options.format]}"
+    )
     with atomic_write(path) as file:
         file.write_text(head + text, encoding="utf-8")
     console.info(f"saved as {path}")
 
 
 def _source(finished: pd.DataFrame, options: Options) -> str:
-    """What was scored, by which command, and where the result files are."""
-    rows = sorted({f"{rows} rows of {split}" for r in finished.result for split, rows in r.evaluated_on.items()})
+    """What was scored, by which command, and where the results are."""
+    rows = sorted(
+        {
+            f"{rows} rows of {split}"
+            for r in finished.result
+            for split, rows in r.evaluated_on.items()
+        }
+    )
     return (
         f"on {' and '.join(rows)}. Heads are trained but not counted. "
         f"Made by `{options.command}` from {len(finished)} results in {options.outputs}."

@@ -9,6 +9,8 @@
 
 .. include:: docs/guide.md
 .. include:: docs/when.md
+.. include:: docs/families.md
+.. include:: docs/refused.md
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""From the command line to the configs of runs: schema, checks, identity, sweeps, the catalogue of experiments."""
+"""From the command line to configs of runs: schema, checks, ids, sweeps, the experiments."""

@@ -1,4 +1,4 @@
-"""The catalogue of experiments: experiments/catalog.yaml as dataclasses, checked key by key."""
+"""The catalogue of experiments: reads experiments/catalog.yaml and checks every key."""
 
 from __future__ import annotations
 
@@ -22,33 +22,49 @@ KINDS = TABLE, FIGURE, STUDY = ("table", "figure", "study")
 
 @dataclass(frozen=True)
 class Figure:
-    """What an experiment's figure shows."""
+    """The figure of an experiment.
 
-    kind: str  # a key of experiments.reporting.figures.FIGURES
-    arguments: Mapping[str, Any]  # of its two functions
+    Attributes:
+        kind: A key of experiments.reporting.figures.FIGURES.
+        arguments: Arguments of the two functions of that kind.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One entry of catalog.yaml."""
+    """One entry of catalog.yaml.
+
+    Attributes:
+        name: The name on the command line.
+        title: What it shows, and where in the paper.
+        kind: One of KINDS.
+        expected: The scores to expect.
+        cost: The wall time, if it was noted by hand. None: GPU hours are estimated.
+        mini: Overrides for the mini form, on built-in models; empty if there is none.
+        figure: Its figure, if it has one of its own.
+    """
 
     name: str
     title: str
     kind: str
     expected: str
-    cost: str | None = None  # wall time by hand; None: GPU hours are computed
-    mini: tuple[str, ...] = ()  # overrides that run it on built-in models; (): there is no such form
+    cost: str | None = None
+    mini: tuple[str, ...] = ()
     figure: Figure | None = None
 
     @property
     def has_table(self) -> bool:
+        """Whether `experiments.reproduce` makes a table of it."""
         return self.kind != FIGURE
 
     def overrides(self, mini: bool = False) -> list[str]:
         """The overrides of `experiments.run` that make its runs.
 
         Args:
-            mini: those of its form on built-in models.
+            mini: Whether to run the mini form, on built-in models.
 
         Raises:
             UserError: If it has no mini form.
@@ -64,10 +80,10 @@ def names() -> list[str]:
 
 
 def experiment(name: str) -> Experiment:
-    """The entry of one experiment.
+    """Look up an experiment by name.
 
     Raises:
-        UserError: If there is none of this name, or catalog.yaml has a mistake.
+        UserError: If there is no such experiment, or catalog.yaml has a mistake.
     """
     if name not in catalog():
         raise UserError(f"there is no experiment {name}.{hint(name, catalog())}")
@@ -76,15 +92,18 @@ def experiment(name: str) -> Experiment:
 
 @cache
 def catalog() -> Mapping[str, Experiment]:
-    """All entries of catalog.yaml by name."""
+    """All entries of catalog.yaml, keyed by name."""
     return MappingProxyType(read_catalog(CATALOG))
 
 
 def read_catalog(path: Path) -> dict[str, Experiment]:
-    """The entries of a catalogue file by name.
+    """Read a catalogue file.
+
+    Returns:
+        Its entries, keyed by name.
 
     Raises:
-        UserError: If the file or one of its entries is not as it should be; the message names the entry and the key.
+        UserError: If an entry is invalid; the message names the entry and the key.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -122,7 +141,7 @@ def _entry(where: str, name: str, entry: Any) -> Experiment:
 
 
 def _overrides(where: str, mini: Any) -> tuple[str, ...]:
-    """A mapping as overrides; a list of values is swept over."""
+    """Turn a mapping into overrides; a list of values becomes a sweep."""
     if not isinstance(mini, dict) or not mini:
         raise UserError(f"{where} must be a mapping of keys to values, not {mini!r}")
     overrides = []
@@ -142,7 +161,7 @@ def _figure(where: str, figure: Any) -> Figure:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant, or all of them."""
+    """End an error message with the known name that was probably meant, or with all names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a mistake, as one line that names the key and the remedy."""
+"""Describe errors of Hydra and OmegaConf in one line that names the key and the remedy."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from omegaconf.errors import (
 from experiments.config.validation import did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # as the command was started
+TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # read before run.py sets it
 OVERRIDE = re.compile(r"Could not override '(.+?)'")
 
 
 def describe(error: Exception) -> str:
-    """Say in one line what is wrong with a config.
+    """Describe in one line what is wrong with a config.
 
     Args:
-        error: Of Hydra, OmegaConf, or one with a message of its own.
+        error: An error of Hydra, OmegaConf or this project.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

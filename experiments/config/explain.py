@@ -1,7 +1,7 @@
-"""Where every value of a run comes from: `python -m experiments.run <overrides> --explain`.
+"""Show where every value of a run comes from: `python -m experiments.run ... --explain`.
 
-Hydra composes a config from a list of files, of which a later one wins, and then applies the
-command line. Here the same list is gone through once more, to note who set a key last.
+Hydra composes a config from a list of files, in which later files win, and then applies the command
+line. This module goes through the same list and notes which file set each key last.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ BETWEEN = "  # "
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of a run.
+    """One value of a run.
 
     Attributes:
-        key: With dots, as on the command line.
-        value: As the run takes it.
+        key: The dotted key, as on the command line.
+        value: The value that the run uses.
         source: The file that set it, relative to conf/, or "command line".
-        written: What stands there, if it refers to another key: "${recipe.lora_alpha}".
+        written: The reference to another key that is written there, if any:
+            "${recipe.lora_alpha}".
     """
 
     key: str
@@ -46,12 +47,12 @@ class Setting:
 
     @property
     def section(self) -> str:
-        """The part of the config; empty for a value that is a part of its own, like the seed."""
+        """The first part of the key; empty for a top-level value, like the seed."""
         return self.key.partition(".")[0] if "." in self.key else ""
 
     @property
     def text(self) -> str:
-        """Key and value in one line, within the section."""
+        """Key and value in one line, without the section."""
         key = self.key.removeprefix(f"{self.section}.")
         plain = isinstance(self.value, str)
         value = self.value.strip().replace("\n", "\\n") if plain else json.dumps(self.value)
@@ -60,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The values of a run, and of how many runs of a sweep it is the first."""
+    """The values of the first run of a sweep, and the number of its runs."""
 
     settings: list[Setting]
     runs: int
@@ -70,10 +71,10 @@ def explain(overrides: list[str]) -> Explanation:
     """Find the source of every value of a run.
 
     Args:
-        overrides: As of `experiments.run`. Of a sweep the first run is explained.
+        overrides: The overrides of `experiments.run`. For a sweep, the first run is explained.
 
     Raises:
-        UserError: A name that does not exist.
+        UserError: If a name does not exist.
     """
     sweep.check_names(overrides)
     with sweep.config_loader() as loader:
@@ -91,19 +92,22 @@ def explain(overrides: list[str]) -> Explanation:
         key = override.key_or_group
         source = COMMAND_LINE if key in given else sources[SWEPT + key]
         for name in [name for name in sources if name.startswith(f"{key}.")]:
-            sources[name] = source  # of a mapping that the override may replace
+            sources[name] = source  # the override may replace a mapping
         sources[key] = source
     written = dict(_leaves(OmegaConf.to_container(config)))
     values = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
-    settings = [Setting(key, value, _source(key, sources), _reference(written.get(key))) for key, value in values.items()]
+    settings = [
+        Setting(key, value, _source(key, sources), _reference(written.get(key)))
+        for key, value in values.items()
+    ]
     return Explanation(settings, len(jobs))
 
 
 def explain_command(arguments: list[str]) -> None:
-    """Carry out `python -m experiments.run <arguments>` with `--explain`: print, run nothing.
+    """Explain the run that `python -m experiments.run <arguments>` would start.
 
     Raises:
-        UserError: An option that does not go with `--explain`, or a name that does not exist.
+        UserError: If there is another option besides `--explain`, or a name does not exist.
     """
     overrides = [each for each in arguments if each not in (OPTION, "-m", "--multirun")]
     for override in overrides:
@@ -113,7 +117,7 @@ def explain_command(arguments: list[str]) -> None:
 
 
 def show(explanation: Explanation) -> None:
-    """Print every value of a run with the file that set it; paths are those below conf/."""
+    """Print every value of a run with the file that set it, relative to conf/."""
     if explanation.runs > 1:
         console.info(f"The first of {explanation.runs} runs; task=, method=, ... name another.")
     for line in lines(explanation.settings, console.terminal.width):
@@ -121,7 +125,12 @@ def show(explanation: Explanation) -> None:
 
 
 def lines(settings: list[Setting], width: int) -> Iterator[str]:
-    """The settings as YAML with their sources as comments; a value that does not fit is cut."""
+    """Format settings as YAML with their sources as comments.
+
+    Args:
+        settings: The settings.
+        width: The width of a line; longer values are cut off.
+    """
     for section, group in itertools.groupby(settings, lambda setting: setting.section):
         members = list(group)
         if section:
@@ -135,7 +144,7 @@ def lines(settings: list[Setting], width: int) -> Iterator[str]:
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a plain config with their values; lists count as values, missing ones do not."""
+    """The keys and values of a plain config. Lists are values; missing values are left out."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
@@ -149,7 +158,7 @@ def _file(default: ResultDefault) -> str:
 
 
 def _source(key: str, sources: dict[str, str]) -> str:
-    """Of a key, or of the mapping above it that was set as a whole."""
+    """The source of a key, or of the mapping around it that was set as a whole."""
     while key not in sources:
         key = key.rpartition(".")[0]
     return sources[key]

@@ -1,20 +1,20 @@
-"""The identity of a run: which values of its config make its id. Free of torch.
+"""The identity of a run: the values of its config that make its id. Does not import torch.
 
-An id stands for the values that can change a number, by what they mean:
+An id covers the values that can change a number, by their meaning:
 
     in      names and settings of backbone, task and method, the recipe, the decoding, the seed,
-            and of the trainer what changes a bit (accelerator, precision, num_threads)
-    not in  where code lies: `_target_`; of a class that a setting names (task.metric), its module
-            where files lie: paths, task.official, task.url, the names in task.files (their
+            and the trainer settings that change a bit (accelerator, precision, num_threads)
+    not in  where code is: `_target_`, and the module of a class that a setting names (task.metric)
+            where files are: paths, task.official, task.url, the names in task.files (their
             checksums and numbers of rows are in)
-            what a run writes and shows: logger, save_weights, wait, progress_bar,
+            what a run writes and prints: logger, save_weights, wait, progress_bar,
             checkpoint_minutes, num_workers
-            a null, which says the same as a key that is absent; an adapter_learning_rate that
-            is the learning_rate
-            the spelling of a number: 2 is 2.0
+            nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
+            learning_rate
+            how a number is written: 2 equals 2.0
 
-So a class that moves, or a mirror of the data, changes no id. A key or a name that is renamed
-does; `experiments.rekey` gives stored results their new ids, from their recorded configs.
+So moving a class or mirroring data changes no id. Renaming a key or a name does;
+`experiments.rekey` then gives stored results their new ids, from their recorded configs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-IDENTITY_VERSION = 2  # to be raised when what is in an id changes; then `experiments.rekey`
+IDENTITY_VERSION = 2  # raise it when an id covers other values, then run `experiments.rekey`
 GROUPS = ("backbone", "task", "method")
 OF_TRAINER = ("accelerator", "precision", "num_threads")
-PLACES = {"task": ("official", "url")}  # keys that say where something lies, not what it is
+PLACES = {"task": ("official", "url")}  # keys for where something is, not what it is
 CLASSES = {"task": ("metric",)}  # keys that name a class
 
 
@@ -37,7 +37,7 @@ def run_id(config: DictConfig | Mapping[str, Any]) -> str:
     """The id of a run: <backbone>-<task>-<method>-s<seed>-<digest of its identity>.
 
     Args:
-        config: of one run, composed by Hydra, or resolved and plain as a result file records it.
+        config: The config of a run, composed by Hydra, or plain as in a result file.
     """
     counted = identity(config)
     return "-".join([*_names(counted, GROUPS), f"s{counted['seed']}", digest(counted)])
@@ -47,8 +47,8 @@ def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
     """The id of a stage 1, which all runs of a backbone, task, recipe, seed and precision share.
 
     Args:
-        config: of one of these runs. Its method and its number of epochs do not count.
-        measured: what else the measurement depends on, as JSON values.
+        config: The config of one of these runs. Its method and number of epochs do not count.
+        measured: What else the measurement depends on, as JSON values.
     """
     counted = identity(config)
     recipe = {key: value for key, value in counted["recipe"].items() if key != "epochs"}
@@ -59,8 +59,10 @@ def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
 
 
 def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a run's config that can change a number, without import paths and places."""
-    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    """The part of a run's config that can change a number, without import paths and locations."""
+    plain: Any = (
+        OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    )
     return {
         "version": IDENTITY_VERSION,
         **{group: _settings(group, plain[group]) for group in GROUPS},
@@ -72,7 +74,7 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(plain: Any) -> str:
-    """Eight hexadecimal digits that stand for a JSON value; nulls in mappings do not count."""
+    """Hash a JSON value to eight hexadecimal digits; nulls in mappings do not count."""
     text = json.dumps(_normal(plain), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -82,7 +84,7 @@ def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
 
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's name and settings."""
+    """The name and settings of a group that count."""
     kept = {key: _without_modules(value) for key, value in node.items() if key != "_target_"}
     for key in PLACES.get(group, ()):
         kept.pop(key, None)
@@ -94,9 +96,13 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Without an adapter's own learning rate where it is the rate of all."""
-    same = recipe.get("adapter_learning_rate") == recipe.get("learning_rate")
-    return {key: value for key, value in recipe.items() if not (same and key == "adapter_learning_rate")}
+    """The recipe, without an adapter's own learning rate if it equals the general one."""
+    is_redundant = recipe.get("adapter_learning_rate") == recipe.get("learning_rate")
+    return {
+        key: value
+        for key, value in recipe.items()
+        if not (is_redundant and key == "adapter_learning_rate")
+    }
 
 
 def _without_name(file: Any) -> Any:
@@ -104,9 +110,11 @@ def _without_name(file: Any) -> Any:
 
 
 def _without_modules(node: Any) -> Any:
-    """The value; a node of it that builds an object keeps the name of the class alone."""
+    """The value, with import paths of classes in `_target_` cut to class names."""
     if isinstance(node, Mapping):
-        return {k: _class_name(v) if k == "_target_" else _without_modules(v) for k, v in node.items()}
+        return {
+            k: _class_name(v) if k == "_target_" else _without_modules(v) for k, v in node.items()
+        }
     return [_without_modules(value) for value in node] if isinstance(node, list) else node
 
 
@@ -115,7 +123,7 @@ def _class_name(path: Any) -> Any:
 
 
 def _normal(plain: Any) -> Any:
-    """Without nulls in mappings, and with whole numbers as integers."""
+    """The value without nulls in mappings, and with whole numbers as integers."""
     if isinstance(plain, Mapping):
         return {key: _normal(value) for key, value in plain.items() if value is not None}
     if isinstance(plain, list | tuple):

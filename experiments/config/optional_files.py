@@ -1,12 +1,12 @@
-"""The names that optional files of conf/ may have: Hydra passes over one that no run looks for.
+"""Check the names of optional files in conf/: Hydra ignores a misspelt one silently.
 
 recipe/<backbone>/<task>.yaml            the recipe of a backbone on a task
-recipe/<backbone>/<method>.yaml          what a method has of its own on the backbone
-recipe/<backbone>/<task>-<method>.yaml   ... and there on the task
-recipe/<backbone>/_common.yaml           values that the backbone's files share, by including it
-recipe/<backbone>/_common-<method>.yaml  ... and those of a method
+recipe/<backbone>/<method>.yaml          a method's own values on the backbone
+recipe/<backbone>/<task>-<method>.yaml   ... and on the task
+recipe/<backbone>/_common.yaml           values that the backbone's files include
+recipe/<backbone>/_common-<method>.yaml  ... and those for a method
 recipe/_default/                         _common.yaml and <method>.yaml, for every backbone
-experiment/<name>/<method>.yaml          what a method has of its own in an experiment
+experiment/<name>/<method>.yaml          a method's own values in an experiment
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def check_files(conf: Path = Path(CONF)) -> None:
     """Raise UserError if conf/ has an optional file that no run looks for, such as a misspelt one.
 
     Args:
-        conf: The folder of all groups.
+        conf: The folder that holds all groups.
     """
     backbones, tasks, methods = (group_options(conf / g) for g in ("backbone", "task", "method"))
-    shared = {COMMON} | methods
-    recipes = shared | tasks | {f"{of}-{method}" for of in (COMMON, *tasks) for method in methods}
+    common = {COMMON} | methods
+    recipes = common | tasks | {f"{of}-{method}" for of in (COMMON, *tasks) for method in methods}
     for name in sorted(group_options(conf / "recipe")):
         folder, _, file = name.partition("/")
         _check(f"conf/recipe/{folder}", "backbone", folder, backbones | {DEFAULT})
-        expected = shared if folder == DEFAULT else recipes
+        expected = common if folder == DEFAULT else recipes
         _check(f"conf/recipe/{name}.yaml", "task, method or <task>-<method>", file, expected)
     experiments = {path.stem for path in (conf / "experiment").glob("*.yaml")}
     for name in sorted(group_options(conf / "experiment") - experiments):
@@ -42,7 +42,7 @@ def check_files(conf: Path = Path(CONF)) -> None:
 
 
 def group_options(group: Path) -> set[str]:
-    """The names of a config group's files, those in subfolders as `folder/name`."""
+    """The names of a config group's files; those in subfolders as `folder/name`."""
     return {path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")}
 
 

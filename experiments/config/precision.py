@@ -1,7 +1,7 @@
-"""What `trainer.precision=auto` stands for on this machine. Free of torch, as long as no GPU is asked about.
+"""Resolve `trainer.precision=auto` for this machine. Imports torch only to ask about a GPU.
 
-A config keeps no `auto`: what it stands for takes its place before the run's id is computed. So the id covers what is
-computed, and equals that of a config that names the precision outright; on another machine `auto` may be another run.
+`auto` is replaced before the run's id is computed. So the id covers the precision that is used, and
+equals that of a config that names it; on another machine `auto` may be another run.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from experiments.config.schema import UserError
 
 AUTO = "auto"
 CPUINFO = Path("/proc/cpuinfo")
-UNITS = ("amx_bf16", "avx512_bf16")  # as Linux names them; without them bf16 is emulated, and slower than float32
+# As Linux names them. Without these units bf16 is emulated, and slower than float32.
+UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def resolve_precision(config: DictConfig) -> str | None:
-    """Replace `trainer.precision=auto`, in place, by bf16-mixed where the hardware computes in bf16, else by 32-true.
+    """Replace `trainer.precision=auto` in place: bf16-mixed if the hardware has bf16, else 32-true.
 
-    float16 is never taken: it needs its loss scaled, which should be asked for by name.
+    float16 is never chosen: it needs loss scaling, which should be an explicit choice.
 
     Args:
-        config: a composed run.
+        config: A composed run.
 
     Returns:
-        A line that says what was taken and why; None where the config names a precision.
+        What was chosen and why, in one line; None if the config names a precision.
 
     Raises:
-        UserError: the run is for a GPU, and this machine shows none.
+        UserError: If the run needs a GPU and torch sees none.
     """
     settings = config.trainer
     if settings.precision != AUTO:
@@ -42,7 +43,7 @@ def resolve_precision(config: DictConfig) -> str | None:
 
 
 def cpu_units() -> list[str]:
-    """The CPU's units for bf16, of AMX and AVX-512; empty where the system does not list them."""
+    """The CPU's units for bf16 (AMX, AVX-512); empty if the system does not list them."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:  # macOS
@@ -52,11 +53,11 @@ def cpu_units() -> list[str]:
 
 
 def _gpu_units() -> list[str]:
-    import torch  # seconds that no other config costs
+    import torch  # imported late: it takes seconds that other configs do not need
 
     if not torch.cuda.is_available():
         raise UserError(
-            "trainer.precision=auto depends on the GPU, and torch sees none here: name what the runs have, "
+            "trainer.precision=auto depends on the GPU, and torch sees none here: name the precision, "
             "trainer.precision=bf16-mixed or 32-true"
         )
     return ["tensor cores"] if torch.cuda.is_bf16_supported(including_emulation=False) else []

@@ -1,4 +1,4 @@
-"""The schema of a run's config. Imports neither torch nor Lightning."""
+"""The schema of a run's config. Does not import torch or Lightning."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ CONF = str(Path(__file__).parents[2] / "conf")
 
 
 class UserError(CompactHydraException):
-    """A mistake of the user's, shown as one line; HYDRA_FULL_ERROR=1 shows the traceback."""
+    """A user's mistake, shown in one line. HYDRA_FULL_ERROR=1 shows the traceback."""
 
 
 @dataclass
 class Paths:
+    """Folders; null models and data: none is given."""
+
     outputs: str = MISSING
     cache: str = MISSING
     models: str | None = None
@@ -29,6 +31,8 @@ class Paths:
 
 @dataclass
 class Trainer:
+    """How a run is carried out on this machine."""
+
     accelerator: str = MISSING
     precision: str = MISSING
     num_threads: int | None = None
@@ -39,7 +43,10 @@ class Trainer:
 
 @dataclass
 class Run:
-    """Keys of groups that name a class (`_target_`) are checked against that class's constructor instead."""
+    """The config of a run.
+
+    Groups of type Any name a class (`_target_`); their keys are checked against its constructor.
+    """
 
     backbone: Any = MISSING
     task: Any = MISSING

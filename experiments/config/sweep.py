@@ -1,4 +1,4 @@
-"""Which runs an experiment is made of, composed by Hydra. Free of torch."""
+"""Expand an experiment into the configs of its runs, with Hydra. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,59 +24,92 @@ from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 
 OUTPUTS = "paths.outputs="
-OPTIONAL = ("recipe", "decoding")  # groups in which Hydra takes a name that is not there for none
+OPTIONAL = ("recipe", "decoding")  # groups in which Hydra ignores unknown names
 
 
 def outputs_of(overrides: Iterable[str]) -> str:
-    """The folder of results that overrides name."""
-    return next((o.removeprefix(OUTPUTS) for o in reversed(list(overrides)) if o.startswith(OUTPUTS)), "outputs")
+    """The folder of results that overrides name, or the default one."""
+    return next(
+        (o.removeprefix(OUTPUTS) for o in reversed(list(overrides)) if o.startswith(OUTPUTS)),
+        "outputs",
+    )
 
 
 def check_names(overrides: Iterable[str]) -> None:
-    """UserError for a name that Hydra would pass over, and for `group=null`, which it answers with a traceback."""
+    """Check overrides for mistakes that Hydra ignores or answers with a traceback.
+
+    Raises:
+        UserError: If an optional file does not exist or is misspelt, or a group is null.
+    """
     check_files()
     for override in overrides:
         group, _, value = override.partition("=")
         options = group_options(Path(CONF, group))
         if options and value == "null":
-            raise UserError(f"{override}: a group cannot be null; leave it out, or write ~{group} where it has a default")
+            raise UserError(
+                f"{override}: a group cannot be null; leave it out, "
+                f"or write ~{group} if it has a default"
+            )
         for name in value.split(",") if group in OPTIONAL else ():
             if re.fullmatch(r"[\w/-]+", name) and name not in options:
                 raise UserError(f"{group}={name}: there is no conf/{group}/{name}.yaml")
 
 
 def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
-    """The resolved configs of `expand_sweep`, each with its `id` and without `paths`; remembered until a source changes."""
+    """The resolved configs of `expand_sweep`, cached until a source changes.
+
+    Args:
+        overrides: The overrides of `experiments.run`.
+
+    Returns:
+        Plain configs, each with its `id` and without `paths`.
+
+    Raises:
+        UserError: If a name does not exist.
+    """
     overrides = list(overrides)
     remembered = load_sweep(overrides)
     if remembered is not None:
         return remembered
     check_names(overrides)
-    configs, everywhere = [], True
+    configs, is_portable = [], True
     with config_loader() as loader, recorded_sources(loader) as sources:
         for config in _expand(overrides, loader):
-            everywhere = everywhere and config.trainer.precision != AUTO  # else the ids are this machine's
+            is_portable = (
+                is_portable and config.trainer.precision != AUTO
+            )  # else ids depend on the machine
             resolve_precision(config)
             plain: Any = OmegaConf.to_container(config, resolve=True)
             del plain["paths"]
             configs.append({"id": run_id(config), **plain})
-    if everywhere:
+    if is_portable:
         save_sweep(overrides, sources, configs)
     return configs
 
 
 def as_config(plain: Mapping[str, Any], **paths: str | None) -> DictConfig:
-    """A planned config, or that of a result file, as a run takes it, with this machine's paths."""
+    """Turn a plain config into one that can be run.
+
+    Args:
+        plain: From `run_configs` or a result file.
+        paths: The folders on this machine.
+    """
     fields = {key: value for key, value in plain.items() if key != "id"}
     merged = OmegaConf.merge(OmegaConf.structured(schema.Run), fields, {"paths": paths})
     return cast(DictConfig, merged)
 
 
 def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
-    """The configs of all runs that `python -m experiments.run [-m] <overrides>` would make, in its order.
+    """The configs of all runs that `python -m experiments.run [-m] <overrides>` makes, in order.
 
-    Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params. Runs that differ in values
-    alone, not in YAML files, are composed once.
+    Sweeps come from the command line (`seed=0,1`) and from an experiment's hydra.sweeper.params.
+    Runs that use the same YAML files are composed only once, to save time.
+
+    Args:
+        overrides: The overrides of `experiments.run`.
+
+    Raises:
+        UserError: If a name does not exist.
     """
     overrides = list(overrides)
     check_names(overrides)
@@ -89,7 +122,7 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
 
 @contextmanager
 def config_loader() -> Iterator[Any]:
-    """Hydra's own for conf/: at the end of a sweep that which made it."""
+    """Hydra's config loader for conf/; inside a Hydra job, the one in use."""
     inside = GlobalHydra.instance().is_initialized()
     with nullcontext() if inside else initialize_config_dir(CONF, version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
@@ -100,19 +133,29 @@ def _expand(overrides: list[str], loader: Any) -> Iterator[DictConfig]:
 
 
 def jobs(overrides: list[str], loader: Any) -> Iterator[Sequence[Override]]:
-    """The overrides of every run of a sweep, those that the experiment sweeps over first."""
-    parser = OverridesParser.create(config_loader=loader)  # glob(*) asks it
+    """The overrides of every run of a sweep.
+
+    Args:
+        overrides: The overrides of `experiments.run`.
+        loader: From `config_loader`.
+
+    Returns:
+        For each run, the experiment's own sweep first, then the command line.
+    """
+    parser = OverridesParser.create(config_loader=loader)  # needed for glob(*)
     single = [text(o) for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
     params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
     given = parser.parse_overrides(overrides)
     keys = {o.key_or_group for o in given}
-    swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in keys])
+    swept = parser.parse_overrides(
+        [f"{key}={value}" for key, value in params.items() if key not in keys]
+    )
     choices = [parser.parse_overrides(_choices(override)) for override in [*swept, *given]]
     return itertools.product(*choices)
 
 
 def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictConfig]:
-    composed: dict[tuple[str, ...], DictConfig] = {}  # files chosen -> config of the first job that chooses them
+    composed: dict[tuple[str, ...], DictConfig] = {}  # chosen files -> config of the first job
     groups: dict[str, bool] = {}
     for job in jobs:
         for override in job:
@@ -126,23 +169,25 @@ def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictCo
             yield composed[files]
             continue
         config = copy.deepcopy(composed[files])
-        for override in values:  # all of a sweep's jobs set the same keys
+        for override in values:  # all jobs of a sweep set the same keys
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         yield config
 
 
 def text(override: Override) -> str:
-    """An override as it was written."""
+    """An override as written."""
     return str(override.input_line)
 
 
 def _sets(override: Override) -> bool:
-    """Is it key=value, neither +key=value nor ~key, and none of Hydra's own?"""
+    """Whether it is a plain key=value and not one of Hydra's own keys."""
     other = override.is_add() or override.is_force_add() or override.is_delete()
     return not other and not override.key_or_group.startswith("hydra")
 
 
 def _choices(override: Override) -> list[str]:
     if override.is_sweep_override():
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        return [
+            f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()
+        ]
     return [text(override)]

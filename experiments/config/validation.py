@@ -1,7 +1,7 @@
-"""Checks of a config, and the objects that it names. Imports neither torch nor Lightning itself.
+"""Check a config and build the objects that it names. Does not import torch or Lightning itself.
 
-`check_values` needs no class that a config names, and so no torch: names, numbers and folders.
-`build` then builds each object once; a run is set up from what it returns.
+`check_values` checks names, numbers and folders; it imports no class that the config names, and so
+no torch. `build` then builds each object once; a run is set up from these.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from loradrop.methods.base import Method
     from loradrop.tasks.base import Task
 
-NAMED = ("method", "task", "backbone")  # groups whose name stands in the run's id
+NAMED = ("method", "task", "backbone")  # groups whose name is part of the run's id
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-SUPPLIED = "run"  # an argument that the runner supplies, so no key of a YAML
+SUPPLIED = "run"  # an argument that the runner supplies, not a key in YAML
 WORD = re.compile(r"\w[\w.-]*")  # a name is part of a file's name
 
 
 @dataclass(frozen=True)
 class BuiltConfig:
-    """A checked config with the objects that it names; nothing is loaded yet."""
+    """A checked config and the objects that it names. No data or model is loaded yet."""
 
     config: DictConfig
     backbone: Backbone
@@ -58,25 +58,25 @@ class BuiltConfig:
 
     @property
     def models(self) -> Path | None:
-        """The folder of local models."""
+        """The folder of local models, if there is one."""
         return _path(self.config.paths.models)
 
     @property
     def data(self) -> Path | None:
-        """The folder of local data sets."""
+        """The folder of local data sets, if there is one."""
         return _path(self.config.paths.data)
 
 
 def check(config: DictConfig) -> BuiltConfig:
     """Check a config and build the objects that it names, without loading data or a model.
 
-    What is fast to find comes first: names and numbers, then classes that import torch.
+    Quick checks come first: names and numbers, then classes that import torch.
 
     Returns:
         The objects, each built once.
 
     Raises:
-        ValueError, FileNotFoundError, OSError: A mistake in the config, as one line.
+        ValueError, FileNotFoundError, OSError: If the config has a mistake.
     """
     check_values(config)
     return build(config)
@@ -86,7 +86,7 @@ def check_values(config: DictConfig) -> None:
     """Check the names, numbers and folders of a config, without importing a class that it names.
 
     Raises:
-        ValueError, FileNotFoundError: A mistake in the config, as one line that names the key.
+        ValueError, FileNotFoundError: If the config has a mistake; the message names the key.
     """
     _check_keys(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -107,18 +107,22 @@ def check_values(config: DictConfig) -> None:
     for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
         if settings[key] not in allowed:
             known = [*allowed, AUTO] if key == "precision" else allowed
-            raise ValueError(f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'")
+            raise ValueError(
+                f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'"
+            )
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():
-            raise FileNotFoundError(f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}")
+            raise FileNotFoundError(
+                f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}"
+            )
 
 
 def build(config: DictConfig) -> BuiltConfig:
-    """Build the objects that a config names, after `check_values`.
+    """Build the objects that a config names. Call `check_values` first.
 
     Raises:
-        ValueError: A key that a class does not have, or a value that it refuses.
+        ValueError: If a class does not have a key, or refuses a value.
     """
     make_logger = None
     if config.logger.get("_target_"):
@@ -130,29 +134,39 @@ def build(config: DictConfig) -> BuiltConfig:
         objects[group] = instantiate_group(group, config[group])
     recipe: Any = OmegaConf.to_object(config.recipe)
     decoding: Any = config.decoding and OmegaConf.to_object(config.decoding)
-    built = BuiltConfig(config=config, recipe=recipe, decoding=decoding, make_logger=make_logger, **objects)
+    built = BuiltConfig(
+        config=config, recipe=recipe, decoding=decoding, make_logger=make_logger, **objects
+    )
     _check_together(built)
     return built
 
 
 def _check_together(built: BuiltConfig) -> None:
-    """Raise ValueError for objects that are fine each alone, but not together."""
+    """Raise ValueError if valid objects do not fit together."""
     task, method = built.task, built.method
     if task.generates and built.decoding is None:
         raise ValueError(
-            f"task {task.name} generates text: add decoding=greedy or decoding=beam, or conf/decoding/{task.name}.yaml"
+            f"task {task.name} generates text: add decoding=greedy or decoding=beam, "
+            f"or conf/decoding/{task.name}.yaml"
         )
     if built.decoding is not None and not task.generates:
         raise ValueError(f"task {task.name} has labels and generates nothing: leave decoding out")
     if built.recipe.epochs == 0 and not method.measures:
-        raise ValueError(f"recipe.epochs=0 leaves nothing to do: method {method.name} measures nothing")
+        raise ValueError(
+            f"recipe.epochs=0 leaves nothing to do: method {method.name} measures nothing"
+        )
 
 
 def instantiate_group(key: str, node: DictConfig, **supplied: Any) -> Any:
     """Build the object that a node's `_target_` names.
 
+    Args:
+        key: The node's key, for messages.
+        node: The node.
+        supplied: Arguments that are not in the config.
+
     Raises:
-        ValueError: With the constructor's own message.
+        ValueError: If the constructor fails; the message is its own.
     """
     try:
         return instantiate(node, **supplied)
@@ -161,7 +175,7 @@ def instantiate_group(key: str, node: DictConfig, **supplied: Any) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the closest known one, or all of them."""
+    """End an error message with the known name that was probably meant, or with all names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
@@ -172,7 +186,7 @@ def _path(folder: str | None) -> Path | None:
 
 
 def _check_keys(node: DictConfig, name: str = "") -> None:
-    """Hydra takes `+key=value` for any key; one that nothing reads would change the id alone."""
+    """Hydra accepts `+key=value` for any key. One that nothing reads would only change the id."""
     schema: Any = OmegaConf.get_type(node)
     known = [field.name for field in dataclasses.fields(schema)]
     for key in map(str, node):
@@ -186,19 +200,27 @@ def _check_keys(node: DictConfig, name: str = "") -> None:
 
 
 def _check_group(group: str, node: Any) -> None:
-    """A run's id and its folder are made of names: `../x` must not lead out of paths.outputs."""
+    """Names are part of a run's folder: `../x` must not lead out of paths.outputs."""
     if not isinstance(node, dict) or not node.get("_target_"):
         raise ValueError(f"{group}._target_ is missing: the class to build")
     name = node.get("name")
     if not isinstance(name, str) or not WORD.fullmatch(name):
-        raise ValueError(f"{group}.name must be a word of letters, digits, '_', '-' and '.', got {name!r}")
+        raise ValueError(
+            f"{group}.name must be a word of letters, digits, '_', '-' and '.', got {name!r}"
+        )
 
 
 def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
     """All floats of a config, with their keys."""
     if isinstance(node, float):
         yield name, node
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    items = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
     for key, value in items:
         yield from _numbers(value, f"{name}.{key}" if name else str(key))
 
@@ -211,13 +233,15 @@ def _check_target(group: str, config: DictConfig) -> None:
         called = get_object(target)
     except Exception as error:
         raise ValueError(f"{group}._target_: cannot import {target}: {error}") from error
-    # a dataclass's constructor does not know the modules that its fields' types come from
+    # the constructor of a dataclass cannot resolve the types of its fields; the class can
     plain = inspect.isclass(called) and not dataclasses.is_dataclass(called)
     hints = typing.get_type_hints(called.__init__ if plain else called)
     parameters = inspect.signature(called).parameters
     for name, value in node.items():
         if name not in parameters:
-            raise ValueError(f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}")
+            raise ValueError(
+                f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}"
+            )
         if not _fits(value, hints.get(name, Any)):
             raise ValueError(f"{group}.{name} must be {_readable(hints[name])}, got {value!r}")
     for name, parameter in parameters.items():
@@ -227,7 +251,7 @@ def _check_target(group: str, config: DictConfig) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain YAML value is of the annotated type. Only scalars and None are judged."""
+    """Whether a YAML value has the annotated type. Only scalars and None are checked."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None:
         return type(None) in options or hint is Any

@@ -1,4 +1,9 @@
-"""The numbers behind each kind of figure, as tidy frames of an experiment's finished runs."""
+"""The numbers behind each kind of figure, as tidy frames.
+
+The functions that FIGURES names (experiments.reporting.figures) share two arguments: `frame`, the
+runs of an experiment from `results.load`, of which they use the finished ones, and `outputs`, the
+folder that holds their results.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +18,54 @@ from experiments.runner import post_hoc
 
 
 def importances(frame: pd.DataFrame, outputs: str = "") -> pd.DataFrame:
-    """One row for each layer of each measurement; runs that share a stage 1 are one measurement.
+    """Importance per layer. Runs that share a stage 1 count as one measurement.
 
-    Columns: backbone, task, seed, module_type, layer, importance (y_i), kept (share of these runs in which the layer kept an
-    own LoRA). UserError: several measurements of one seed, which a figure over seeds would mix up.
+    Returns:
+        Columns: backbone, task, seed, module_type, layer, importance (y_i), kept (the fraction of
+        these runs in which the layer kept its own LoRA).
+
+    Raises:
+        UserError: If a seed has several measurements, which a figure over seeds would mix up.
     """
     data = measured(frame, [])
-    place = ["backbone", "task", "seed", "module_type", "layer"]
-    data = data.groupby([*place, "importance"], sort=False, as_index=False).kept.mean()
-    twice = data[data.duplicated(place)]
+    keys = ["backbone", "task", "seed", "module_type", "layer"]
+    data = data.groupby([*keys, "importance"], sort=False, as_index=False).kept.mean()
+    twice = data[data.duplicated(keys)]
     if len(twice):
         backbone, task, seed = twice.iloc[0][["backbone", "task", "seed"]]
-        text = f"{task} on {backbone}, seed {seed}, was measured in several settings; name one, e.g. method.rank=8"
-        raise UserError(text)
+        raise UserError(
+            f"{task} on {backbone}, seed {seed}, was measured in several settings; "
+            "name one, e.g. method.rank=8"
+        )
     return data
 
 
 def measured(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row for each layer of each run with a plan: backbone, task, seed, the values of `keys` of its config, module_type,
-    layer, importance (y_i), kept."""
+    """Importance per layer of each run that has a plan.
+
+    Args:
+        frame: Runs, from `results.load`.
+        keys: Keys of the config, or columns of `frame`, to add as columns.
+
+    Returns:
+        Columns: backbone, task, seed, the keys, module_type, layer, importance (y_i), kept.
+    """
     rows = []
     for run in frame[frame.status == results.FINISHED].itertuples():
         importance, plan = run.result.importance, run.result.plan
         where = (run.backbone, run.task, run.seed, *(value(run, key) for key in keys))
         for kind, layers in (importance.normalized if importance and plan else {}).items():
-            rows += [(*where, kind, layer, y, layer in plan.kept[kind]) for layer, y in layers.items()]
-    return pd.DataFrame(rows, columns=["backbone", "task", "seed", *keys, "module_type", "layer", "importance", "kept"])
+            rows += [
+                (*where, kind, layer, y, layer in plan.kept[kind]) for layer, y in layers.items()
+            ]
+    return pd.DataFrame(
+        rows,
+        columns=["backbone", "task", "seed", *keys, "module_type", "layer", "importance", "kept"],
+    )
 
 
 def value(run: Any, key: str) -> Any:
-    """A run's own column, or a key of its config with dots."""
+    """Look up a column of a run, or a dotted key of its config."""
     if hasattr(run, key):
         return getattr(run, key)
     node = run.config
@@ -52,12 +75,22 @@ def value(run: Any, key: str) -> Any:
 
 
 def distribution(frame: pd.DataFrame, outputs: str, module: int) -> pd.DataFrame:
-    """Columns: backbone, task, method, seed, module_type, layer, log10_from, log10_to, tokens (in that bin), mean (g_i).
+    """Distribution of ||dW x||^2 over tokens, per layer.
 
-    UserError: several runs of one method, whose outlines would lie over each other.
+    Args:
+        module: The index of the module type to show.
+
+    Returns:
+        Columns: backbone, task, method, seed, module_type, layer, log10_from, log10_to, tokens
+        (in that bin), mean (g_i).
+
+    Raises:
+        UserError: If a method has several runs, whose outlines would overlap.
     """
     if frame[frame.status == results.FINISHED].method.duplicated().any():
-        raise UserError("one run of each method is shown; name one task, seed and setting, e.g. task=rte seed=0")
+        raise UserError(
+            "one run of each method is shown; name one task, seed and setting, e.g. task=rte seed=0"
+        )
     rows = []
     for run in frame[frame.status == results.FINISHED].itertuples():
         found = post_hoc.distribution(run.id, outputs)
@@ -66,38 +99,91 @@ def distribution(frame: pd.DataFrame, outputs: str, module: int) -> pd.DataFrame
         for layer, counts in found["counts"][kind].items():
             where = (run.backbone, run.task, run.method, run.seed, kind, int(layer))
             bins = zip(edges, edges[1:], counts, strict=False)
-            rows += [(*where, low, high, count, found["mean"][kind][layer]) for low, high, count in bins]
-    names = ["backbone", "task", "method", "seed", "module_type", "layer", "log10_from", "log10_to", "tokens", "mean"]
+            rows += [
+                (*where, low, high, count, found["mean"][kind][layer]) for low, high, count in bins
+            ]
+    names = [
+        "backbone",
+        "task",
+        "method",
+        "seed",
+        "module_type",
+        "layer",
+        "log10_from",
+        "log10_to",
+        "tokens",
+        "mean",
+    ]
     return pd.DataFrame(rows, columns=names)
 
 
 def magnitudes(frame: pd.DataFrame, outputs: str, lines: str) -> pd.DataFrame:
-    """Columns: backbone, module_type, layer, `lines`, magnitude: g_i over the largest layer's, mean over seeds."""
+    """Importance relative to the most important layer, mean over seeds.
+
+    Args:
+        lines: A key whose values are told apart: "task", "seed", or a key of the config.
+
+    Returns:
+        Columns: backbone, module_type, layer, `lines`, magnitude (g_i / max_j g_j).
+    """
     data = measured(frame, [lines] if lines not in ("task", "seed") else [])
     runs = ["backbone", "task", "seed", *({lines} - {"task", "seed"}), "module_type"]
     data["magnitude"] = data.importance / data.groupby(runs).importance.transform("max")
-    return data.groupby(["backbone", "module_type", "layer", lines], sort=False, as_index=False).magnitude.mean()
+    return data.groupby(
+        ["backbone", "module_type", "layer", lines], sort=False, as_index=False
+    ).magnitude.mean()
 
 
 def agreement(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
-    """Spearman's rank correlation of y between two tasks: mean over all pairs of their seeds; on the diagonal, of one task's
-    different seeds (missing for a single one). Columns: backbone, module_type, task, other, correlation, pairs."""
+    """Spearman's rank correlation of y between tasks, mean over all pairs of seeds.
+
+    A task is compared with itself across its seeds; with one seed that correlation is missing.
+
+    Returns:
+        Columns: backbone, module_type, task, other, correlation, pairs.
+    """
     rows = []
-    for (backbone, kind), part in measured(frame, []).groupby(["backbone", "module_type"], sort=False):
+    for (backbone, kind), part in measured(frame, []).groupby(
+        ["backbone", "module_type"], sort=False
+    ):
         wide = part.pivot_table(index="layer", columns=["task", "seed"], values="importance")
         correlations = wide.corr(method="spearman")
         tasks = list(dict.fromkeys(part.task))
         for task in tasks:
             for other in tasks:
                 block = correlations.loc[task, other]
-                pairs = [r for a, line in block.iterrows() for b, r in line.items() if task != other or a < b]
-                rows.append((backbone, kind, task, other, sum(pairs) / len(pairs) if pairs else None, len(pairs)))
-    return pd.DataFrame(rows, columns=["backbone", "module_type", "task", "other", "correlation", "pairs"])
+                pairs = [
+                    r
+                    for a, line in block.iterrows()
+                    for b, r in line.items()
+                    if task != other or a < b
+                ]
+                rows.append(
+                    (
+                        backbone,
+                        kind,
+                        task,
+                        other,
+                        sum(pairs) / len(pairs) if pairs else None,
+                        len(pairs),
+                    )
+                )
+    return pd.DataFrame(
+        rows, columns=["backbone", "module_type", "task", "other", "correlation", "pairs"]
+    )
 
 
 def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
-    """Spearman's rank correlation of y with that of the largest planned value of `key`, at the same seed; where that one
-    is not finished, none. Columns: backbone, task, seed, module_type, `key`, correlation."""
+    """Spearman's rank correlation of y with that at the largest value of `key`, for the same seed.
+
+    A seed whose run at the largest planned value is not finished is left out.
+
+    Args:
+        key: A numeric key of the config.
+
+    Returns:
+        Columns: backbone, task, seed, module_type, `key`, correlation.
+    """
     data = measured(frame, [key])
     largest = max(value(run, key) for run in frame.itertuples())
     rows = []
@@ -105,26 +191,54 @@ def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         wide = part.pivot_table(index="layer", columns=key, values="importance")
         if largest in wide:
             rows += [(*where, x, wide[x].corr(wide[largest], method="spearman")) for x in wide]
-    return pd.DataFrame(rows, columns=["backbone", "task", "seed", "module_type", key, "correlation"])
+    return pd.DataFrame(
+        rows, columns=["backbone", "task", "seed", "module_type", key, "correlation"]
+    )
 
 
 def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
-    """Columns: backbone, task, method, `key`, metric, score and std (percent, at the best epoch, over seeds), seeds, adapter
-    (trainable parameters, mean)."""
+    """Score and number of trainable parameters against `key`.
+
+    Args:
+        key: A numeric key of the config.
+
+    Returns:
+        Columns: backbone, task, method, `key`, metric, score and std (percent, at the best epoch,
+        over seeds), seeds, adapter (trainable parameters, mean).
+    """
     finished = frame[(frame.status == results.FINISHED) & frame.best.notna()]
-    keyed = {key: [value(run, key) for run in finished.itertuples()], "best": 100 * finished.best.astype(float)}
+    keyed = {
+        key: [value(run, key) for run in finished.itertuples()],
+        "best": 100 * finished.best.astype(float),
+    }
     finished = finished.assign(**keyed)
-    groups = finished.groupby(["backbone", "task", "method", key, "primary"], sort=False, as_index=False)
-    data = groups.agg(score=("best", "mean"), std=("best", "std"), seeds=("best", "size"), adapter=("adapter", "mean"))
-    return data.rename(columns={"primary": "metric"}).sort_values(["backbone", "task", "method", key])
+    groups = finished.groupby(
+        ["backbone", "task", "method", key, "primary"], sort=False, as_index=False
+    )
+    data = groups.agg(
+        score=("best", "mean"),
+        std=("best", "std"),
+        seeds=("best", "size"),
+        adapter=("adapter", "mean"),
+    )
+    return data.rename(columns={"primary": "metric"}).sort_values(
+        ["backbone", "task", "method", key]
+    )
 
 
 def removal(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
-    """Columns: backbone, task, method, seed, order, permutation, removed (layers), loss, added (to that with all layers),
-    score (percent, the primary metric); order "alone" has one layer at a time, its number as permutation and its y as
-    `importance`."""
+    """Loss and score as LoRAs are removed layer by layer.
+
+    Returns:
+        Columns: backbone, task, method, seed, order, permutation, removed (number of layers),
+        loss, added (loss above that with all layers), score (primary metric, percent), importance.
+        The order "alone" removes one layer at a time: `permutation` is its number and
+        `importance` its y.
+    """
     rows = []
-    for run in console.progress(list(frame[frame.status == results.FINISHED].itertuples()), "removing layers"):
+    for run in console.progress(
+        list(frame[frame.status == results.FINISHED].itertuples()), "removing layers"
+    ):
         found = post_hoc.removal(run.id, outputs)
         where = (run.backbone, run.task, run.method, run.seed)
         for layer, scores in found["alone"].items():
@@ -132,8 +246,23 @@ def removal(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
             rows.append((*where, "alone", int(layer), 1, *_shown(scores, found["whole"]), y))
         for order, lists in found["orders"].items():
             for i, steps in enumerate(lists):
-                rows += [(*where, order, i, n, *_shown(s, found["whole"]), None) for n, s in enumerate(steps)]
-    names = ["backbone", "task", "method", "seed", "order", "permutation", "removed", "loss", "added", "score", "importance"]
+                rows += [
+                    (*where, order, i, n, *_shown(s, found["whole"]), None)
+                    for n, s in enumerate(steps)
+                ]
+    names = [
+        "backbone",
+        "task",
+        "method",
+        "seed",
+        "order",
+        "permutation",
+        "removed",
+        "loss",
+        "added",
+        "score",
+        "importance",
+    ]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of figures: the function that gathers each one's numbers, and the one that draws them."""
+"""The kinds of figures: for each, a function that collects the numbers and one that plots them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from experiments.reporting import figure_data, plots
 
 @dataclass(frozen=True)
 class FigureKind:
-    """`data(frame, outputs, **arguments)` gives a tidy frame, which `plot(data, **arguments)` draws."""
+    """How to make a figure.
+
+    Attributes:
+        data: `data(frame, outputs, **arguments)` returns a tidy frame.
+        plot: `plot(data, **arguments)` draws it.
+    """
 
     data: Callable[..., pd.DataFrame]
     plot: Callable[..., Any]
@@ -30,15 +35,21 @@ FIGURES = {
     "curves": FigureKind(figure_data.curves, plots.curves),
     "removal": FigureKind(figure_data.removal, plots.removal),
 }
-IMPORTANCES = Figure("importances", {})  # of an experiment that names no figure
+IMPORTANCES = Figure("importances", {})  # for experiments without a figure of their own
 
 
 def figure_kind(figure: Figure) -> FigureKind:
-    """The functions of a figure.
+    """Find the functions that make a figure.
+
+    Args:
+        figure: From catalog.yaml.
 
     Raises:
         UserError: If there is no such kind.
     """
     if figure.kind not in FIGURES:
-        raise UserError(f"experiments/catalog.yaml: there is no figure of kind {figure.kind}.{hint(figure.kind, FIGURES)}")
+        raise UserError(
+            f"experiments/catalog.yaml: there is no figure of kind {figure.kind}."
+            f"{hint(figure.kind, FIGURES)}"
+        )
     return FIGURES[figure.kind]

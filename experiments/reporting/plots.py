@@ -1,4 +1,7 @@
-"""matplotlib figures of the frames of figure_data.py. Lines differ in dashes and markers too, for print and greyscale."""
+"""Plot the frames of figure_data.py with matplotlib.
+
+Lines also differ in dashes and markers, so figures work in print and in greyscale.
+"""
 
 from __future__ import annotations
 
@@ -12,86 +15,145 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-LOOKS = [(dash, marker) for dash, marker in zip(["-", "--", ":", "-."] * 3, "os^Dvx*P<>h+", strict=True)]
-COLUMNS = 4  # of small panels
-MOST_TICKS = 16  # layers that are numbered
+LOOKS = [
+    (dash, marker) for dash, marker in zip(["-", "--", ":", "-."] * 3, "os^Dvx*P<>h+", strict=True)
+]
+COLUMNS = 4  # of the grid of small panels
+MAX_TICKS = 16  # labelled layers on an axis
 DARK, LIGHT = "0.15", "0.65"
 
 
 def importances(data: pd.DataFrame) -> Any:
-    """y_i of every layer, mean over seeds with its standard deviation; hatched bars have no own LoRA in most of the runs."""
-    rows, kinds = list(data.groupby(["backbone", "task"], sort=False)), list(dict.fromkeys(data.module_type))
+    """Plot y_i per layer: mean and standard deviation over seeds.
+
+    Layers that have no LoRA of their own in most runs are hatched.
+
+    Args:
+        data: From figure_data.importances.
+    """
+    rows, kinds = (
+        list(data.groupby(["backbone", "task"], sort=False)),
+        list(dict.fromkeys(data.module_type)),
+    )
     figure, axes = _panels(len(rows), len(kinds), sharey="row")
     for line, ((backbone, task), part) in zip(axes, rows, strict=True):
         for axis, kind in zip(line, kinds, strict=True):
             layers = part[part.module_type == kind].groupby("layer")
-            mean, spread, kept = layers.importance.mean(), layers.importance.std(), layers.kept.mean() > 0.5
-            bars = axis.bar(mean.index, mean, yerr=spread.fillna(0), capsize=2, color="0.35", edgecolor="black")
+            mean, spread, kept = (
+                layers.importance.mean(),
+                layers.importance.std(),
+                layers.kept.mean() > 0.5,
+            )
+            bars = axis.bar(
+                mean.index, mean, yerr=spread.fillna(0), capsize=2, color="0.35", edgecolor="black"
+            )
             for bar, own in zip(bars, kept, strict=True):
                 if not own:
                     bar.set(facecolor="white", hatch="////")
-            axis.set(title=f"{kind}, {task} on {backbone}", xlabel="layer", xticks=_ticks(mean.index))
+            axis.set(
+                title=f"{kind}, {task} on {backbone}", xlabel="layer", xticks=_ticks(mean.index)
+            )
         line[0].set_ylabel("importance $y_i$")
     handles = [
-        plt.Rectangle((0, 0), 1, 1, fc=color, ec="black", hatch=hatch) for color, hatch in (("0.35", ""), ("white", "////"))
+        plt.Rectangle((0, 0), 1, 1, fc=color, ec="black", hatch=hatch)
+        for color, hatch in (("0.35", ""), ("white", "////"))
     ]
-    figure.legend(handles, ["own LoRA", "shared or none"], loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(
+        handles, ["own LoRA", "shared or none"], loc="outside upper center", ncols=2, frameon=False
+    )
     return figure
 
 
 def distribution(data: pd.DataFrame, module: int) -> Any:
-    """A panel for each layer, all on the same axes; one outline for each method."""
+    """Plot distributions: a panel per layer with the same axes, an outline per method.
+
+    Args:
+        data: From figure_data.distribution.
+        module: As there.
+    """
     layers, methods = sorted(set(data.layer)), list(dict.fromkeys(data.method))
-    figure, axes = _panels(-(-len(layers) // COLUMNS), COLUMNS, (2.4, 1.7), sharex=True, sharey=True)
+    figure, axes = _panels(
+        -(-len(layers) // COLUMNS), COLUMNS, (2.4, 1.7), sharex=True, sharey=True
+    )
     for axis in axes.flat[len(layers) :]:
         axis.set_axis_off()
     for axis, layer in zip(axes.flat, layers, strict=False):
         for i, (method, (dash, _)) in enumerate(zip(methods, LOOKS, strict=False)):
             colour = _grey(i, len(methods))
             part = data[(data.layer == layer) & (data.method == method)]
-            share = part.tokens / max(1, part.tokens.sum())
+            fraction = part.tokens / max(1, part.tokens.sum())
             edges = [*part.log10_from, part.log10_to.iloc[-1]]
-            axis.stairs(share, edges, fill=len(methods) == 1, color=colour, label=method, linestyle=dash, linewidth=1.3)
+            axis.stairs(
+                fraction,
+                edges,
+                fill=len(methods) == 1,
+                color=colour,
+                label=method,
+                linestyle=dash,
+                linewidth=1.3,
+            )
             if part["mean"].iloc[0] > 0:
-                axis.axvline(np.log10(part["mean"].iloc[0]), color=colour, linestyle=dash, linewidth=0.7)
+                axis.axvline(
+                    np.log10(part["mean"].iloc[0]), color=colour, linestyle=dash, linewidth=0.7
+                )
         axis.set_title(f"layer {layer}", fontsize=8)
     first = data.iloc[0]
     figure.supxlabel(
-        f"$\\log_{{10}} \\|\\Delta W x\\|^2$ of {first.module_type}, {first.task} on {first.backbone} (line: mean)",
+        f"$\\log_{{10}} \\|\\Delta W x\\|^2$ of {first.module_type}, "
+        f"{first.task} on {first.backbone} (line: mean)",
         fontsize=9,
     )
-    figure.supylabel("share of tokens", fontsize=9)
+    figure.supylabel("fraction of tokens", fontsize=9)
     if len(methods) > 1:
         figure.legend(
-            *axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods), frameon=False
+            *axes.flat[0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=len(methods),
+            frameon=False,
         )
     return figure
 
 
 def magnitudes(data: pd.DataFrame, lines: str) -> Any:
-    """A panel for each module type, a line for each task or setting, the largest layer at 1."""
+    """Plot magnitudes: a panel per module type, a line per task or setting.
+
+    Args:
+        data: From figure_data.magnitudes.
+        lines: As there.
+    """
     kinds, names = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data[lines]))
     figure, axes = _panels(1, len(kinds), (4.6, 3.0), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for i, name in enumerate(names):
             part = data[(data.module_type == kind) & (data[lines] == name)]
             _line(axis, part.layer, part.magnitude, name, i, len(names))
-        axis.set(title=f"{kind} on {data.backbone.iloc[0]}", xlabel="layer", xticks=_ticks(data.layer))
+        axis.set(
+            title=f"{kind} on {data.backbone.iloc[0]}", xlabel="layer", xticks=_ticks(data.layer)
+        )
     axes[0][0].set_ylabel("$g_i$ over the largest layer's")
     return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
 
 
 def agreement(data: pd.DataFrame) -> Any:
-    """Rank correlations between tasks; on the diagonal between the seeds of one task."""
+    """Plot rank correlations between tasks; the diagonal is between seeds of one task.
+
+    Args:
+        data: From figure_data.agreement.
+    """
     kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
     figure, axes = _panels(1, len(kinds), (1.2 + 0.6 * len(tasks), 1.0 + 0.6 * len(tasks)))
     for axis, kind in zip(axes[0], kinds, strict=True):
         part = data[data.module_type == kind]
-        table = part.pivot(index="task", columns="other", values="correlation").astype(float).loc[tasks, tasks]
+        table = (
+            part.pivot(index="task", columns="other", values="correlation")
+            .astype(float)
+            .loc[tasks, tasks]
+        )
         axis.imshow(table, vmin=-1, vmax=1, cmap="Greys")
         for i, j in np.ndindex(table.shape):
             text = "" if pd.isna(table.iloc[i, j]) else f"{table.iloc[i, j]:.2f}"
-            axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if table.iloc[i, j] > 0.3 else "black")
+            colour = "white" if table.iloc[i, j] > 0.3 else "black"
+            axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
         axis.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
         axis.set_yticks(range(len(tasks)), tasks)
         axis.set_title(f"{kind} on {data.backbone.iloc[0]}: Spearman's $\\rho$", fontsize=9)
@@ -99,20 +161,32 @@ def agreement(data: pd.DataFrame) -> Any:
 
 
 def convergence(data: pd.DataFrame, key: str) -> Any:
-    """Rank correlation with the largest sample, a line for each task, mean and standard deviation over seeds."""
+    """Plot rank correlations with the largest sample: mean and standard deviation over seeds.
+
+    Args:
+        data: From figure_data.convergence.
+        key: As there.
+    """
     kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
     figure, axes = _panels(1, len(kinds), (4.2, 3.0), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for i, task in enumerate(tasks):
             groups = data[(data.module_type == kind) & (data.task == task)].groupby(key).correlation
             _line(axis, groups.mean().index, groups.mean(), task, i, len(tasks), groups.std())
-        axis.set(title=f"{kind} on {data.backbone.iloc[0]}", xlabel=key.rpartition(".")[2], xscale="log")
+        axis.set(
+            title=f"{kind} on {data.backbone.iloc[0]}", xlabel=key.rpartition(".")[2], xscale="log"
+        )
     axes[0][0].set_ylabel("Spearman's $\\rho$ with the largest")
     return _with_legend(figure, axes[0][0])
 
 
 def curves(data: pd.DataFrame, key: str) -> Any:
-    """Above: score over a setting, a line for each method; below: trainable parameters of the adapter."""
+    """Plot scores (above) and trainable parameters (below) against a setting.
+
+    Args:
+        data: From figure_data.curves.
+        key: As there.
+    """
     tasks, methods = list(dict.fromkeys(data.task)), list(dict.fromkeys(data.method))
     figure, axes = _panels(2, len(tasks), (4.2, 2.4), sharex=True)
     for (score, count), task in zip(axes.T, tasks, strict=True):
@@ -123,14 +197,23 @@ def curves(data: pd.DataFrame, key: str) -> Any:
         values = data[key]
         if values.max() / values.min() > 5:
             score.set_xscale("log")
-        score.set(title=f"{task} on {data.backbone.iloc[0]}", ylabel=data[data.task == task].metric.iloc[0])
+        score.set(
+            title=f"{task} on {data.backbone.iloc[0]}",
+            ylabel=data[data.task == task].metric.iloc[0],
+        )
         count.set(xlabel=key.rpartition(".")[2], ylabel="parameters", yscale="log")
     return _with_legend(figure, axes[0][0])
 
 
 def removal(data: pd.DataFrame) -> Any:
-    """Above: score against layers removed, mean over seeds and permutations. Below: the importance of a layer against the
-    loss that its removal alone adds."""
+    """Plot the effect of removing LoRAs.
+
+    Above: score against the number of layers removed, mean over seeds and permutations. Below:
+    the loss that removing one layer adds, against its importance.
+
+    Args:
+        data: From figure_data.removal.
+    """
     tasks = list(dict.fromkeys(data.task))
     figure, axes = _panels(2, len(tasks), (4.2, 2.8))
     for (curve, scatter), task in zip(axes.T, tasks, strict=True):
@@ -138,35 +221,47 @@ def removal(data: pd.DataFrame) -> Any:
         for i, (order, steps) in enumerate(part.groupby("order", sort=False)):
             groups = steps.groupby("removed").score
             _line(curve, groups.mean().index, groups.mean(), order, i, 3, groups.std())
-        curve.set(title=f"{task} on {data.backbone.iloc[0]}", xlabel="layers without LoRA", ylabel="score, percent")
+        curve.set(
+            title=f"{task} on {data.backbone.iloc[0]}",
+            xlabel="layers without LoRA",
+            ylabel="score, percent",
+        )
         alone = data[(data.task == task) & (data.order == "alone")]
         rho = alone.importance.corr(alone.added, method="spearman")
         scatter.plot(alone.importance, alone.added, "o", color=DARK, markersize=4)
         scatter.axhline(0, color=LIGHT, linewidth=0.7)
         scatter.set(
-            xlabel="importance $y$ of the layer", ylabel="loss added without it", title=f"Spearman's $\\rho$ = {rho:.2f}"
+            xlabel="importance $y$ of the layer",
+            ylabel="loss added without it",
+            title=f"Spearman's $\\rho$ = {rho:.2f}",
         )
     return _with_legend(figure, axes[0][0])
 
 
 def _ticks(layers: Iterable[int]) -> list[int]:
-    """Every layer, or so many that their numbers do not run into each other."""
+    """All layers, or every n-th if their labels would overlap."""
     every = sorted(set(layers))
-    return every[:: -(-len(every) // MOST_TICKS)]
+    return every[:: -(-len(every) // MAX_TICKS)]
 
 
 def _grey(i: int, of: int) -> str:
-    """From black on, as far apart as they can be seen on white."""
+    """Shade number `i` of `of`, evenly spaced from black to a grey that is visible on white."""
     return str(round(0.7 * i / max(1, of - 1), 2))
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **options: Any) -> tuple[Any, np.ndarray]:
-    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options)
+def _panels(
+    rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **options: Any
+) -> tuple[Any, np.ndarray]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options
+    )
     figure.set_layout_engine("constrained")
     return figure, axes
 
 
-def _line(axis: Any, x: Any, y: Any, label: Any, i: int, of: int, spread: pd.Series | None = None) -> None:
+def _line(
+    axis: Any, x: Any, y: Any, label: Any, i: int, of: int, spread: pd.Series | None = None
+) -> None:
     dash, marker = LOOKS[i % len(LOOKS)]
     error = None if spread is None else spread.fillna(0)
     axis.errorbar(
@@ -185,5 +280,7 @@ def _line(axis: Any, x: Any, y: Any, label: Any, i: int, of: int, spread: pd.Ser
 
 def _with_legend(figure: Any, axis: Any, title: str | None = None) -> Any:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title=title, frameon=False, fontsize=8)
+    figure.legend(
+        handles, labels, loc="outside right center", title=title, frameon=False, fontsize=8
+    )
     return figure

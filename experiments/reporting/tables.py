@@ -1,4 +1,7 @@
-"""Tables for the terminal and as text, Markdown, LaTeX and CSV: of plain frames, and of ours beside the paper's."""
+"""Format tables for the terminal and as text, Markdown, LaTeX and CSV.
+
+Both plain frames and comparisons with the paper.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from experiments.reporting.comparison import AVERAGE, Comparison
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 MISSING = "missing"
 LEGEND = "Best {best}, second best {second}"
-BESIDE = "Each cell: ours, the paper's, the difference. {legend}, ours and the paper's apart."
+BESIDE = (
+    "Each cell: our score, the paper's, the difference. {legend}; ours and the paper's separately."
+)
 TEX = {letter: f"\\{letter}" for letter in "%_&#${}"} | {
     "\\": "\\textbackslash{}",
     "^": "\\textasciicircum{}",
@@ -32,26 +37,27 @@ TEX = {letter: f"\\{letter}" for letter in "%_&#${}"} | {
 
 @dataclass(frozen=True)
 class Style:
-    """How a format marks and joins what stands in a cell."""
+    """How a format marks the contents of a cell and joins its lines."""
 
     best: str
     second: str
-    note: str  # the mark of a footnote
+    note: str  # template of a footnote mark
     lines: Callable[[list[str]], str]
-    plain: Callable[[str], str] = str  # escapes a text
+    plain: Callable[[str], str] = str  # escapes text
 
-    def marked(self, text: str, place: Any) -> str:
+    def marked(self, text: str, rank: Any) -> str:
+        """Escape a text, and mark it if it is the best (1) or second best (2) of its column."""
         text = self.plain(text)
-        return text if pd.isna(place) else (self.best if place == 1 else self.second).format(text)
+        return text if pd.isna(rank) else (self.best if rank == 1 else self.second).format(text)
 
 
 def tex(text: str) -> str:
-    """Escaped for LaTeX."""
+    """Escape a text for LaTeX."""
     return "".join(TEX.get(letter, letter) for letter in text)
 
 
 def in_markdown(text: str) -> str:
-    """Escaped for a cell of a Markdown table."""
+    """Escape a text for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -70,7 +76,12 @@ STYLES = {
 
 
 def frame(table: pd.DataFrame, format: str) -> str:
-    """A table of text cells."""
+    """Format a frame of text cells.
+
+    Args:
+        table: The frame.
+        format: A key of SUFFIXES.
+    """
     if format == "csv":
         return table.to_csv(index=False)
     lines = [list(table.columns), *table.astype(str).values.tolist()]
@@ -78,7 +89,12 @@ def frame(table: pd.DataFrame, format: str) -> str:
 
 
 def comparison(table: Comparison, format: str) -> str:
-    """Ours beside the paper's, with footnotes and the test below; CSV has a line for each cell instead."""
+    """Format a comparison, with the footnotes and the test below it.
+
+    Args:
+        table: The comparison.
+        format: A key of SUFFIXES. CSV has one line per cell and nothing below.
+    """
     if format == "csv":
         return table.cells.to_csv(index=False)
     style = STYLES[format]
@@ -87,7 +103,15 @@ def comparison(table: Comparison, format: str) -> str:
 
 
 def for_terminal(table: Comparison, width: int) -> list[Table | str]:
-    """rich's tables, each with as many columns as fit, and the lines below them."""
+    """Split a comparison into tables that fit the terminal.
+
+    Args:
+        table: The comparison.
+        width: Of the terminal, in characters.
+
+    Returns:
+        The tables, then the lines below them.
+    """
     style = STYLES["terminal"]
     lines, notes = _grid(table, style)
     tables, rest = [], list(range(2, len(lines[0])))
@@ -105,33 +129,41 @@ def _part(lines: list[list[str]], columns: list[int]) -> Table:
 
 
 def _width(table: Table) -> int:
-    """With nothing cut."""
+    """The width of a table with nothing cut off."""
     shown = io.StringIO()
     console = Console(file=shown, width=10_000)
     return Measurement.get(console, console.options, table).maximum
 
 
 def _grid(table: Comparison, style: Style) -> tuple[list[list[str]], dict[str, int]]:
-    """Lines of cells, the head first; the footnotes with their numbers."""
+    """Lines of cells, header first, and the footnotes with their numbers."""
     notes: dict[str, int] = {}
     lines = [[style.plain(text) for text in ("method", "parameters", *table.columns)]]
     for row in table.rows:
         counts = [style.plain(count) for count in table.parameters[row] if count]
-        cells = [style.lines(_cell(table.cell(row, column), style, notes, table.digits)) for column in table.columns]
+        cells = [
+            style.lines(_cell(table.cell(row, column), style, notes, table.digits))
+            for column in table.columns
+        ]
         lines.append([style.plain(row), style.lines(counts), *cells])
     return lines, notes
 
 
 def _cell(cell: Any, style: Style, notes: dict[str, int], digits: int) -> list[str]:
-    """Ours, the paper's and the difference, where they are there."""
+    """Our score, the paper's and the difference, as far as they exist."""
     lines = [MISSING if cell.planned else "-"]
     if cell.n:
         count = f" ({cell.n} of {cell.planned})" if cell.n < cell.planned else f" (n={cell.n})"
         whole_average = cell.column == AVERAGE and cell.n == cell.planned
-        lines = [style.marked(_score(cell.ours, cell.std, digits), cell.place) + ("" if whole_average else count)]
+        lines = [
+            style.marked(_score(cell.ours, cell.std, digits), cell.rank)
+            + ("" if whole_average else count)
+        ]
     if pd.notna(cell.paper):
         note = style.note.format(notes.setdefault(cell.note, len(notes) + 1)) if cell.note else ""
-        lines.append(style.marked(_score(cell.paper, cell.paper_std, digits), cell.paper_place) + note)
+        lines.append(
+            style.marked(_score(cell.paper, cell.paper_std, digits), cell.paper_rank) + note
+        )
     if pd.notna(cell.difference):
         lines.append(f"{cell.difference:+.{digits}f}")
     return lines
@@ -140,7 +172,9 @@ def _cell(cell: Any, style: Style, notes: dict[str, int], digits: int) -> list[s
 def _below(table: Comparison, style: Style, notes: dict[str, int]) -> list[str]:
     legend = LEGEND.format(best=style.best.format("bold"), second=style.second.format("underlined"))
     legend = f"{legend}." if table.cells.paper.isna().all() else BESIDE.format(legend=legend)
-    numbered = [f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()]
+    numbered = [
+        f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()
+    ]
     left_out = f"Runs of {', '.join(table.left_out)} belong to no row." if table.left_out else ""
     return [legend, *numbered, *(style.plain(text) for text in (table.test, left_out) if text)]
 
@@ -150,7 +184,7 @@ def _score(value: float, std: float, digits: int) -> str:
 
 
 def _written(lines: list[list[str]], format: str) -> str:
-    """Lines of escaped cells, the head first."""
+    """Format lines of escaped cells, header first."""
     if format == "text":
         return _text(_rich(lines))
     return {"markdown": _markdown, "latex": _latex}[format](lines)
@@ -162,10 +196,11 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def _latex(lines: list[list[str]]) -> str:
-    """A tabular; needs the package booktabs."""
+    """A LaTeX tabular, which needs the package booktabs."""
     head, *body = [" & ".join(line) + " \\\\\n" for line in lines]
     columns = "l" + "r" * (len(lines[0]) - 1)
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
+    begin = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n"
+    return f"{begin}{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
 
 
 def _rich(lines: list[list[str]]) -> Table:
@@ -178,7 +213,7 @@ def _rich(lines: list[list[str]]) -> Table:
 
 
 def _text(table: Table) -> str:
-    """As a terminal of any width would show it, without colours."""
+    """The table as plain text, without colours and as wide as it needs."""
     shown = io.StringIO()
     console = Console(file=shown, width=10_000, color_system=None, markup=False, emoji=False)
     console.print(table)

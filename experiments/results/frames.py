@@ -1,4 +1,4 @@
-"""Result files as data frames: what tables and figures read of them. Free of torch."""
+"""Result files as data frames, for tables and figures. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from experiments.config.identity import identity
 from experiments.config.schema import UserError
 from experiments.config.sweep import outputs_of, run_configs
 from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
-from experiments.results.store import DAMAGED, MISSING, RUNNING, finished_result, ids, read, run_folder
+from experiments.results.store import (
+    DAMAGED,
+    MISSING,
+    RUNNING,
+    finished_result,
+    ids,
+    read,
+    run_folder,
+)
 
 BY = ("backbone", "task", "method", "setting")  # a row of a table over seeds
 COLUMNS = (
@@ -25,17 +33,28 @@ COLUMNS = (
 
 
 def load(
-    overrides: str | Iterable[str], outputs: str | Path | None = None, finished: bool = False, mini: bool = False
+    overrides: str | Iterable[str],
+    outputs: str | Path | None = None,
+    finished: bool = False,
+    mini: bool = False,
 ) -> pd.DataFrame:
-    """One row for each planned run of an experiment ("demo") or of overrides; or for each `finished` one alone.
+    """Load the planned runs of an experiment and their results, one row per run.
 
-    `mini`: of the experiment's form on built-in models.
+    Args:
+        overrides: The name of an experiment ("demo"), or overrides of `experiments.run`.
+        outputs: The folder of results. None: the one that the overrides name.
+        finished: Whether to leave out runs that are not finished.
+        mini: Whether to load the experiment's mini form, on built-in models.
 
-    Columns: id, backbone, task, method, seed, status ("finished", "running", "failed", "damaged" or "missing"), primary (the
-    metric's name), best and last (its value at that epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters
-    (counts), seconds (wall time of all stages), config (as planned), result (the whole file, as results.Result), error (of a
-    failed run or a damaged file). Scores of runs that only measured are missing. FileNotFoundError, with the command that
-    makes them, where no finished run is there to be had.
+    Returns:
+        Columns: id, backbone, task, method, seed, status ("finished", "running", "failed",
+        "damaged" or "missing"), primary (the metric's name), best and last (its value at that
+        epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters (counts), seconds
+        (wall time of all stages), config (as planned), result (a results.Result), error (of a
+        failed run or a damaged file). Runs that only measured have no scores.
+
+    Raises:
+        FileNotFoundError: If `finished` and no run is; the message names the command to run.
     """
     if isinstance(overrides, str):
         overrides = experiment(overrides).overrides(mini)
@@ -55,7 +74,9 @@ def load(
     if not finished:
         return frame
     if not (frame.status == FINISHED).any():
-        raise FileNotFoundError(f"no finished run; start with: python -m experiments.run {' '.join(overrides)}")
+        raise FileNotFoundError(
+            f"no finished run; start with: python -m experiments.run {' '.join(overrides)}"
+        )
     return frame[frame.status == FINISHED]
 
 
@@ -66,7 +87,12 @@ def _row(result: Result | Failure | None) -> dict[str, Any]:
         return {"status": FAILED, "error": result.error}
     counts, metrics = result.parameters, result.metrics
     row = {"status": FINISHED, "result": result, "seconds": result.total_seconds}
-    row |= {"adapter": counts.adapter, "head": counts.head, "total": counts.total, "lora_parameters": counts.lora_parameters}
+    row |= {
+        "adapter": counts.adapter,
+        "head": counts.head,
+        "total": counts.total,
+        "lora_parameters": counts.lora_parameters,
+    }
     if metrics is not None:
         row |= {"primary": metrics.primary, "best_epoch": metrics.best.epoch}
         row |= {which: metrics.primary_at(which) for which in AGGREGATES}
@@ -74,21 +100,26 @@ def _row(result: Result | Failure | None) -> dict[str, Any]:
 
 
 def times(outputs: str | Path) -> pd.DataFrame:
-    """How long the finished runs of a folder took: backbone, task, method, seconds."""
+    """The wall times of all finished runs in a folder: backbone, task, method, seconds."""
     rows = []
     for id in ids(outputs):
-        with suppress(UserError):  # a damaged file says nothing of times
+        with suppress(UserError):  # a damaged file has no times
             if found := finished_result(outputs, id):
                 rows.append((found.backbone, found.task, found.method, found.total_seconds))
     return pd.DataFrame(rows, columns=["backbone", "task", "method", "seconds"])
 
 
-def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd.DataFrame:
-    """One row for each backbone, task, method and setting of finished runs, in their order; scores in percent as text.
+def over_seeds(frame: pd.DataFrame, aggregate: str = "mean", ids: bool = False) -> pd.DataFrame:
+    """Aggregate finished runs over seeds: one row per backbone, task, method and setting.
 
-    `over`: mean or median of the seeds. `ids`: with a column `runs`, the ids of the result files behind each row.
+    Args:
+        frame: Finished runs, from `load`.
+        aggregate: How to combine seeds: "mean" or "median".
+        ids: Whether to add a column `runs` with the ids of the results behind each row.
 
-    Where runs of one method differ in more than the seed, the keys in which they differ are columns.
+    Returns:
+        Scores as text, in percent. If runs of one method differ in more than the seed, the column
+        `setting` names the keys and values in which they differ.
     """
     frame = frame.assign(setting=_settings(frame))
     rows = []
@@ -99,7 +130,10 @@ def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd
             {
                 **named,
                 "metric": "-" if runs.primary.isna().all() else runs.primary.iloc[0],
-                **{which: _spread(100 * runs[which].astype(float), over) for which in AGGREGATES},
+                **{
+                    which: _spread(100 * runs[which].astype(float), aggregate)
+                    for which in AGGREGATES
+                },
                 "seeds": len(runs),
                 "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
@@ -112,7 +146,7 @@ def over_seeds(frame: pd.DataFrame, over: str = "mean", ids: bool = False) -> pd
 
 
 def _kept(runs: pd.DataFrame) -> str:
-    """How many layers kept an own LoRA, by module type, mean over seeds: "query 8.3, value 10.0"."""
+    """Layers with their own LoRA per module type, mean over seeds: "query 8.3, value 10.0"."""
     kept = [result.plan.kept for result in runs.result if result.plan]
     if not kept:
         return "-"
@@ -121,19 +155,21 @@ def _kept(runs: pd.DataFrame) -> str:
 
 
 def _settings(frame: pd.DataFrame) -> pd.Series:
-    """For each run, the keys and values (as text) in which it differs from others of its backbone, task and method."""
+    """For each run, how its config differs from others of its backbone, task and method."""
     counted = [{**identity(result.config), "seed": None} for result in frame.result]
     configs = pd.json_normalize(counted).astype(str).set_index(frame.index)
     texts: dict[Hashable, str] = {}
     for _, runs in frame.groupby(["backbone", "task", "method"]):
         some = configs.loc[runs.index]
         keys = [key for key in some if some[key].nunique() > 1]
-        texts |= {index: ", ".join(f"{key}={row[key]}" for key in keys) for index, row in some.iterrows()}
+        texts |= {
+            index: ", ".join(f"{key}={row[key]}" for key in keys) for index, row in some.iterrows()
+        }
     return pd.Series(texts).reindex(frame.index)
 
 
-def _spread(values: pd.Series, over: str) -> str:
-    """Mean or median and, from two values on, sample standard deviation."""
+def _spread(values: pd.Series, aggregate: str) -> str:
+    """The aggregate and, for two or more values, the sample standard deviation."""
     if values.isna().all():
         return "-"
-    return f"{values.agg(over):.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
+    return f"{values.agg(aggregate):.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")

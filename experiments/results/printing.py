@@ -1,4 +1,4 @@
-"""What a run and a sweep print of their results. Reads them, decides nothing."""
+"""What a run and a sweep print about their results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def run_line(result: Result, again: bool = False) -> None:
-    """Print one line on a run of a sweep: score, adapter, time.
+    """Print one line about a run of a sweep: score, adapter, time.
 
     Args:
-        again: the run was finished before.
+        result: Of the run.
+        again: Whether the run was finished before.
     """
     metrics, scores = result.metrics, "measured only"
     if metrics is not None:
-        each = (f"{w} {100 * metrics.primary_at(w):.2f} (epoch {metrics.at(w).epoch})" for w in AGGREGATES)
+        each = (
+            f"{w} {100 * metrics.primary_at(w):.2f} (epoch {metrics.at(w).epoch})"
+            for w in AGGREGATES
+        )
         scores = f"{metrics.primary} {', '.join(each)}"
     time = "finished already" if again else f"{result.total_seconds:.0f} s"
     console.info(f"{result.id}: {scores}; {_percent_of_lora(result.parameters)}; {time}")
@@ -32,8 +36,9 @@ def summary(result: Result, outputs: str, again: bool = False) -> None:
     """Print score, parameters, which layers kept their own LoRA, and wall times.
 
     Args:
-        outputs: the folder that the result is in.
-        again: the run was finished before.
+        result: Of the run.
+        outputs: The folder that holds the result.
+        again: Whether the run was finished before.
     """
     if again:
         console.info(f"{result.id}: finished already")
@@ -41,14 +46,17 @@ def summary(result: Result, outputs: str, again: bool = False) -> None:
     for row in _rows(result):
         grid.add_row(*row)
     console.terminal.print(grid)
-    console.info(f"result: {location(outputs, result.id)}")  # in one piece, to be copied
+    console.info(f"result: {location(outputs, result.id)}")  # unwrapped, so it can be copied
 
 
 def _rows(result: Result) -> Iterator[tuple[str, str]]:
     metrics = result.metrics
     if metrics:
         for which in AGGREGATES:
-            yield f"{which} epoch", _scores(metrics, metrics.at(which), result.config["recipe"]["epochs"])
+            yield (
+                f"{which} epoch",
+                _scores(metrics, metrics.at(which), result.config["recipe"]["epochs"]),
+            )
     splits = " + ".join(f"{rows:,} rows of {split}" for split, rows in result.evaluated_on.items())
     yield "evaluated on", splits if metrics else "nothing: recipe.epochs=0, only measured"
     yield "adapter", _percent_of_lora(result.parameters)
@@ -61,7 +69,8 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _scores(metrics: Metrics, epoch: EpochScores, epochs: int) -> str:
-    score = f"{100 * epoch.scores[metrics.primary]:.2f} {metrics.primary} (epoch {epoch.epoch} of {epochs})"
+    percent = 100 * epoch.scores[metrics.primary]
+    score = f"{percent:.2f} {metrics.primary} (epoch {epoch.epoch} of {epochs})"
     others = (f"{100 * v:.2f} {k}" for k, v in epoch.scores.items() if k != metrics.primary)
     return ", ".join([score, *others])
 
@@ -73,7 +82,7 @@ def _percent_of_lora(parameters: Parameters) -> str:
 
 
 def pictures(result: Result) -> dict[str, str]:
-    """By module type, one bar for each layer, as high as its importance; bold with an own LoRA."""
+    """For each module type, a bar per layer: its importance, bold if it has its own LoRA."""
     if not (result.importance and result.plan):
         return {}
     drawn = {}
@@ -85,18 +94,32 @@ def pictures(result: Result) -> dict[str, str]:
             bars += f"[bold green]{block}[/]" if layer in own else f"[dim]{block}[/]"
         fate = "share one" if result.plan.share else "have none"
         text = f"own LoRA in layers {', '.join(map(str, own)) or '-'} (from 0); the others {fate}"
-        drawn[module_type] = f"{bars}  {text if len(own) < len(layers) else 'own LoRA in every layer'}"
+        drawn[module_type] = (
+            f"{bars}  {text if len(own) < len(layers) else 'own LoRA in every layer'}"
+        )
     return drawn
 
 
-def overview(frame: pd.DataFrame, epoch: str = "best", over: str = "mean") -> None:
-    """A table of results.over_seeds; what is the same in every row stands in the title. A narrow one has one epoch."""
+def overview(frame: pd.DataFrame, epoch: str = "best", aggregate: str = "mean") -> None:
+    """Print a table of `results.over_seeds`. Values that all rows share move to the title.
+
+    Args:
+        frame: From `results.over_seeds`.
+        epoch: The epoch that a narrow terminal shows; a wide one shows both.
+        aggregate: How seeds were combined, for the title.
+    """
     names = ["backbone", "task", "metric"]
-    same = [name for name in names if frame[name].nunique() == 1]
+    constant = [name for name in names if frame[name].nunique() == 1]
     narrow = console.terminal.width < console.NARROW  # the saved table has all columns
     epochs = f"the {epoch} epoch" if narrow else "the best and the last epoch"
-    constants = [str(frame[name].iloc[0]) for name in same]
-    title = ", ".join([f"{over} ± standard deviation over seeds, in percent, at {epochs}", *constants])
-    left_out = ["kept", "last" if epoch == "best" else "best", "of LoRA's", "metric"] if narrow else []
-    frame = frame[[name for name in frame if name not in {*same, *left_out}]]
-    console.print_frame(frame, title, text=(*names, "method", "setting"), wrapped=(*names, "method", "setting"))
+    values = [str(frame[name].iloc[0]) for name in constant]
+    title = ", ".join(
+        [f"{aggregate} ± standard deviation over seeds, in percent, at {epochs}", *values]
+    )
+    left_out = (
+        ["kept", "last" if epoch == "best" else "best", "of LoRA's", "metric"] if narrow else []
+    )
+    frame = frame[[name for name in frame if name not in {*constant, *left_out}]]
+    console.print_frame(
+        frame, title, text=(*names, "method", "setting"), wrapped=(*names, "method", "setting")
+    )

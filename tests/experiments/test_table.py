@@ -1,4 +1,4 @@
-"""Ours beside the paper's: what is shown is what result files and paper say, and nothing is averaged over silently."""
+"""Tables show what result files and the paper say; nothing is averaged silently."""
 
 from __future__ import annotations
 
@@ -39,17 +39,22 @@ def frame(outputs, *overrides):
     return results.load([*(overrides or [TABLE1]), f"paths.outputs={outputs}"])
 
 
-@pytest.mark.parametrize(("epoch", "over"), list(itertools.product(results.AGGREGATES, ("mean", "median"))))
-def test_cells_are_what_result_files_and_paper_say(table1, epoch, over):
+@pytest.mark.parametrize(
+    ("epoch", "aggregate"), list(itertools.product(results.AGGREGATES, ("mean", "median")))
+)
+def test_cells_are_what_result_files_and_paper_say(table1, epoch, aggregate):
     outputs, done = table1
-    table = compare("table1", frame(outputs), epoch, over)
+    table = compare("table1", frame(outputs), epoch, aggregate)
     for method, task in itertools.product(("full", "lora", "vera", "lora_drop"), TASKS):
         found = [done[method, task, seed] for seed in range(3) if (method, task, seed) in done]
         runs = [one.metrics.primary_at(epoch) for one in found]
-        cell, paper = table.cell(method, task), published()["table1"]["models"]["roberta_base"][method]["tasks"][task]
+        cell, paper = (
+            table.cell(method, task),
+            published()["table1"]["models"]["roberta_base"][method]["tasks"][task],
+        )
         assert (cell.n, cell.planned) == (len(runs), 3) and cell.paper == paper["mean"]
         if runs:
-            assert cell.ours == pytest.approx(100 * getattr(statistics, over)(runs))
+            assert cell.ours == pytest.approx(100 * getattr(statistics, aggregate)(runs))
             assert cell.std == pytest.approx(100 * statistics.stdev(runs))
             assert cell.difference == pytest.approx(cell.ours - cell.paper)
     assert table.parameters["lora"] == ("1,000", "0.29M")
@@ -60,24 +65,28 @@ def test_averages_say_what_is_missing_and_compare_like_with_like(table1):
     vera, lora = table.cell("vera", AVERAGE), table.cell("lora", AVERAGE)
     assert (vera.n, vera.planned) == (7, 8) and (lora.n, lora.planned) == (8, 8)
     others = [task for task in TASKS if task != "rte"]
-    assert vera.ours == pytest.approx(statistics.mean(table.cell("vera", task).ours for task in others))
-    assert vera.paper == pytest.approx(statistics.mean(table.cell("vera", task).paper for task in others))
-    assert lora.paper == 86.1  # as printed; the mean is 86.075
-    assert str(vera.place) == "<NA>"  # an average over other columns is not compared
+    assert vera.ours == pytest.approx(
+        statistics.mean(table.cell("vera", task).ours for task in others)
+    )
+    assert vera.paper == pytest.approx(
+        statistics.mean(table.cell("vera", task).paper for task in others)
+    )
+    assert lora.paper == 86.1  # as published; the mean is 86.075
+    assert str(vera.rank) == "<NA>"  # an average over other columns is not compared
     assert table.cell("vera", "rte").n == 0
 
 
 def test_the_best_and_second_best_are_marked_as_rounded(table1):
     table = compare("table1", frame(table1[0]))
     for column in (*TASKS, AVERAGE):
-        for values, places in (("ours", "place"), ("paper", "paper_place")):
+        for values, ranks in (("ours", "rank"), ("paper", "paper_rank")):
             cells = table.cells[(table.cells.column == column) & table.cells[values].notna()]
             if values == "ours" and column == AVERAGE:
                 cells = cells[cells.n == cells.planned]
             ranked = sorted({round(value, 1) for value in cells[values]}, reverse=True)[:2]
             for cell in cells.itertuples():
-                value, place = round(getattr(cell, values), 1), getattr(cell, places)
-                assert place == ranked.index(value) + 1 if value in ranked else str(place) == "<NA>"
+                value, rank = round(getattr(cell, values), 1), getattr(cell, ranks)
+                assert rank == ranked.index(value) + 1 if value in ranked else str(rank) == "<NA>"
 
 
 @pytest.mark.slow
@@ -87,11 +96,18 @@ def test_markdown_latex_and_text_show_the_same(table1):
     ours, paper = f"{cell.ours:.1f}", "62.4"
     for format in ("markdown", "latex", "text"):
         text = tables.comparison(table, format)
-        assert ours in text and paper in text and f"{cell.difference:+.1f}" in text and "2 of 3" in text
+        assert (
+            ours in text
+            and paper in text
+            and f"{cell.difference:+.1f}" in text
+            and "2 of 3" in text
+        )
         assert tables.MISSING in text and "7 of 8" in text and "91.9 from the same source" in text
     assert "lora\\_drop" in tables.comparison(table, "latex")
     rows = list(csv.DictReader(tables.comparison(table, "csv").splitlines()))
-    (named,) = (row["runs"].split() for row in rows if (row["row"], row["column"]) == ("lora", "cola"))
+    (named,) = (
+        row["runs"].split() for row in rows if (row["row"], row["column"]) == ("lora", "cola")
+    )
     assert sorted(named) == sorted(table1[1]["lora", "cola", seed].id for seed in (0, 1))
     assert len(rows) == 6 * 9 and {row["row"] for row in rows} == set(table.rows)
 
@@ -100,7 +116,9 @@ def test_markdown_latex_and_text_show_the_same(table1):
 def test_the_command_prints_and_saves_the_table(table1):
     outputs, done = table1
     for format, suffix in tables.SUFFIXES.items():
-        shown = run_module("experiments.table", "table1", "--format", format, "--epoch", "last", outputs=outputs)
+        shown = run_module(
+            "experiments.table", "table1", "--format", format, "--epoch", "last", outputs=outputs
+        )
         assert shown.returncode == 0, shown.stderr
         assert "4 of 144 runs are missing" in shown.stdout and "last epoch" in shown.stdout
         text = (outputs / "tables" / f"table1.{suffix}").read_text()
@@ -112,7 +130,7 @@ def test_the_command_prints_and_saves_the_table(table1):
 def test_a_table_without_a_paper_has_the_epoch_and_the_aggregate_that_are_asked_for(tmp_path):
     done = result_files.write(tmp_path, "experiment=demo", "method=lora")
     scores = sorted(100 * one.metrics.primary_at("last") for one in done)
-    arguments = ("demo", "method=lora", "--epoch", "last", "--over", "median")
+    arguments = ("demo", "method=lora", "--epoch", "last", "--aggregate", "median")
     shown = run_module("experiments.table", *arguments, outputs=tmp_path, COLUMNS="80").stdout
     assert shown.startswith("median ± standard deviation over seeds, in percent, at the last epoch")
     assert f" {scores[1]:.1f} ± " in shown and scores[1] != pytest.approx(sum(scores) / 3, abs=0.1)
@@ -123,13 +141,21 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     outputs, done = table1
     rows = frame(outputs)
     text = paired_test(rows[rows.status == results.FINISHED], "best")
-    pairs = [(task, seed) for task, seed in itertools.product(TASKS, range(3)) if ("lora", task, seed) in done]
+    pairs = [
+        (task, seed)
+        for task, seed in itertools.product(TASKS, range(3))
+        if ("lora", task, seed) in done
+    ]
     gaps = [
-        done["lora_drop", task, seed].metrics.primary_at("best") - done["lora", task, seed].metrics.primary_at("best")
+        done["lora_drop", task, seed].metrics.primary_at("best")
+        - done["lora", task, seed].metrics.primary_at("best")
         for task, seed in pairs
     ]
     wins = sum(gap > 0 for gap in gaps)
-    assert f"{100 * statistics.mean(gaps):+.2f} on average over 23 pairs" in text and f"{wins} wins" in text
+    assert (
+        f"{100 * statistics.mean(gaps):+.2f} on average over 23 pairs" in text
+        and f"{wins} wins" in text
+    )
     # by definition: how many of the 2^23 ways to give the ranks signs are as extreme
     order = sorted(range(len(gaps)), key=lambda i: abs(gaps[i]))
     plus = sum(rank for rank, i in enumerate(order, 1) if gaps[i] > 0)
@@ -146,7 +172,9 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
 
 @pytest.mark.slow
 def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
-    result_files.write(tmp_path, "experiment=table6", metrics=lambda config: [config["method"]["threshold"] / 2])
+    result_files.write(
+        tmp_path, "experiment=table6", metrics=lambda config: [config["method"]["threshold"] / 2]
+    )
     table = compare("table6", frame(tmp_path, "experiment=table6"))
     assert {row: table.cell(row, "rte").ours for row in table.rows} == {
         f"T={t}": pytest.approx(50 * float(t)) for t in ("1", "0.95", "0.9", "0.8", "0.7")
@@ -171,20 +199,27 @@ def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
     result_files.write(tmp_path, "experiment=table5", primary="bleu", others=others)
     table = compare("table5", frame(tmp_path, "experiment=table5"))
     cell = table.cell("lora", "e2e char_bleu4 (as bleu)")
-    assert (cell.ours, cell.paper) == (pytest.approx(60), 53.7) and table.cell("lora", "dart rouge_l").paper == 42.92
+    assert (cell.ours, cell.paper) == (pytest.approx(60), 53.7) and table.cell(
+        "lora", "dart rouge_l"
+    ).paper == 42.92
     assert AVERAGE not in table.columns and "characters" in table.cell("lora", "e2e bleu").note
-    # two digits, as printed: with one, 35.94 and 35.92 would share a place
-    assert [table.cell(row, "e2e rouge_l").paper_place for row in ("full", "lora")] == [1, 2]
-    assert str(table.cell("lora_drop", "e2e rouge_l").paper_place) == "<NA>"
+    # two digits, as printed: with one, 35.94 and 35.92 would share a rank
+    assert [table.cell(row, "e2e rouge_l").paper_rank for row in ("full", "lora")] == [1, 2]
+    assert str(table.cell("lora_drop", "e2e rouge_l").paper_rank) == "<NA>"
     assert all(text in tables.comparison(table, "markdown") for text in ("35.94", "35.92", "53.70"))
 
 
 @pytest.mark.slow
 def test_columns_of_several_metrics(tmp_path):
     narrowed = ["experiment=prilora", "task=stsb", "seed=0"]
-    result_files.write(tmp_path, *narrowed, primary="spearman", metrics=lambda _: [0.8], others={"pearson": 0.9})
+    result_files.write(
+        tmp_path, *narrowed, primary="spearman", metrics=lambda _: [0.8], others={"pearson": 0.9}
+    )
     table = compare("prilora", frame(tmp_path, *narrowed))
-    assert table.cell("lora", "stsb").ours == pytest.approx(85) and table.cell("lora", "stsb").paper == 91.6
+    assert (
+        table.cell("lora", "stsb").ours == pytest.approx(85)
+        and table.cell("lora", "stsb").paper == 91.6
+    )
     assert table.cell("adalora_1.27M", "stsb").n == 1 and table.cell("lora_rank_2", "stsb").n == 0
 
 
@@ -197,7 +232,9 @@ def test_several_columns_of_a_task_count_as_one(tmp_path):
     average = table.cell("lora", AVERAGE)
     assert average.ours == pytest.approx((85 + 60) / 2) and (average.n, average.planned) == (2, 8)
     assert average.paper == pytest.approx(((90.65 + 90.69) / 2 + 85.2) / 2)
-    nothing = table.cell("pfeiffer_1.18M", AVERAGE)  # a row that is not run: the paper's own average, and no run is missing
+    nothing = table.cell(
+        "pfeiffer_1.18M", AVERAGE
+    )  # a row that is not run: the paper's own average, and no run is missing
     assert (nothing.n, nothing.planned, nothing.paper) == (0, 0, 88.24)
     assert table.cell("houlsby_1.22M", "rte").n == 1 and table.left_out == ()
 
@@ -212,17 +249,23 @@ def test_a_run_belongs_to_the_row_that_says_most_of_it(tmp_path):
 
 def test_settings_are_not_averaged_over(tmp_path):
     narrowed = ["experiment=table1", "task=rte", "method=lora", "method.rank=4,8"]
-    with pytest.raises(UserError, match=r"the row lora has runs of rte that differ in more than the seed"):
+    with pytest.raises(
+        UserError, match=r"the row lora has runs of rte that differ in more than the seed"
+    ):
         compare("table1", frame(tmp_path, *narrowed))
     other = ["experiment=table6", "task=rte", "seed=0", "method.threshold=0.85"]
     result_files.write(tmp_path, *other)
     table = compare("table6", frame(tmp_path, *other))
-    assert table.left_out == ("lora_drop",) and "belong to no row" in tables.comparison(table, "text")
+    assert table.left_out == ("lora_drop",) and "belong to no row" in tables.comparison(
+        table, "text"
+    )
 
 
 def test_what_a_format_reads_as_its_own_is_escaped():
     table = pd.DataFrame({"a|b": ["[bold]x[/]", "50 % of $_{i}"], "n": ["1", "2"]})
-    assert "a\\|b" in tables.frame(table, "markdown") and "[bold]x[/]" in tables.frame(table, "text")
+    assert "a\\|b" in tables.frame(table, "markdown") and "[bold]x[/]" in tables.frame(
+        table, "text"
+    )
     latex = tables.frame(table, "latex")
     assert "50 \\% of \\$\\_\\{i\\}" in latex and "a\\textbar{}b" in latex
 
@@ -240,13 +283,18 @@ def test_nothing_is_cut_in_a_terminal(table1, width):
 def test_footnotes_are_of_cells_that_are_there(name):
     ((_, rows),) = published()[name]["models"].items()
     columns = {AVERAGE, *(task for row in rows.values() for task in row["tasks"] or ())}
-    columns |= {metric for row in rows.values() for value in (row["tasks"] or {}).values() for metric in value}
+    columns |= {
+        metric
+        for row in rows.values()
+        for value in (row["tasks"] or {}).values()
+        for metric in value
+    }
     for note in published()[name].get("footnotes", ()):
         assert note["row"] is None or note["row"] in rows
         assert note["column"] is None or note["column"] in columns
 
 
-def test_the_papers_averages_are_as_printed_but_where_a_footnote_says_so():
+def test_the_papers_averages_are_as_published_but_where_a_footnote_says_so():
     for name, table in published().items():
         if name == "prilora":  # counts two metrics of a task as one
             continue
