@@ -76,7 +76,7 @@ class AdaLoRA(Method):
                 raise ValueError(f"{key} must lie in (0, 1), got {value}")
         if orthogonality < 0 or alpha <= 0:
             raise ValueError(
-                f"orthogonality must be at least 0 and alpha positive, "
+                "orthogonality must not be negative and alpha positive, "
                 f"got {orthogonality} and {alpha}"
             )
         self.init_rank, self.target_rank, self.alpha, self.dropout = (
