@@ -1,13 +1,9 @@
 import logging
 import sys
 
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # on import it warns of a kernel that no run needs
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about an unused kernel
 
-if (
-    sys.argv[0] == "-m"
-):  # `python -m experiments.<command>` is about to start, with seconds of imports
+if sys.argv[0] == "-m":  # `python -m experiments.<command>`: imports take seconds
     from experiments.common import interrupts
 
     interrupts.install()

@@ -1,7 +1,7 @@
-"""What the pretraining of the two built-in models shares: batches, growing a stack, the training loop, the record.
+"""Pretraining code of both built-in models: batches, growing a stack, training loop, record.
 
-The stack grows by doubling (Gong et al. 2019, "Efficient Training of BERT by Progressively Stacking"): most steps are
-cheap, and a thin stack of 12 layers does not get stuck at the start.
+The stack grows by doubling (Gong et al. 2019, "Efficient Training of BERT by Progressively
+Stacking"): most steps are cheap, and a thin stack of 12 layers does not get stuck at the start.
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ HELD_OUT_TEXTS = 3000
 
 
 class Guess(NamedTuple):
-    """One batch: the loss, the true ids of the guessed tokens, which were guessed right, and which the curve reports."""
+    """Predictions for one batch.
+
+    Attributes:
+        loss: The mean loss.
+        targets: (tokens,) The true ids of the predicted tokens.
+        hits: (tokens,) Which were predicted correctly.
+        watched: (tokens,) Which of them the training curve reports.
+    """
 
     loss: Tensor
-    targets: Tensor  # (tokens,) like the next two
+    targets: Tensor
     hits: Tensor
     watched: Tensor
 
@@ -41,17 +48,33 @@ Guesser = Callable[[nn.Module, Any], Guess]
 
 
 def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentParser:
-    """The command line of both models; `defaults` are the values that differ."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Make the command line.
+
+    Args:
+        doc: The description.
+        name: The name of the model.
+        defaults: Defaults that differ between models.
+    """
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--texts", type=int, help="texts generated; they are repeated where the steps need more")
+    made.add_argument(
+        "--texts", type=int, help="texts to generate; repeated if the steps need more"
+    )
     made.add_argument("--vocabulary", type=int, default=2600)
-    made.add_argument("--layers", type=int, nargs="+", default=[3, 6, 12], help="layers of each stage")
+    made.add_argument(
+        "--layers", type=int, nargs="+", default=[3, 6, 12], help="layers of each stage"
+    )
     made.add_argument("--steps", type=int, nargs="+", help="steps of each stage")
     made.add_argument("--lr", type=float, nargs="+", help="peak learning rate of each stage")
     made.add_argument("--batch-tokens", type=int, default=1024)
-    made.add_argument("--threads", type=int, default=1, help="more are no faster per second of a busy machine")
-    made.add_argument("--bf16", action="store_true", help="autocast; gains nothing on a CPU without AMX")
+    made.add_argument(
+        "--threads", type=int, default=1, help="CPU threads; more barely help such small models"
+    )
+    made.add_argument(
+        "--bf16", action="store_true", help="autocast to bf16; no gain on a CPU without AMX"
+    )
     made.add_argument("--output", type=Path, default=ASSETS / name)
     made.add_argument("--record", type=Path, default=Path(__file__).with_name(name) / "record.json")
     made.set_defaults(**defaults)
@@ -59,7 +82,13 @@ def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentPars
 
 
 class Batches:
-    """Batches of rows of token ids of one length each (no padding)."""
+    """Batches of rows of equal length, so that nothing is padded.
+
+    Args:
+        rows: Token ids.
+        tokens: The size of a batch.
+        seed: For the order.
+    """
 
     def __init__(self, rows: list[list[int]], tokens: int, seed: int) -> None:
         self.by_length: dict[int, list[list[int]]] = defaultdict(list)
@@ -79,19 +108,24 @@ class Batches:
             yield self.prepare(torch.tensor(rows))
 
     def prepare(self, ids: Tensor) -> Any:
-        """(rows, length) ids -> what a Guesser takes."""
+        """Turn ids (rows, length) into the input of a Guesser."""
         return ids
 
 
 def stack(layers: nn.ModuleList, smaller: nn.ModuleList) -> None:
-    """Repeat a smaller stack until the larger one is full."""
+    """Fill a stack with copies of a smaller one.
+
+    Args:
+        layers: The stack to fill.
+        smaller: The stack to repeat.
+    """
     for index, layer in enumerate(layers):
         layer.load_state_dict(smaller[index % len(smaller)].state_dict())
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, guess: Guesser) -> dict[str, float]:
-    """Loss and accuracy of the guessed tokens, and the loss of always answering by word frequency."""
+    """Loss and accuracy of predictions, and the loss of predicting by token frequency alone."""
     model.eval()
     loss = hits = count = 0.0
     targets = []
@@ -103,15 +137,31 @@ def evaluate(model: nn.Module, batches: Batches, guess: Guesser) -> dict[str, fl
     frequency = torch.bincount(torch.cat(targets)).float()
     frequency = frequency[frequency > 0] / frequency.sum()
     model.train()
-    return {"loss": loss / count, "accuracy": hits / count, "unigram_loss": float(-(frequency * frequency.log()).sum())}
+    return {
+        "loss": loss / count,
+        "accuracy": hits / count,
+        "unigram_loss": float(-(frequency * frequency.log()).sum()),
+    }
 
 
-def train_stage(model: Any, batches: Batches, guess: Guesser, steps: int, lr: float, bf16: bool, last: bool) -> list[list]:
-    """Warm-up, then linear decay (to zero only at the full depth). Rows: step, loss, accuracy if watched, seconds."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+def train_stage(
+    model: Any, batches: Batches, guess: Guesser, steps: int, lr: float, bf16: bool, last: bool
+) -> list[list]:
+    """Train with warm-up and linear decay, to zero only in the last stage.
+
+    Returns:
+        Rows of the curve: step, loss, accuracy on watched tokens, seconds.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True
+    )
     warmup, floor = max(1, steps // 15), 0.0 if last else 0.3
-    slope = lambda step: min((step + 1) / warmup, floor + (1 - floor) * (steps - step) / max(1, steps - warmup))  # noqa: E731
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, slope)
+
+    def factor(step: int) -> float:
+        decay = floor + (1 - floor) * (steps - step) / max(1, steps - warmup)
+        return min((step + 1) / warmup, decay)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     curve, recent, watched, start, step = [], [], [], time.time(), 0
     while step < steps:
         for batch in islice(batches, steps - step):
@@ -130,7 +180,10 @@ def train_stage(model: Any, batches: Batches, guess: Guesser, steps: int, lr: fl
                 curve.append([step, *means, round(time.time() - start)])
                 recent, watched = [], []
                 depth = model.config.num_hidden_layers
-                print(f"{depth} layers, step {step}/{steps}: loss, watched, seconds {curve[-1][1:]}", flush=True)
+                print(
+                    f"{depth} layers, step {step}/{steps}: loss, watched, seconds {curve[-1][1:]}",
+                    flush=True,
+                )
     return curve
 
 
@@ -141,7 +194,11 @@ def grow(
     held_out: Batches,
     guess: Guesser,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """Train every stage, and save the model after each: the model of the last one, and what the record says of them."""
+    """Train all stages, and save the model after each.
+
+    Returns:
+        The final model, and the stages for the record.
+    """
     model: Any = None
     stages: list[dict[str, Any]] = []
     for layers, steps, lr in zip(args.layers, args.steps, args.lr, strict=True):
@@ -149,7 +206,13 @@ def grow(
         curve = train_stage(model, train, guess, steps, lr, args.bf16, layers == args.layers[-1])
         scores = {name: round(value, 4) for name, value in evaluate(model, held_out, guess).items()}
         stages.append(
-            {"layers": layers, "steps": steps, "lr": lr, "seconds": round(time.time() - start), "held_out": scores}
+            {
+                "layers": layers,
+                "steps": steps,
+                "lr": lr,
+                "seconds": round(time.time() - start),
+                "held_out": scores,
+            }
         )
         stages[-1]["loss"] = curve[:: math.ceil(len(curve) / 15)] + curve[-1:]
         print(stages[-1]["held_out"], flush=True)
@@ -159,12 +222,18 @@ def grow(
 
 
 def write_record(
-    args: argparse.Namespace, tokens: int, model: nn.Module, stages: list[dict[str, Any]], begin: float
+    args: argparse.Namespace,
+    tokens: int,
+    model: nn.Module,
+    stages: list[dict[str, Any]],
+    begin: float,
 ) -> None:
-    """Settings, sizes, losses, seconds and versions as JSON."""
+    """Write settings, sizes, losses, seconds and versions as JSON."""
     versions = {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)}
     record = {
-        "settings": {name: value for name, value in vars(args).items() if not isinstance(value, Path)},
+        "settings": {
+            name: value for name, value in vars(args).items() if not isinstance(value, Path)
+        },
         "texts": args.texts,
         "tokens": tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -1,1 +1,1 @@
-"""What every command uses: the terminal and files."""
+"""Shared by all commands: the terminal, files, interrupts."""

@@ -1,4 +1,4 @@
-"""What every command prints with: messages, a progress bar, tables."""
+"""Print messages, progress bars and tables."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ NARROW = 100  # characters
 
 
 def started(id: str) -> None:
+    """Print a heading for a run."""
     terminal.rule(f"[bold]{id}", align="left")
 
 
 def info(message: str) -> None:
-    """One line, whatever brackets stand in it."""
+    """Print one line; brackets are not taken for markup."""
     terminal.print(message, soft_wrap=True, markup=False)
 
 
 def error(message: str) -> None:
+    """Print one line in red."""
     terminal.print(message, style="red", soft_wrap=True, markup=False)
 
 
 def first_line(error: str) -> str:
-    """Of what an error says, without its traceback: the type and the first line of the message."""
+    """The type of an error and the first line of its message, without the traceback."""
     lines = error.strip().splitlines()
-    traceback = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=-1)
+    traceback = max(
+        (i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=-1
+    )
     return next((line for line in lines[traceback + 1 :] if not line.startswith(" ")), lines[-1])
 
 
 def key_values(lines: list[tuple[str, str]]) -> None:
-    """Names and what is to be said of them."""
+    """Print names and values in two columns."""
     table = grid()
     for name, text in lines:
         table.add_row(name, escape(text))
@@ -46,7 +50,7 @@ def key_values(lines: list[tuple[str, str]]) -> None:
 
 
 def grid() -> Table:
-    """Two columns; a long word of the second is folded, not cut."""
+    """An empty grid of two columns; long words of the second are folded, not cut off."""
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")
@@ -54,19 +58,30 @@ def grid() -> Table:
 
 
 def progress(items: Collection[Item], text: str) -> Iterable[Item]:
-    """The items, with a bar on the standard error that goes away when they are done."""
+    """Iterate over items with a progress bar on standard error, removed at the end."""
     return track(items, text, total=len(items), console=Console(stderr=True), transient=True)
 
 
-def print_frame(frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()) -> None:
-    """A table of text cells; columns of `text` stand to the left, those of numbers to the right."""
+def print_frame(
+    frame: pd.DataFrame, title: str, text: tuple[str, ...], wrapped: tuple[str, ...] = ()
+) -> None:
+    """Print a table of text cells.
+
+    Args:
+        frame: The cells.
+        title: A line above; "" for none.
+        text: Columns to align left; others are numbers, aligned right.
+        wrapped: Columns whose long words may be folded.
+    """
     tight: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0} if terminal.width < NARROW else {}
     if title:
         info(title)
     table = Table(**tight)
     for column in frame.columns:
-        # a long name is folded, a number never cut
-        options: dict[str, Any] = {"overflow": "fold"} if column in wrapped else {"no_wrap": True, "min_width": len(column)}
+        # long names may be folded, but numbers must never be cut off
+        options: dict[str, Any] = {"no_wrap": True, "min_width": len(column)}
+        if column in wrapped:
+            options = {"overflow": "fold"}
         table.add_column(column, justify="left" if column in text else "right", **options)
     for row in frame.itertuples(index=False):
         table.add_row(*(escape(str(cell)) for cell in row))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process at a time works in."""
+"""Files that are complete or absent, and folders that one process at a time uses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
-GLANCE = 0.1  # seconds: longer than others take to see whether a folder is run_lock
+GLANCE = 0.1  # seconds; longer than `is_locked` of another process holds the lock
 
 
 def check_writable(folder: Path) -> None:
-    """OSError where the run could not write its result; leaves nothing behind."""
+    """Check that a run can write its result, without leaving anything behind.
+
+    Args:
+        folder: The run's folder, which need not exist.
+
+    Raises:
+        OSError: If it cannot be written to.
+    """
     existing = next(parent for parent in (folder.resolve() / "x").parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -26,7 +33,14 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes path's place when the block ends without an error."""
+    """Write a file completely or not at all.
+
+    Args:
+        path: The file. Missing folders are made.
+
+    Yields:
+        A temporary path to write to. It replaces `path` if the block ends without an error.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -43,9 +57,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def run_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """The folder is this process's own for as long as the block lasts; False where it is not, and `wait` is not asked for.
+    """Hold the lock of a folder during the block.
 
-    The operating system gives the folder back when a process ends, however it ends.
+    The operating system releases the lock when a process ends, however it ends.
+
+    Args:
+        folder: The folder, made if it is missing.
+        wait: Whether to wait for another process that holds the lock.
+
+    Yields:
+        Whether this process holds the lock; always True if `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -61,7 +82,7 @@ def run_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Does a process work in the folder? Not that we know, where it is another user's."""
+    """Whether a process holds the lock. False if the lock file belongs to another user."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -69,7 +90,7 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # the lock cannot be opened: to look at results needs no right to write
+    except OSError:  # no write access, which reading results does not need
         return False
 
 

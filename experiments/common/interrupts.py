@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line, and the exit status that shells expect (130, 143)."""
+"""End on Ctrl-C and SIGTERM with one line and the exit status that shells expect (130, 143)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 from types import FrameType
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-AGAIN = 0.01  # seconds
+RETRY = 0.01  # seconds
 
 
 def install() -> None:
-    """End this process by SystemExit on both signals, so that every `finally` runs."""
+    """Raise SystemExit on both signals, so that every `finally` runs."""
     process = os.getpid()
 
     def end(signum: int, frame: FrameType | None) -> None:
         if _swallows(frame):
             signal.signal(signal.SIGALRM, lambda _, later: end(signum, later))
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            signal.setitimer(signal.ITIMER_REAL, RETRY)
             return
-        for other in NAMES:  # once more ends it at once
+        for other in NAMES:  # a second signal ends it at once
             signal.signal(other, signal.SIG_DFL)
         if os.getpid() == process:  # not in a data loader's worker
             print(
@@ -35,9 +35,9 @@ def install() -> None:
 
 
 def _swallows(frame: FrameType | None) -> bool:
-    """Whether an exception that is raised in this frame would be lost.
+    """Whether an exception raised in this frame would be lost.
 
-    Python prints and forgets what a finaliser or a weak reference's callback raises; importing a
+    Python prints and drops exceptions in finalisers and weak-reference callbacks. Importing a
     module goes through such a callback.
     """
     while frame is not None:

@@ -57,7 +57,7 @@ def _gpu_units() -> list[str]:
 
     if not torch.cuda.is_available():
         raise UserError(
-            "trainer.precision=auto depends on the GPU, and torch sees none here: name the precision, "
-            "trainer.precision=bf16-mixed or 32-true"
+            "trainer.precision=auto depends on the GPU, and torch sees none here: "
+            "name the precision of the runs, trainer.precision=bf16-mixed or 32-true"
         )
     return ["tensor cores"] if torch.cuda.is_bf16_supported(including_emulation=False) else []

@@ -1,4 +1,4 @@
-"""The only reader and writer of result files."""
+"""Results: the only code that reads and writes result files."""
 
 from experiments.results.frames import load, over_seeds, times
 from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result

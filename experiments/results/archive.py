@@ -1,7 +1,7 @@
-"""Archives: finished results as a few sorted JSON-lines files, to be kept under version control.
+"""Archives: finished results as a few sorted JSON-lines files for version control.
 
-<folder>/<backbone>.jsonl has one line a run, sorted by id: the fields of its result file and, as
-`analyses`, what was measured of its model afterwards. Weights and predictions are not in it.
+<folder>/<backbone>.jsonl has one line per run, sorted by id: the fields of its result file and, as
+`analyses`, later measurements of its model. Weights and predictions are left out.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ Line = Mapping[str, Any]
 
 
 def lines(folder: str | Path) -> Mapping[str, Line]:
-    """The lines of an archive by their ids; empty if the folder holds none.
+    """Read the lines of an archive, keyed by id; empty if the folder holds no archive.
 
     Raises:
-        UserError: a line is no result, or an id stands in two lines.
+        UserError: If a line is not a result, or two different lines have the same id.
     """
     files = sorted(Path(folder).glob("*.jsonl"))
     return _read(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
 
 def file_of(folder: str | Path, id: str) -> Path | None:
-    """The file of the archive that has a line with this id, None if none has."""
+    """The archive file that has a line with this id, or None."""
     found = lines(folder).get(id)
     return Path(folder) / f"{found['config']['backbone']['name']}.jsonl" if found else None
 
 
 def line(result: Result, analyses: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A result, and what was measured of its model afterwards, as an archive has it."""
+    """Make the archive line of a result.
+
+    Args:
+        result: The result.
+        analyses: Later measurements of its model, by name.
+    """
     return {**to_plain(result), **({ANALYSES: dict(analyses)} if analyses else {})}
 
 
@@ -51,14 +56,16 @@ def _read(files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Line]:
                 line = json.loads(text)
                 id = line["id"]
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{file}, line {number}: no result ({type(error).__name__}: {error})") from error
+                raise UserError(
+                    f"{file}, line {number}: not a result ({type(error).__name__}: {error})"
+                ) from error
             if found.setdefault(id, line) != line:
-                raise UserError(f"{file}, line {number}: another line has the id {id} already")
+                raise UserError(f"{file}, line {number}: another line already has the id {id}")
     return found
 
 
 def write(folder: str | Path, content: Iterable[Line]) -> list[Path]:
-    """Make these lines the archive in a folder; the files of other backbones go last.
+    """Replace the archive in a folder by these lines; files no longer needed are removed last.
 
     Returns:
         The archive's files.
@@ -68,7 +75,8 @@ def write(folder: str | Path, content: Iterable[Line]) -> list[Path]:
         by_file[Path(folder) / f"{line['config']['backbone']['name']}.jsonl"].append(line)
     for file, some in by_file.items():
         with atomic_write(file) as path:
-            path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in some), encoding="utf-8")
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in some)
+            path.write_text(text, encoding="utf-8")
     for file in set(Path(folder).glob("*.jsonl")) - set(by_file):
         file.unlink()
     return sorted(by_file)

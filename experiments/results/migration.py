@@ -1,7 +1,7 @@
-"""Results of older schemas, read as today's. Free of torch.
+"""Convert results of older schemas to the current one. Does not import torch.
 
-Schema 1 named some settings, methods, backbones and classes differently. A config is carried over
-key by key, so that it has today's id (experiments.config.identity) and builds today's objects.
+Schema 1 used other names for some settings, methods, backbones and classes. Its configs are
+converted key by key, so that they have current ids (experiments.config.identity) and can be built.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SCHEMA = 2  # to be raised when a key of a result file, or of the config in it, is renamed
-UNKNOWN = "unknown"  # a fingerprint that early results do not have
+SCHEMA = 2  # raise it when a key of a result file, or of its config, is renamed
+UNKNOWN = "unknown"  # for a fingerprint that early results lack
 NAMES = {
     "backbone": {"minilm": "all_minilm_l6"},
     "method": {
@@ -30,7 +30,7 @@ METHOD_KEYS = {
     "shared_weights": "shared_init",
 }
 METHOD_VALUES = {("strategy", "top"): "upper_layers"}
-CLASSES = {  # schema 1's path of a class -> today's
+CLASSES = {  # path of a class in schema 1 -> current path
     "experiments.tracking.csv_logger": "experiments.runner.loggers.csv_logger",
     "experiments.tracking.wandb_logger": "experiments.runner.loggers.wandb_logger",
     "loradrop.methods.head.Head": "loradrop.methods.linear_probe.LinearProbe",
@@ -48,14 +48,20 @@ OWN_RATE = ("VeRA", "PromptTuning", "PrefixTuning")  # had method.learning_rate
 
 
 def migrate(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a result file, without `schema`, as today's schema has them.
+    """Convert the fields of a result file to the current schema.
+
+    Args:
+        plain: The contents of the file.
+
+    Returns:
+        The fields without `schema`.
 
     Raises:
-        ValueError: the schema is not known here.
+        ValueError: If this version does not know the schema.
     """
     version = plain.get("schema")
     if version not in (1, SCHEMA):
-        raise ValueError(f"schema {version!r} is not known to this version, which reads up to {SCHEMA}")
+        raise ValueError(f"this version reads schemas up to {SCHEMA}, not {version!r}")
     fields = {key: value for key, value in plain.items() if key != "schema"}
     if version == 1:
         fields["config"] = migrate_config(fields["config"])
@@ -65,7 +71,7 @@ def migrate(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that schema 1 recorded, with today's keys, names and classes; today's own as it is."""
+    """Convert a recorded config to current keys, names and classes; current configs stay as is."""
     config = {key: _with_classes(node) for key, node in config.items()}
     method, path = config["method"], str(config["method"].get("_target_"))
     for group, names in NAMES.items():
@@ -80,10 +86,13 @@ def migrate_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_classes(node: Any) -> Any:
-    """A copy of a group's node, with today's paths of classes."""
+    """A copy of a group's node with the current paths of classes."""
     if not isinstance(node, Mapping):
         return node
-    return {key: CLASSES.get(value, value) if isinstance(value, str) else value for key, value in node.items()}
+    return {
+        key: CLASSES.get(value, value) if isinstance(value, str) else value
+        for key, value in node.items()
+    }
 
 
 def _renamed_value(key: str, value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""New ids for stored results, from the configs that they record. Free of torch.
+"""Give stored results new ids, computed from their recorded configs. Does not import torch.
 
-Needed when a key or a name of the config changes, or what is in an id (config.identity). A run
-folder's result is carried over to today's schema first and the folder renamed last, each at once:
-the work may be broken off anywhere and started again.
+Needed when a key or a name of the config changes, or the values that an id covers
+(config.identity). A result is first converted to the current schema, then its folder is renamed.
+Both steps are atomic, so the work can be interrupted anywhere and repeated.
 """
 
 from __future__ import annotations
@@ -27,24 +27,34 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one stored run."""
+    """What happened to one stored run.
+
+    Attributes:
+        old: Its id before.
+        new: Its id by its config.
+        problem: Why it was left as it is; "" if it was not.
+    """
 
     old: str
     new: str
-    problem: str = ""  # why it was left as it is
+    problem: str = ""
 
     @property
     def is_renamed(self) -> bool:
+        """Whether the run has a new id."""
         return self.old != self.new and not self.problem
 
 
 def rekey(outputs: str | Path) -> Iterator[Change]:
-    """Give all runs of a folder, and the lines of an archive in it, today's ids.
+    """Give the runs in a folder, and the lines of an archive in it, current ids.
 
-    Nothing is overwritten: a run whose new folder exists is left where it is.
+    Nothing is overwritten: a run whose new folder exists stays where it is.
 
     Yields:
-        What became of each run, once it is done.
+        What happened to each run.
+
+    Raises:
+        UserError: If the archive has a line that is not a finished run, or two lines of one run.
     """
     for folder in sorted(path for path in Path(outputs, "runs").glob("*") if path.is_dir()):
         if (folder / store.RESULT).exists() or (folder / CONFIG).exists():
@@ -55,11 +65,13 @@ def rekey(outputs: str | Path) -> Iterator[Change]:
 def _rekey_folder(folder: Path) -> Change:
     with run_lock(folder, wait=False) as own:
         if not own:
-            return Change(folder.name, folder.name, "a process works in it")
+            return Change(folder.name, folder.name, "a process is using it")
         try:
             new = _new_id(folder)
         except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            return Change(folder.name, folder.name, f"it cannot be read ({type(error).__name__}: {error})")
+            return Change(
+                folder.name, folder.name, f"it cannot be read ({type(error).__name__}: {error})"
+            )
         target = folder.with_name(new)
         if target != folder and target.exists():
             return Change(folder.name, new, f"{target} exists")
@@ -70,14 +82,14 @@ def _rekey_folder(folder: Path) -> Change:
 
 
 def _new_id(folder: Path) -> str:
-    """From the result, or of a run that was broken off, from the config beside it."""
+    """Compute the id from the result or, for an interrupted run, from the config beside it."""
     if (folder / store.RESULT).exists():
         return run_id(parse((folder / store.RESULT).read_bytes()).config)
     return run_id(migrate_config(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
 
 
 def _carry_over(folder: Path, id: str) -> None:
-    """Give the files of a run this id, and the keys of today."""
+    """Give the files of a run this id and the current keys."""
     path, config = folder / store.RESULT, folder / CONFIG
     if config.exists():
         before = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -94,17 +106,20 @@ def _carry_over(folder: Path, id: str) -> None:
 
 
 def _rekey_archive(folder: Path) -> Iterator[Change]:
-    """All lines at once: an archive is a few small files."""
+    """Replace all lines at once: an archive is only a few small files."""
     before = archive.lines(folder)
     after: dict[str, dict[str, Any]] = {}
     changes = []
     for old, line in before.items():
         found = store.archived(folder, old)
         if not isinstance(found, Result):
-            raise UserError(f"{folder}/*.jsonl: {old} is no finished run; leave it out")
+            raise UserError(f"{folder}/*.jsonl: {old} is not a finished run; leave it out")
         new = run_id(found.config)
         if new in after:
-            raise UserError(f"{folder}/*.jsonl: {old} is the same run as another line, {new}; leave one of them out")
+            raise UserError(
+                f"{folder}/*.jsonl: {old} is the same run as another line, {new}; "
+                "leave one of them out"
+            )
         after[new] = archive.line(found.model_copy(update={"id": new}), line.get(archive.ANALYSES))
         changes.append(Change(old, new))
     if after != before:

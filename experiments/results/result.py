@@ -1,7 +1,7 @@
-"""What a result file says, as typed objects; the one definition of a valid result. Free of torch.
+"""Typed results: the one definition of a valid result file. Does not import torch.
 
-A finished run is a `Result`, a failed one a `Failure`. Fields that this version does not know are
-kept, so a result can say more of its surroundings without a new schema.
+A finished run has a `Result`, a failed one a `Failure`. Unknown fields are kept, so results can
+record more about their environment without a new schema.
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from experiments.results.migration import SCHEMA, migrate
 
@@ -20,13 +28,13 @@ Layer = Annotated[int, Field(strict=False)]  # JSON's keys are texts
 
 
 class Part(BaseModel):
-    """A part of a result: checked when it is made, unchangeable afterwards."""
+    """A part of a result, checked on creation and immutable afterwards."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
 
 
 class EpochScores(Part):
-    """The numbers of an epoch; beside the loss, any number of metrics as fractions."""
+    """The numbers of an epoch: the loss, and metrics as fractions."""
 
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
@@ -35,12 +43,12 @@ class EpochScores(Part):
 
     @property
     def scores(self) -> dict[str, float]:
-        """Metric -> value."""
+        """The metrics by name, as fractions."""
         return self.__pydantic_extra__
 
 
 class Metrics(Part):
-    """How well a run did, epoch by epoch."""
+    """The scores of a run, epoch by epoch."""
 
     primary: str  # the metric that picks the best epoch
     epochs: list[EpochScores]
@@ -65,14 +73,14 @@ class Metrics(Part):
 class Parameters(Part):
     """Counts of parameters."""
 
-    adapter: NonNegativeInt  # trained outside the head, each shared one once, without masked ones
-    head: NonNegativeInt  # trained, of the head
-    total: NonNegativeInt  # of the model with adapter and head
+    adapter: NonNegativeInt  # trainable, outside the head; shared ones once, no masked ones
+    head: NonNegativeInt  # trainable, in the head
+    total: NonNegativeInt  # all of the model, with adapter and head
     lora_parameters: NonNegativeInt | None  # of plain LoRA at the same rank and targets
 
 
 class ImportanceRecord(Part):
-    """A measurement: module type -> layer -> number."""
+    """A measurement of importance: module type -> layer -> number."""
 
     values: dict[str, dict[Layer, float]]  # g_i
     normalized: dict[str, dict[Layer, float]]  # y_i
@@ -81,7 +89,7 @@ class ImportanceRecord(Part):
 
 
 class PlanRecord(Part):
-    """Which layers of each module type kept an own LoRA."""
+    """The layers of each module type that kept their own LoRA, and the others."""
 
     kept: dict[str, list[int]]
     others: dict[str, list[int]]
@@ -98,7 +106,7 @@ class ConstraintsRecord(Part):
 
 
 class Record(Part):
-    """What every result file says, of a finished and of a failed run."""
+    """What every result file contains, for finished and failed runs."""
 
     status: ClassVar[str]
 
@@ -107,8 +115,10 @@ class Record(Part):
     started: str  # ISO 8601, UTC
     versions: dict[str, str]
     hardware: dict[str, Any]
-    git_commit: str | None  # with + behind it where tracked files were changed
-    constraints: ConstraintsRecord | None = None  # None: the file was missing, or the result is older
+    git_commit: str | None  # "+" at the end: tracked files were changed
+    constraints: ConstraintsRecord | None = (
+        None  # None: the file was missing, or the result is older
+    )
 
     @property
     def backbone(self) -> str:
@@ -124,11 +134,11 @@ class Record(Part):
 
 
 class Result(Record):
-    """A finished run's result."""
+    """The result of a finished run."""
 
     status: ClassVar[str] = FINISHED
 
-    metrics: Metrics | None  # None: recipe.epochs=0, nothing was fine-tuned
+    metrics: Metrics | None  # None: recipe.epochs=0, only measured
     parameters: Parameters
     importance: ImportanceRecord | None
     plan: PlanRecord | None
@@ -137,10 +147,10 @@ class Result(Record):
     evaluated_on: dict[str, int]  # split -> rows
     notes: list[str]
     data_fingerprint: str  # of all texts and labels
-    weights_fingerprint: str  # of the backbone's files, or its revision on the Hub
-    stage1_cached: bool | None = None  # whether stage 1 came from an earlier run; None: there is none
+    weights_fingerprint: str  # of the backbone's files, or its Hub revision
+    stage1_cached: bool | None = None  # whether an earlier run did stage 1; None: no stage 1
     tokens_per_second: float | None = None  # of fine-tuning, padding excluded
-    peak_memory_bytes: dict[str, int] = {}  # gpu: allocated by torch; process: resident
+    peak_memory_bytes: dict[str, int] = {}  # gpu: torch's peak; process: resident
 
     @property
     def total_seconds(self) -> float:
@@ -149,7 +159,7 @@ class Result(Record):
 
 
 class Failure(Record):
-    """A failed run's result."""
+    """The record of a failed run."""
 
     status: ClassVar[str] = FAILED
 
@@ -157,18 +167,18 @@ class Failure(Record):
 
 
 def parse(text: str | bytes) -> Result | Failure:
-    """Read a result from JSON, also one of an older schema.
+    """Read a result from JSON, also of an older schema.
 
     Raises:
-        ValueError: it is no valid result; the message names the key.
+        ValueError: If it is not a valid result; the message names the key.
     """
     return from_plain(json.loads(text))
 
 
 def from_plain(plain: Any) -> Result | Failure:
-    """As `parse`, from the object that the JSON stands for."""
+    """Like `parse`, but from decoded JSON."""
     if not isinstance(plain, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     fields = migrate(plain)
     status = fields.pop("status", None)
     kinds: dict[Any, type[Result] | type[Failure]] = {FINISHED: Result, FAILED: Failure}
@@ -182,6 +192,6 @@ def from_plain(plain: Any) -> Result | Failure:
 
 
 def to_plain(record: Result | Failure) -> dict[str, Any]:
-    """A result as its file has it, as JSON values."""
+    """Convert a result to JSON values, as its file has them."""
     fields = record.model_dump(mode="json", exclude_unset=True)
     return {"schema": SCHEMA, "id": fields.pop("id"), "status": record.status, **fields}

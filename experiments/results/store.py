@@ -1,8 +1,8 @@
-"""Where results lie, and how they are read and written. Free of torch.
+"""Where results are stored, and how they are read and written. Does not import torch.
 
 <outputs>/runs/<id>/     config.yaml, importance.json, adapter.safetensors and result.json of a run;
                          result.json is written last, atomically, and alone marks a run as finished
-<outputs>/*.jsonl        an archive: finished results without weights, one a line
+<outputs>/*.jsonl        an archive: finished results without weights, one per line
                          (experiments.results.archive)
 """
 
@@ -18,10 +18,10 @@ from experiments.config.schema import UserError
 from experiments.results import archive
 from experiments.results.result import Failure, Result, from_plain, parse, to_plain
 
-RUNNING, DAMAGED, MISSING = "running", "damaged", "missing"  # beside finished and failed
+RUNNING, DAMAGED, MISSING = "running", "damaged", "missing"  # besides finished and failed
 RESULT = "result.json"
-ANALYSES = ("distribution", "removal")  # beside it: what was measured of the model afterwards
-PREDICTIONS = "predictions.jsonl"  # beside a result: what the best epoch generated, one line a text
+ANALYSES = ("distribution", "removal")  # later measurements of the model, stored beside it
+PREDICTIONS = "predictions.jsonl"  # texts generated at the best epoch, one per line
 
 
 def run_folder(outputs: str | Path, id: str) -> Path:
@@ -30,16 +30,23 @@ def run_folder(outputs: str | Path, id: str) -> Path:
 
 
 def location(outputs: str | Path, id: str) -> Path:
-    """The file that holds a run's result, or is going to."""
+    """The file that holds a run's result, or will hold it."""
     own = run_folder(outputs, id) / RESULT
     return own if own.exists() else archive.file_of(outputs, id) or own
 
 
 def read(outputs: str | Path, id: str) -> Result | Failure | None:
-    """The result of a run, None if there is none.
+    """Read the result of a run.
+
+    Args:
+        outputs: The folder of results.
+        id: The run.
+
+    Returns:
+        The result; None if there is none.
 
     Raises:
-        UserError: the file is no valid result, or that of another run.
+        UserError: If the file is not a valid result, or is that of another run.
     """
     path = run_folder(outputs, id) / RESULT
     try:
@@ -49,12 +56,21 @@ def read(outputs: str | Path, id: str) -> Result | Failure | None:
         return found
     except (FileNotFoundError, NotADirectoryError):
         return archived(outputs, id)
-    except (ValueError, KeyError, TypeError) as error:  # no JSON, or of something else
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it and run again") from error
+    except (ValueError, KeyError, TypeError) as error:  # not JSON, or other JSON
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it and run again"
+        ) from error
 
 
 def archived(outputs: str | Path, id: str) -> Result | Failure | None:
-    """A result from the archive in a folder, None if there is none."""
+    """Read the result of a run from the archive in a folder.
+
+    Returns:
+        The result; None if there is none.
+
+    Raises:
+        UserError: If its line is damaged.
+    """
     line = archive.lines(outputs).get(id)
     if line is None:
         return None
@@ -65,28 +81,40 @@ def archived(outputs: str | Path, id: str) -> Result | Failure | None:
 
 
 def finished_result(outputs: str | Path, id: str) -> Result | None:
-    """The result of a run if it is finished. UserError as for `read`."""
+    """Read the result of a run if it is finished.
+
+    Returns:
+        The result; None if the run is not finished.
+
+    Raises:
+        UserError: As `read`.
+    """
     found = read(outputs, id)
     return found if isinstance(found, Result) else None
 
 
 def ids(outputs: str | Path) -> Iterator[str]:
-    """The ids of all runs that have a result, each once."""
+    """The ids of all runs that have a result, sorted."""
     own = {path.parent.name for path in Path(outputs, "runs").glob(f"*/{RESULT}")}
     yield from sorted({*own, *archive.lines(outputs)})
 
 
 def write(outputs: str | Path, result: Result | Failure) -> None:
-    """Put a result in its place, whole or not at all."""
+    """Store a result, atomically."""
     with atomic_write(run_folder(outputs, result.id) / RESULT) as path:
         path.write_text(json.dumps(to_plain(result), indent=1, allow_nan=False), encoding="utf-8")
 
 
 def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | None:
-    """What was measured of a finished run's model afterwards, None if it was not.
+    """Read a later measurement of a finished run's model (experiments.runner.post_hoc).
 
     Args:
-        name: of the analysis, one of ANALYSES (experiments.runner.post_hoc).
+        outputs: The folder of results.
+        id: The run.
+        name: One of ANALYSES.
+
+    Returns:
+        The measurement; None if there is none.
     """
     path = run_folder(outputs, id) / f"{name}.json"
     if path.exists():
@@ -95,6 +123,6 @@ def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | N
 
 
 def write_analysis(outputs: str | Path, id: str, name: str, content: dict[str, Any]) -> None:
-    """Keep an analysis beside the run's result."""
+    """Store an analysis beside the run's result, atomically."""
     with atomic_write(run_folder(outputs, id) / f"{name}.json") as path:
         path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")

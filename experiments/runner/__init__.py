@@ -1,1 +1,1 @@
-"""One config -> one result."""
+"""Turn one config into one result."""

@@ -1,4 +1,4 @@
-"""Who carries out a run: it is finished, another process has it, or it is yours."""
+"""Decide who carries out a run: nobody (it is finished), another process, or this one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from experiments.results import Result
 class Owner(Enum):
     """The answers of `claim_run`."""
 
-    NOBODY = "finished"  # the run has its result
-    OTHER = "taken"  # another process carries it out
-    YOU = "yours"  # to carry out, for as long as the block lasts
+    NOBODY = "finished"  # the run is finished
+    OTHER = "taken"  # another process is carrying it out
+    YOU = "yours"  # this process, during the block
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The answer of `claim_run`, with the result of a finished run."""
+    """The answer of `claim_run`, with the result if the run is finished."""
 
     owner: Owner
     result: Result | None = None
@@ -32,18 +32,21 @@ class Claim:
 
 @contextmanager
 def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
-    """Ask for a run, and hold its folder's lock inside the block if it is yours.
+    """Claim a run, and hold the lock of its folder during the block if it is yours.
 
-    A block that raises before it has written anything leaves no folder behind.
+    If the block raises before it has written anything, the folder is removed again.
 
     Args:
         outputs: The folder of results.
         id: The run's id.
-        wait: Whether to wait for a process that carries the run out. Otherwise it is OTHER's.
+        wait: Whether to wait for another process that is carrying the run out.
+
+    Yields:
+        The claim; its owner is OTHER only without `wait`.
 
     Raises:
-        OSError: The result could not be written.
-        UserError: The result file is damaged.
+        OSError: If the result could not be written.
+        UserError: If the result file is damaged.
     """
     if (result := results.finished_result(outputs, id)) is not None:
         yield Claim(Owner.NOBODY, result)
@@ -58,7 +61,7 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
             own = stack.enter_context(run_lock(folder))
         if not own:
             yield Claim(Owner.OTHER)
-        elif (result := results.finished_result(outputs, id)) is not None:  # by the process waited for
+        elif (result := results.finished_result(outputs, id)) is not None:  # finished meanwhile
             yield Claim(Owner.NOBODY, result)
         else:
             try:
@@ -69,7 +72,7 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
 
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:
-    """Remove the lock and the folders made for it where nothing else is in them."""
+    """Remove the lock, and the folders made for it that hold nothing else."""
     if [path.name for path in folder.iterdir()] == [LOCK] and folder in made:
         (folder / LOCK).unlink()
     for parent in made:

@@ -1,6 +1,6 @@
-"""Everything a run needs, loaded in the order of what fails fastest; nothing is trained here.
+"""Load everything that a run needs, quick checks first. Nothing is trained here.
 
-Free of Lightning, whose import would cost a user's mistake some seconds more.
+Does not import Lightning, which would delay messages about a user's mistake by seconds.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from loradrop.methods.base import Method
 from loradrop.tasks.base import Task
 from loradrop.training.data import TaskData
 
-ALL_THREADS = torch.get_num_threads()  # as torch starts; a run of the same sweep may have changed it
+# torch's initial number; another run of the same sweep may have changed it since
+ALL_THREADS = torch.get_num_threads()
 
 
 class RunComponents:
-    """The objects of a run, with its rows and its model.
+    """The objects of a run, including its rows and its model.
 
     Args:
         built: A checked config and the objects that it names.
 
     Raises:
-        ValueError, FileNotFoundError, OSError: Something is missing or does not fit, as one line.
+        ValueError, FileNotFoundError, OSError: If something is missing or does not fit.
     """
 
     def __init__(self, built: BuiltConfig) -> None:
@@ -61,30 +62,49 @@ class RunComponents:
                 Path(self.config.paths.cache) / "tokens",
                 None if self.decoding is None else self.decoding.batch_size,
             )
-        self.steps = len(self.data.train_loader()) * self.recipe.epochs  # of the optimiser
+        self.steps = len(self.data.train_loader()) * self.recipe.epochs  # optimiser steps
         self.method.check_steps(self.steps)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Note the wall time of a stage, in seconds."""
+        """Record the wall time of a stage in `seconds`."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
 def check_method(method: Method, backbone: Backbone, task: Task, models: Path | None) -> None:
-    """Raise ValueError if a method does not fit a backbone; that needs no weights."""
+    """Check that a method fits a backbone and a task, without loading weights.
+
+    Args:
+        method: The method.
+        backbone: The backbone.
+        task: The task.
+        models: The folder of local models.
+
+    Raises:
+        ValueError: If it does not, naming the key to change.
+    """
     model = backbone.skeleton(task, backbone.config(models))
-    quantised = [p for p in model.parameters() if p.dim() > 1 and not p.requires_grad and backbone.quantization]
-    deepcopy(method).install(model)  # a copy, as a method remembers the model that it is installed in
+    quantised = [
+        p
+        for p in model.parameters()
+        if p.dim() > 1 and not p.requires_grad and backbone.quantization
+    ]
+    deepcopy(method).install(model)  # a method remembers its model
     if any(parameter.requires_grad for parameter in quantised):
         raise ValueError(
             f"method {method.name} trains weights of backbone {backbone.name} itself, "
             "which 4 bits cannot hold: set backbone.quantization=null"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"method {method.name} has nothing to train: task {task.name} has no new head")
-    if any(parameter.requires_grad and parameter.dtype != torch.float32 for parameter in model.parameters()):
+        raise ValueError(
+            f"method {method.name} has nothing to train: task {task.name} has no new head"
+        )
+    if any(
+        parameter.requires_grad and parameter.dtype != torch.float32
+        for parameter in model.parameters()
+    ):
         raise ValueError(
             f"method {method.name} trains weights of backbone {backbone.name} itself, "
             f"and small updates of {backbone.dtype} are lost to rounding: set backbone.dtype=float32"
@@ -94,7 +114,7 @@ def check_method(method: Method, backbone: Backbone, task: Task, models: Path | 
 def load_model(built: BuiltConfig) -> tuple[nn.Module, Any]:
     """Load the pretrained model with a new head and the method's adapters, and its tokenizer.
 
-    New weights depend on the seed alone, so head and adapters can be made again.
+    New weights depend only on the seed, so head and adapters can be recreated.
     """
     torch.manual_seed(built.seeds.weights)
     model, tokenizer = built.backbone.load(built.task, built.models)
@@ -104,7 +124,7 @@ def load_model(built: BuiltConfig) -> tuple[nn.Module, Any]:
 
 
 def _device(settings: DictConfig) -> torch.device:
-    """Where measuring happens. ValueError for a GPU that is not there."""
+    """Choose the device and set the number of threads; ValueError if there is no such GPU."""
     torch.set_num_threads(settings.num_threads or ALL_THREADS)
     if settings.accelerator == "cpu":
         return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What a result says of where it was made: versions, hardware, git commit."""
+"""The environment that a result records: versions, hardware, git commit."""
 
 from __future__ import annotations
 
@@ -26,15 +26,20 @@ PACKAGES = (
 
 
 def record(config: DictConfig, id: str) -> dict[str, Any]:
-    """What stands in every result file, of a finished and of a failed run."""
+    """The fields that results of finished and failed runs have in common.
+
+    Args:
+        config: The config of the run.
+        id: The id of the run.
+    """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    del plain["paths"]  # of one machine, and no part of what was run
+    del plain["paths"]  # they describe a machine, not the run
     return {"id": id, "started": started, "config": plain, **environment()}
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and git commit of this run."""
+    """Versions, hardware and git commit of this process."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version(), **_versions()},
@@ -51,7 +56,7 @@ def environment() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what can change a number; a package of an extra is left out where it is not installed."""
+    """Versions of the installed packages that can change a number."""
     found = {}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -62,14 +67,18 @@ def _versions() -> dict[str, str]:
 def constraints() -> dict[str, Any] | None:
     """Compare the environment with constraints.txt.
 
-    A local version makes no difference (torch 2.13.0+cpu is 2.13.0), nor does a package that is not installed, be it an
-    extra or a tool.
+    Local versions do not count (torch 2.13.0+cpu equals 2.13.0), nor do packages that are not
+    installed, such as extras and tools.
 
     Returns:
-        equal, and the installed version of each package that differs; None where the file is missing.
+        `equal`, and as `different` the installed version of each package that differs. None if
+        the file is missing.
     """
     try:
-        lines = [line.partition("#")[0].strip() for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line.partition("#")[0].strip()
+            for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+        ]
     except OSError:
         return None
     different = {}
@@ -88,15 +97,22 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n")
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def _git_commit() -> str | None:
-    """The commit of this tree, with + behind it where tracked files were changed; None outside git."""
+    """The commit of this tree, with "+" if tracked files were changed; None outside git."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = (
+            subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode != 0
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")

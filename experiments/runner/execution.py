@@ -1,4 +1,4 @@
-"""One config -> one result: checked, claimed, set up, trained, recorded."""
+"""Turn one config into one result: check, claim, set up, train, record."""
 
 from __future__ import annotations
 
@@ -32,23 +32,30 @@ MISTAKES = (ValueError, TypeError, OSError, ImportError, OmegaConfBaseException)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run."""
+    """The outcome of a run.
+
+    Attributes:
+        id: Its id.
+        outputs: The folder of results.
+        result: Its result; None if another process is carrying it out.
+        again: Whether it was finished before.
+    """
 
     id: str
     outputs: str
-    result: Result | None  # None: another process carries the run out
-    again: bool  # whether it was finished before
+    result: Result | None
+    again: bool
 
 
 def run(config: DictConfig, wait: bool = True) -> Outcome:
     """Carry out a run and write its result, unless it is finished or another process has it.
 
     Args:
-        config: Of the run, composed.
-        wait: Whether to wait for another process that carries the run out.
+        config: The composed config of the run.
+        wait: Whether to wait for another process that is carrying the run out.
 
     Raises:
-        UserError: A mistake in the config or its surroundings, or a failed run.
+        UserError: If the config or its environment has a mistake, or the run failed.
     """
     with _one_line("the config"):
         note = resolve_precision(config)
@@ -68,9 +75,9 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
 
 @finishing()
 def _carry_out(config: DictConfig, id: str) -> Result:
-    """Set a claimed run up, train it, and write the result or the training's error."""
+    """Set up a claimed run, train it, and record the result or the error of the training."""
     built = build(config)
-    # not above: transformers takes seconds, which a mistake in the config need not wait for
+    # imported late: a mistake in the config need not wait for transformers
     from experiments.runner.components import RunComponents
     from experiments.runner.environment import record
 
@@ -93,7 +100,7 @@ def _carry_out(config: DictConfig, id: str) -> Result:
 
 @contextmanager
 def _one_line(subject: str) -> Iterator[None]:
-    """Turn an error into a UserError of one line, so that no run of a sweep stops the others."""
+    """Turn any error into a UserError of one line, so that a run does not stop its sweep."""
     try:
         yield
     except UserError:

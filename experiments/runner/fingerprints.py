@@ -1,7 +1,7 @@
-"""Whether a finished run was made with the data and weights that are here now. Free of torch.
+"""Check that a finished run used the data and weights that are here now. Does not import torch.
 
-Rows are read again only after their files have changed; a fingerprint is remembered in
-<paths.cache>/fingerprints. What comes from the Hub has a pinned revision, which the id covers.
+Fingerprints are cached in <paths.cache>/fingerprints until the files of a task change. Data and
+weights from the Hub have a pinned revision, which the id covers.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ from experiments.results import Result, run_folder
 from loradrop.hub import files_fingerprint, find_local, model_folder
 
 TASKS = Path(loradrop.__file__).parent / "tasks"  # the code that generates or reads rows
-HASH = re.compile(r"[0-9a-f]{16}")  # a fingerprint of files, and no revision
+HASH = re.compile(r"[0-9a-f]{16}")  # a fingerprint of files, not a revision
 
 
 def difference(config: DictConfig, result: Result) -> str | None:
-    """What has changed since a run was made, and what to do about it, in one line.
+    """Describe what has changed since a run was finished, and the remedy, in one line.
 
     Args:
-        config: Of the run, with this machine's paths.
-        result: Of the finished run.
+        config: The config of the run, with this machine's paths.
+        result: The result of the run.
 
     Returns:
-        None if nothing has, or if data and weights are not on this machine to compare.
+        None if nothing has changed, or data and weights are not on this machine.
     """
     weights = _weights(config)
-    if weights and HASH.fullmatch(result.weights_fingerprint) and weights != result.weights_fingerprint:
+    if (
+        weights
+        and HASH.fullmatch(result.weights_fingerprint)
+        and weights != result.weights_fingerprint
+    ):
         return _message(config, result, f"weights of {config.backbone.hub_id}")
     data = _data(config)
     if data and data != result.data_fingerprint:
@@ -45,10 +49,15 @@ def difference(config: DictConfig, result: Result) -> str | None:
 
 
 def remember(config: DictConfig, fingerprint: str) -> None:
-    """Keep the fingerprint of the rows as they are now."""
+    """Cache the fingerprint of a task's rows.
+
+    Args:
+        config: The config of the run.
+        fingerprint: Of the rows as they are now.
+    """
     path = _remembered(config)
     if path is not None:
-        with suppress(OSError), atomic_write(path) as file:  # a convenience
+        with suppress(OSError), atomic_write(path) as file:  # only a cache
             file.write_text(fingerprint, encoding="utf-8")
 
 
@@ -74,7 +83,7 @@ def _data(config: DictConfig) -> str | None:
         return path.read_text(encoding="utf-8")
     try:
         rows = instantiate_group("task", config.task).load(_path(config.paths.data))
-    except (OSError, ValueError):  # what cannot be read cannot be compared, and needs not to be
+    except (OSError, ValueError):  # without the rows there is nothing to compare
         return None
     fingerprint = rows.fingerprint()
     remember(config, fingerprint)
@@ -82,7 +91,7 @@ def _data(config: DictConfig) -> str | None:
 
 
 def _remembered(config: DictConfig) -> Path | None:
-    """Where the fingerprint of the rows is kept, by a stamp of their files; None for rows of the Hub."""
+    """The cache file for the current state of a task's files; None for rows from the Hub."""
     task: Any = OmegaConf.to_container(config.task, resolve=True)
     local = find_local(_path(config.paths.data), task["name"], str(task.get("official")))
     if local is None and {"hub_id", "url", "official"} & set(task):

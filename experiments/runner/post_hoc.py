@@ -1,9 +1,9 @@
-"""What can be measured of a finished run's trained model, afterwards: computed once and kept beside the run's result.
+"""Measure a finished run's model. Each measurement is computed once and stored with the result.
 
-distribution   ||dW x||^2 of every token, as frequencies by module type and layer (Figures 2 and 4 to 8)
-removal        scores and loss as LoRAs are taken out of the model layer by layer (layer_removal)
+distribution   ||dW x||^2 of every token, by module type and layer (Figures 2 and 4 to 8)
+removal        scores and loss as LoRAs are removed layer by layer (layer_removal)
 
-Both are of the best epoch's weights. Importing this module costs no torch; what is there already is read without it.
+Both use the weights of the best epoch. torch is imported only to compute, not to read stored ones.
 """
 
 from __future__ import annotations
@@ -17,17 +17,31 @@ from typing import Any
 
 from experiments import results
 
-MOST_ROWS = 5000  # of the training set, stratified, that are measured
-BIN = 0.25  # width of a frequency's bin, in powers of ten
-ORDERS = {"least important first": 1, "most important first": 1, "random": 3}  # name -> permutations
-VERSION = 1  # to be raised when an analysis changes
+MAX_ROWS = 5000  # the size of the stratified sample of the training set
+BIN = 0.25  # width of a bin, in powers of ten
+ORDERS = {
+    "least important first": 1,
+    "most important first": 1,
+    "random": 3,
+}  # name -> number of permutations
+VERSION = 1  # raise it when an analysis changes
 
 
 def distribution(id: str, outputs: str | Path) -> dict[str, Any]:
-    """Frequencies of ||dW x||^2 over tokens, in equal bins of its logarithm that all modules share.
+    """Count tokens by ||dW x||^2, in equal bins of its logarithm, the same for all modules.
 
-    {"log10_edges": [...], "counts": {module type: {layer: [...]}}, "mean": {module type: {layer: g}}, "tokens", "rows"};
-    tokens on which a LoRA puts out exactly zero are in no bin. Errors as of restore.restore.
+    Tokens for which a LoRA's output is exactly zero are in no bin.
+
+    Args:
+        id: The run.
+        outputs: The folder of results.
+
+    Returns:
+        {"log10_edges": [...], "counts": {module type: {layer: [...]}},
+        "mean": {module type: {layer: g}}, "tokens": number, "rows": number}
+
+    Raises:
+        FileNotFoundError, ValueError: As restore.restore.
     """
     return _kept(id, outputs, "distribution", _distribution)
 
@@ -35,14 +49,26 @@ def distribution(id: str, outputs: str | Path) -> dict[str, Any]:
 def removal(id: str, outputs: str | Path) -> dict[str, Any]:
     """Loss and primary metric on the evaluation rows with the LoRAs of some layers set to zero.
 
-    {"layers": all of them by ascending importance (mean of y over module types), "importance": {layer: y},
-    "alone": {layer: scores}, "whole": scores, "orders": {name: [[scores after 0, 1, ... layers], ...]}}, scores being
-    {"loss", "score"}. ValueError: a task that generates text. Other errors as of restore.restore.
+    Args:
+        id: The run.
+        outputs: The folder of results.
+
+    Returns:
+        {"layers": all layers by ascending importance (mean of y over module types),
+        "importance": {layer: y}, "alone": {layer: scores without it}, "whole": scores with all,
+        "orders": {name: [[scores after removing 0, 1, ... layers], ...]}},
+        where scores are {"loss": number, "score": fraction}.
+
+    Raises:
+        FileNotFoundError: As restore.restore.
+        ValueError: As restore.restore, or if the task generates text.
     """
     return _kept(id, outputs, "removal", _removal)
 
 
-def _kept(id: str, outputs: str | Path, name: str, compute: Callable[[str, Path], dict[str, Any]]) -> dict[str, Any]:
+def _kept(
+    id: str, outputs: str | Path, name: str, compute: Callable[[str, Path], dict[str, Any]]
+) -> dict[str, Any]:
     content = results.read_analysis(outputs, id, name)
     if content is None or content["version"] != VERSION:
         content = {"version": VERSION, **compute(id, Path(outputs))}
@@ -51,7 +77,7 @@ def _kept(id: str, outputs: str | Path, name: str, compute: Callable[[str, Path]
 
 
 def _setup(id: str, outputs: Path) -> Any:
-    """The objects of the run, with its trained weights."""
+    """Load the objects of a run with its trained weights."""
     import torch
 
     from experiments.config.validation import check
@@ -61,7 +87,10 @@ def _setup(id: str, outputs: Path) -> Any:
     config, result = finished(id, outputs)
     config.trainer.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     components = RunComponents(check(config))
-    if (components.weights, components.data.fingerprint) != (result.weights_fingerprint, result.data_fingerprint):
+    if (components.weights, components.data.fingerprint) != (
+        result.weights_fingerprint,
+        result.data_fingerprint,
+    ):
         raise ValueError(f"{id} was made with other pretrained weights or data than those at hand")
     load_trained(components.model, components.method, result, results.run_folder(outputs, id))
     return components
@@ -75,11 +104,13 @@ def _distribution(id: str, outputs: Path) -> dict[str, Any]:
 
     components = _setup(id, outputs)
     probe = RunProbe(components, outputs / "cache" / "stage1")
-    rows = probe.sample(min(1.0, MOST_ROWS / len(components.data.train)))
+    rows = probe.sample(min(1.0, MAX_ROWS / len(components.data.train)))
     with probe.autocast():
         importance = measure(components.model, probe.batches(rows), squared_norms=True)
     logs = {
-        kind: {layer: np.log10(norms[norms > 0].double().numpy()) for layer, norms in layers.items()}
+        kind: {
+            layer: np.log10(norms[norms > 0].double().numpy()) for layer, norms in layers.items()
+        }
         for kind, layers in importance.squared_norms.items()
     }
     every = [values for layers in logs.values() for values in layers.values() if len(values)]
@@ -88,11 +119,22 @@ def _distribution(id: str, outputs: Path) -> dict[str, Any]:
     least, most = min(values.min() for values in every), max(values.max() for values in every)
     edges = [BIN * i for i in range(math.floor(least / BIN), math.floor(most / BIN) + 2)]
     counts = {
-        kind: {str(layer): np.histogram(values, edges)[0].tolist() for layer, values in layers.items()}
+        kind: {
+            str(layer): np.histogram(values, edges)[0].tolist() for layer, values in layers.items()
+        }
         for kind, layers in logs.items()
     }
-    mean = {kind: {str(layer): g for layer, g in layers.items()} for kind, layers in importance.values.items()}
-    return {"log10_edges": edges, "counts": counts, "mean": mean, "tokens": importance.tokens, "rows": len(rows)}
+    mean = {
+        kind: {str(layer): g for layer, g in layers.items()}
+        for kind, layers in importance.values.items()
+    }
+    return {
+        "log10_edges": edges,
+        "counts": counts,
+        "mean": mean,
+        "tokens": importance.tokens,
+        "rows": len(rows),
+    }
 
 
 def _removal(id: str, outputs: Path) -> dict[str, Any]:
@@ -102,18 +144,31 @@ def _removal(id: str, outputs: Path) -> dict[str, Any]:
 
     components = _setup(id, outputs)
     if components.data.task.generates:
-        raise ValueError(f"{id}: layers are removed on tasks with labels only, not on {components.data.task.name}")
+        raise ValueError(
+            f"{id}: layers are removed on tasks with labels only, not on {components.data.task.name}"
+        )
     probe = RunProbe(components, outputs / "cache" / "stage1")
-    rows = probe.sample(min(1.0, MOST_ROWS / len(components.data.train)))
+    rows = probe.sample(min(1.0, MAX_ROWS / len(components.data.train)))
     with probe.autocast():
-        shares = measure(components.model, probe.batches(rows)).normalized
-    importance = {layer: sum(y[layer] for y in shares.values()) / len(shares) for layer in next(iter(shares.values()))}
+        normalized = measure(components.model, probe.batches(rows)).normalized
+    importance = {
+        layer: sum(y[layer] for y in normalized.values()) / len(normalized)
+        for layer in next(iter(normalized.values()))
+    }
     ascending = sorted(importance, key=lambda layer: (importance[layer], layer))
     orders = {"least important first": [ascending], "most important first": [ascending[::-1]]}
-    orders["random"] = [random.Random(i).sample(ascending, len(ascending)) for i in range(ORDERS["random"])]
-    cuts = {frozenset(order[:n]) for lists in orders.values() for order in lists for n in range(len(order) + 1)}
+    orders["random"] = [
+        random.Random(i).sample(ascending, len(ascending)) for i in range(ORDERS["random"])
+    ]
+    cuts = {
+        frozenset(order[:n])
+        for lists in orders.values()
+        for order in lists
+        for n in range(len(order) + 1)
+    }
     cuts |= {frozenset([layer]) for layer in ascending}
-    scores = {cut: _scores(components, probe, cut) for cut in progress(sorted(cuts, key=sorted), f"{id}: removing layers")}
+    bar = progress(sorted(cuts, key=sorted), f"{id}: removing layers")
+    scores = {cut: _scores(components, probe, cut) for cut in bar}
     return {
         "layers": ascending,
         "importance": {str(layer): y for layer, y in importance.items()},
@@ -127,14 +182,21 @@ def _removal(id: str, outputs: Path) -> dict[str, Any]:
 
 
 def _scores(components: Any, probe: Any, without: frozenset[int]) -> dict[str, float]:
-    """Loss and primary metric on the evaluation rows, the LoRAs of some layers set to zero."""
+    """Loss and primary metric on the evaluation rows without the LoRAs of some layers."""
     import torch
 
     from loradrop.importance.measurement import evaluating
 
     task, losses, rows, outputs = components.data.task, 0.0, 0, {}
-    with torch.no_grad(), evaluating(components.model), probe.autocast(), _without(components.model, without):
-        for split, loader in zip(components.data.evaluation, components.data.evaluation_loaders(), strict=True):
+    with (
+        torch.no_grad(),
+        evaluating(components.model),
+        probe.autocast(),
+        _without(components.model, without),
+    ):
+        for split, loader in zip(
+            components.data.evaluation, components.data.evaluation_loaders(), strict=True
+        ):
             logits, labels = [], []
             for batch in loader:
                 batch = {key: value.to(components.device) for key, value in batch.items()}
@@ -149,7 +211,7 @@ def _scores(components: Any, probe: Any, without: frozenset[int]) -> dict[str, f
 
 @contextmanager
 def _without(model: Any, layers: Collection[int]) -> Iterator[None]:
-    """Scale the LoRAs of these layers by zero inside the block."""
+    """Scale the LoRAs of these layers by zero during the block."""
     from loradrop.lora.inject import lora_sites
 
     modules = [module for site, module in lora_sites(model).items() if site.layer in layers]

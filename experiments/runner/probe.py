@@ -1,4 +1,4 @@
-"""The training set as a method may use it before the run: LoRA-drop's stage 1, and its cache."""
+"""Give methods access to the training set before the run: LoRA-drop's stage 1 and its cache."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from experiments.runner.trainer import make_module, make_trainer
 from loradrop.importance.measurement import Importance
 from loradrop.methods.base import Stage1
 
-STAGE1_VERSION = 1  # to be raised when stage 1 or the measurement changes
+STAGE1_VERSION = 1  # raise it when stage 1 or the measurement changes
 
 
 class RunProbe:
-    """The training set as a method may use it before the run (loradrop.methods.base.Probe)."""
+    """Access to the training set before the run (see loradrop.methods.base.Probe).
+
+    Args:
+        components: The objects of the run.
+        folder: The cache of stage 1.
+    """
 
     def __init__(self, components: RunComponents, folder: Path) -> None:
         self.components, self.folder = components, folder
@@ -36,7 +41,14 @@ class RunProbe:
     def sample(self, ratio: float) -> Sequence[int]:
         return self.components.data.sample(ratio)
 
-    def fit(self, model: nn.Module, rows: Sequence[int], epochs: int, batch_size: int, steps: int | None = None) -> None:
+    def fit(
+        self,
+        model: nn.Module,
+        rows: Sequence[int],
+        epochs: int,
+        batch_size: int,
+        steps: int | None = None,
+    ) -> None:
         components = self.components
         data = components.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
@@ -54,7 +66,7 @@ class RunProbe:
 
     def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
         device = self.components.device
-        self.components.model.to(device)  # Lightning puts a model back on the CPU when it is done
+        self.components.model.to(device)  # Lightning leaves the model on the CPU
         data = self.components.data.of_rows(rows)
         if gradients:
             data.evaluation_batch_size = data.batch_size
@@ -64,22 +76,40 @@ class RunProbe:
     def autocast(self) -> AbstractContextManager:
         precision = self.components.config.trainer.precision
         dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-        return torch.autocast(self.components.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        return torch.autocast(
+            self.components.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None
+        )
 
     def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
-        """Computed once for all runs of one backbone, task, recipe, seed and precision: <cache>/stage1/<id>."""
-        measured: dict[str, Any] = {"data": self.components.data.fingerprint, "weights": self.components.weights}
+        """Compute stage 1 once for all runs of one backbone, task, recipe, seed and precision.
+
+        The result is cached in <cache>/stage1/<id>.
+
+        Args:
+            settings: What the measurement depends on in the method.
+            compute: Computes it if it is not cached.
+
+        Raises:
+            ValueError: If the cached files are damaged.
+        """
+        measured: dict[str, Any] = {
+            "data": self.components.data.fingerprint,
+            "weights": self.components.weights,
+        }
         measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
         folder = self.folder / stage1_id(self.components.config, **measured)
-        with run_lock(folder):  # runs side by side wait for the first one's measurement
+        with run_lock(folder):  # concurrent runs wait for the first one
             self.cached = (folder / "importance.json").exists()
             if not self.cached:
                 result = compute()
                 with atomic_write(folder / "trained.safetensors") as path:
                     save_tensors(result.trained, path)
-                with atomic_write(folder / "importance.json") as path:  # last: it marks the cache entry as whole
+                with atomic_write(folder / "importance.json") as path:  # last: marks it complete
                     result.importance.save(path)
         try:
-            return Stage1(Importance.load(folder / "importance.json"), load_file(folder / "trained.safetensors"))
+            return Stage1(
+                Importance.load(folder / "importance.json"),
+                load_file(folder / "trained.safetensors"),
+            )
         except (ValueError, KeyError, OSError, SafetensorError) as error:
             raise ValueError(f"{folder} is damaged ({error}); delete it and run again") from error

@@ -1,4 +1,4 @@
-"""What a finished training leaves behind: the result's numbers, and the files beside it."""
+"""Record a finished training: the numbers of its result, and the files beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from loradrop.training.module import RunModule
 
 
 def describe(components: RunComponents, module: RunModule | None) -> dict[str, Any]:
-    """The fields of results.Result that say what was trained and how well."""
+    """The fields of results.Result about what was trained and how well.
+
+    Args:
+        components: The objects of the run.
+        module: What was trained; None if the run only measured.
+    """
     task, report = components.data.task, components.method.result_fields()
     importance, plan = report.get("importance"), report.get("plan")
     return {
@@ -26,7 +31,9 @@ def describe(components: RunComponents, module: RunModule | None) -> dict[str, A
         and {
             "primary": task.primary,
             "epochs": module.epochs,
-            "best": next(scores for scores in module.epochs if scores["epoch"] == module.best["epoch"]),
+            "best": next(
+                scores for scores in module.epochs if scores["epoch"] == module.best["epoch"]
+            ),
             "last": module.epochs[-1],
         },
         "parameters": {
@@ -49,7 +56,13 @@ def describe(components: RunComponents, module: RunModule | None) -> dict[str, A
 
 
 def save(components: RunComponents, module: RunModule | None, folder: Path) -> None:
-    """importance.json, plan.json and the best epoch's adapter and head, beside the result; what was generated."""
+    """Write importance, plan, predictions, and the best epoch's adapter and head beside the result.
+
+    Args:
+        components: The objects of the run.
+        module: What was trained; None if the run only measured.
+        folder: The run's folder.
+    """
     report = components.method.result_fields()
     for name in ("importance", "plan"):
         if name in report:
@@ -60,23 +73,39 @@ def save(components: RunComponents, module: RunModule | None, folder: Path) -> N
     if "predictions" in module.best:
         with atomic_write(folder / PREDICTIONS) as path:
             path.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _predictions(components, module)),
+                "".join(
+                    json.dumps(line, ensure_ascii=False) + "\n"
+                    for line in _predictions(components, module)
+                ),
                 encoding="utf-8",
             )
     if components.config.save_weights:
         with atomic_write(folder / "adapter.safetensors") as path:
             save_tensors(
-                module.best["state"], path, epoch=str(module.best["epoch"]), backbone=components.config.backbone.name
+                module.best["state"],
+                path,
+                epoch=str(module.best["epoch"]),
+                backbone=components.config.backbone.name,
             )
 
 
 def _predictions(components: RunComponents, module: RunModule) -> Iterator[dict[str, Any]]:
-    """A line for each text that the best epoch generated: split, source, references, prediction."""
+    """One row per text generated at the best epoch: split, source, references, prediction."""
     for split, texts in module.best["predictions"].items():
         for row, text in zip(components.data.splits.evaluation[split], texts, strict=True):
             yield {"split": split, **row, "prediction": text}
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
-    """Safetensors; tensors that share memory are written under each name."""
-    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, path, metadata=metadata)
+    """Write tensors as safetensors. Tensors that share memory are written once per name.
+
+    Args:
+        state: The tensors by name.
+        path: The file.
+        metadata: Texts for the file's header.
+    """
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in state.items()},
+        path,
+        metadata=metadata,
+    )

@@ -1,4 +1,4 @@
-"""The end of a sweep: runs that other processes carry out, a table over seeds, the names of runs that did not finish."""
+"""End a sweep: wait for other processes, print a table over seeds and the unfinished runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from experiments.runner.fingerprints import difference
 
 
 class Summary(Callback):
-    """Named in conf/run.yaml; Hydra calls it."""
+    """Hydra's callback for sweeps, named in conf/run.yaml."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             check_writable(Path(config.paths.outputs))
-        except OSError as error:  # Hydra writes there, too, and would show a traceback
+        except OSError as error:  # Hydra writes there too, and would print a traceback
             console.error(str(error))
             sys.exit(1)
 
@@ -44,7 +44,7 @@ class Summary(Callback):
 
 
 def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
-    """For what other processes carry out; what they leave unfinished is carried out here."""
+    """Wait for runs of other processes, and carry out those that they leave unfinished."""
     for planned in frame[frame.status == results.RUNNING].itertuples():
         try:
             run(as_config(planned.config, **_plain(paths)))
@@ -53,13 +53,15 @@ def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
 
 
 def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
-    """Print the table; the number of runs that did not finish, or not with the data that are here."""
+    """Print the table; return how many runs are unfinished or were made with other data."""
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
         printing.overview(results.over_seeds(finished))
     elsewhere = frame[frame.status == results.RUNNING]
     if len(elsewhere):
-        console.info(f"{len(elsewhere)} of {len(frame)} runs are being carried out by other processes")
+        console.info(
+            f"{len(elsewhere)} of {len(frame)} runs are being carried out by other processes"
+        )
     unfinished = frame[~frame.status.isin([results.FINISHED, results.RUNNING])]
     for left in unfinished.itertuples():
         error = "see above" if pd.isna(left.error) else console.first_line(left.error)
@@ -72,7 +74,9 @@ def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
     for text in changed:
         console.error(text)
     if len(unfinished):
-        console.error(f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again")
+        console.error(
+            f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again"
+        )
     return len(unfinished) + len(changed)
 
 

@@ -1,4 +1,4 @@
-"""The Lightning trainer of a stage, its progress bar and its checkpoint."""
+"""The Lightning module and trainer of a stage, its progress bar and its checkpoint."""
 
 from __future__ import annotations
 
@@ -22,36 +22,62 @@ from loradrop.training.module import RunModule, SequenceModule
 CHECKPOINT = "checkpoint.ckpt"
 
 
-def make_module(components: RunComponents, data: TaskData, method: Method | None, identity: str = "") -> RunModule:
+def make_module(
+    components: RunComponents, data: TaskData, method: Method | None, identity: str = ""
+) -> RunModule:
+    """Make the module that trains a run's model.
+
+    Args:
+        components: The objects of the run.
+        data: What to train on.
+        method: The method, for its penalty and its steps; None for plain training.
+        identity: Of data and weights, stored in checkpoints.
+    """
     arguments = (components.model, data, components.recipe, method, identity)
     if components.decoding is None:
         return SequenceModule(*arguments)
-    from loradrop.training.generation import GenerationModule  # of no use to runs that generate nothing
+    from loradrop.training.generation import GenerationModule  # only for runs that generate
 
-    return GenerationModule(*arguments, tokenizer=components.tokenizer, decoding=components.decoding)
+    return GenerationModule(
+        *arguments, tokenizer=components.tokenizer, decoding=components.decoding
+    )
 
 
 class Checkpoint(ModelCheckpoint):
-    """One file, rewritten every so often inside an epoch."""
+    """A single checkpoint file, rewritten at regular intervals.
+
+    Args:
+        folder: The run's folder.
+        interval: The time between checkpoints.
+    """
 
     def __init__(self, folder: Path, interval: timedelta) -> None:
         name = CHECKPOINT.removesuffix(".ckpt")
         super().__init__(folder, name, train_time_interval=interval, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        # between an epoch's last batch and its validation a checkpoint would leave the validation out on resuming
+        # a run resumed from a checkpoint after an epoch's last batch would skip its validation
         if not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *args)
 
 
 def usable_checkpoint(checkpoint: Path, identity: str) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint and its method's state, if it is there, whole, and of the same data and weights; else (None, {})."""
+    """Look for a checkpoint to continue from.
+
+    Args:
+        checkpoint: The file.
+        identity: Of data and weights, as given to `make_module`.
+
+    Returns:
+        The checkpoint and its method's state; (None, {}) if it is missing, damaged, or of other
+        data or weights.
+    """
     try:
         run = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]
         found, state = run["identity"], run["method"]
     except FileNotFoundError:
         return None, {}
-    except Exception as error:  # whatever a damaged file leads to
+    except Exception as error:  # a damaged file can raise anything
         print(f"{checkpoint} cannot be read ({type(error).__name__}): starting from the beginning")
         return None, {}
     if found != identity:
@@ -61,10 +87,10 @@ def usable_checkpoint(checkpoint: Path, identity: str) -> tuple[Path | None, dic
 
 
 class StageBar(RichProgressBar):
-    """A progress bar that names the stage."""
+    """A progress bar that shows the name of the stage."""
 
     def __init__(self, stage: str) -> None:
-        super().__init__(refresh_rate=5)  # reading the loss makes a GPU wait
+        super().__init__(refresh_rate=5)  # reading the loss makes the GPU wait
         self.stage = stage
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -72,13 +98,26 @@ class StageBar(RichProgressBar):
 
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         metrics = super().get_metrics(*args)
-        metrics.pop("v_num", None)  # a logger's number says nothing here
+        metrics.pop("v_num", None)  # the number of the logger's folder
         return metrics
 
 
 def make_trainer(
-    components: RunComponents, stage: str, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any
+    components: RunComponents,
+    stage: str,
+    epochs: int,
+    callbacks: Sequence[pl.Callback] = (),
+    **options: Any,
 ) -> pl.Trainer:
+    """Make the trainer of a stage.
+
+    Args:
+        components: The objects of the run.
+        stage: The name to show.
+        epochs: The number of epochs.
+        callbacks: Callbacks besides the progress bar.
+        options: Further options of Lightning's Trainer.
+    """
     settings = components.config.trainer
     bars = [StageBar(stage)] if settings.progress_bar else []
     return pl.Trainer(
@@ -92,14 +131,24 @@ def make_trainer(
         log_every_n_steps=min(10, len(components.data.train_loader())),
         enable_progress_bar=settings.progress_bar,
         enable_model_summary=False,
-        plugins=[LightningEnvironment()],  # no rendezvous, requeueing or checkpoints of Slurm's for a run on one device
+        # on one device, Slurm's rendezvous, requeueing and checkpoints are not wanted
+        plugins=[LightningEnvironment()],
         **options,
     )
 
 
 def quieten() -> None:
-    """Lightning's warnings and notes that a user of a run can do nothing about."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "torch.distributed"):
+    """Silence notes and warnings of Lightning about which the user can do nothing."""
+    for name in (
+        "pytorch_lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning_fabric",
+        "torch.distributed",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for module in ("pytorch_lightning", "lightning_fabric"):  # the latter's: `srun` is there and not used
+    for module in (
+        "pytorch_lightning",
+        "lightning_fabric",
+    ):  # lightning_fabric warns that `srun` is unused
         warnings.filterwarnings("ignore", module=module)

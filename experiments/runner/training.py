@@ -1,4 +1,4 @@
-"""Prepare, and fine-tune on the whole training set."""
+"""Prepare a method and fine-tune on the whole training set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,29 @@ import torch
 
 from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
-from experiments.runner.trainer import CHECKPOINT, Checkpoint, make_module, make_trainer, usable_checkpoint
+from experiments.runner.trainer import (
+    CHECKPOINT,
+    Checkpoint,
+    make_module,
+    make_trainer,
+    usable_checkpoint,
+)
 from loradrop.training.module import RunModule
 
 
-def fit(components: RunComponents, folder: Path, logger: Any, probe: RunProbe) -> tuple[RunModule | None, dict[str, Any]]:
-    """Prepare, and fine-tune on the whole training set; both from the last checkpoint where there is one.
+def fit(
+    components: RunComponents, folder: Path, logger: Any, probe: RunProbe
+) -> tuple[RunModule | None, dict[str, Any]]:
+    """Prepare the method and fine-tune, continuing from the last checkpoint if there is one.
 
-    Returns the module, and speed and memory of training; (None, {}) for a recipe without epochs, which prepares alone.
+    Args:
+        components: The objects of the run.
+        folder: The run's folder.
+        logger: A Lightning logger, or None.
+        probe: The method's access to the training set.
+
+    Returns:
+        The module, and speed and memory of training; (None, {}) if the recipe has no epochs.
     """
     identity = "-".join([components.data.fingerprint, components.weights])
     checkpoint, state = usable_checkpoint(folder / CHECKPOINT, identity)
@@ -27,7 +42,9 @@ def fit(components: RunComponents, folder: Path, logger: Any, probe: RunProbe) -
         if checkpoint is None:
             components.method.prepare(components.model, probe)
         else:
-            components.data.splits.notes.append("went on after an interruption: seconds are those of the last process")
+            components.data.splits.notes.append(
+                "went on after an interruption: seconds are those of the last process"
+            )
             components.method.load_state_dict(components.model, state)
     if components.recipe.epochs == 0:
         return None, {}
@@ -43,13 +60,24 @@ def _fit(
         torch.cuda.reset_peak_memory_stats()
     epochs, decoding = components.recipe.epochs, components.decoding
     module = make_module(components, components.data, components.method, identity)
-    checkpoints = Checkpoint(folder, timedelta(minutes=components.config.trainer.checkpoint_minutes))
+    checkpoints = Checkpoint(
+        folder, timedelta(minutes=components.config.trainer.checkpoint_minutes)
+    )
     every = 1 if decoding is None or decoding.every_epoch else epochs
-    options: dict[str, Any] = {"logger": logger or False, "callbacks": [checkpoints], "check_val_every_n_epoch": every}
+    options: dict[str, Any] = {
+        "logger": logger or False,
+        "callbacks": [checkpoints],
+        "check_val_every_n_epoch": every,
+    }
     make_trainer(components, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
     if len(module.epochs) != epochs // every:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
     tokens = sum(components.data.lengths) * components.recipe.epochs
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
     memory = {"process": process} | ({"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {})
-    return module, {"tokens_per_second": round(tokens / module.train_seconds, 1), "peak_memory_bytes": memory}
+    return module, {
+        "tokens_per_second": round(tokens / module.train_seconds, 1),
+        "peak_memory_bytes": memory,
+    }

@@ -1,7 +1,7 @@
-"""Text for pretraining a small causal model: plain sentences, and texts whose second half repeats the first in other words.
+"""Text for pretraining a small causal model: sentences, and texts that rephrase their first half.
 
-Lists of attributes, notes that say them, questions about them and conversations make copying and rephrasing worth
-knowing. Not in it: the prompts of the built-in generation tasks, and their answers.
+Lists of attributes, notes and questions about them, and conversations teach copying and rephrasing.
+The prompts of the built-in generation tasks, and their answers, do not occur.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loradrop.tasks.builtin.language import lexicon as lex
 from loradrop.tasks.builtin.language.grammar import article
 from loradrop.tasks.builtin.records import AGES, COLOURS, DAYS, PRICES, people, places, things
 
-DOERS = {  # what a list calls somebody -> what they did
+DOERS = {  # the name of a person in a list -> what they did
     "finder": ("found", "discovered", "spotted"),
     "buyer": ("bought", "purchased"),
     "owner": ("has", "owns", "holds"),
@@ -30,7 +30,7 @@ SIZES = ("big", "small", "huge", "tiny")
 PREPOSITIONS = ("near", "behind", "in front of", "far from")
 MARKS = ((" | ", " : "), (" | ", ": "), (", ", " : "), ("; ", ": "), ("\n", ": "), (" / ", " = "))
 AGAIN = ("again: ", "once more: ", "the same words: ", "repeat: ")
-COMMON = (  # words that everybody knows, one by one
+COMMON = (  # single common words
     "the {thing} is for sale.",
     "the {person} offers it.",
     "you can see the {thing} from here.",
@@ -52,9 +52,22 @@ class Corpus:
         self.talk = DialogueGenerator(self.rng, training=False)
         self.pools = {"thing": things(False), "person": people(False), "place": places(False)}
         self.adjectives = {"size": SIZES, "price": PRICES, "age": AGES, "colour": COLOURS}
-        nouns = [word[0] for sets in lex.NOUN_SETS.values() for synset in sets for word in synset.words]
-        self.words = [*nouns, *(synset.words[0][0] for sets in lex.ADJECTIVE_SETS.values() for synset in sets), *DAYS]
-        self.kinds = {self.plain: 25, self.copy: 30, self.lookup: 10, self.note: 25, self.chat: 16, self.common: 4}
+        nouns = [
+            word[0] for sets in lex.NOUN_SETS.values() for synset in sets for word in synset.words
+        ]
+        self.words = [
+            *nouns,
+            *(synset.words[0][0] for sets in lex.ADJECTIVE_SETS.values() for synset in sets),
+            *DAYS,
+        ]
+        self.kinds = {
+            self.plain: 25,
+            self.copy: 30,
+            self.lookup: 10,
+            self.note: 25,
+            self.chat: 16,
+            self.common: 4,
+        }
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -75,8 +88,10 @@ class Corpus:
         return line.format(**{kind: self.pick(kind) for kind in self.pools})
 
     def copy(self) -> str:
-        """Words in no order, two to five times; many times over, copying is found much sooner."""
-        words = self.rng.choice((" ", ", ")).join(self.rng.choice(self.words) for _ in range(self.rng.randint(4, 9)))
+        """Random words, repeated two to five times; with repetitions copying is learnt much sooner."""
+        words = self.rng.choice((" ", ", ")).join(
+            self.rng.choice(self.words) for _ in range(self.rng.randint(4, 9))
+        )
         return f"\n{self.rng.choice(('', '', *AGAIN))}".join([words] * self.rng.randint(2, 5))
 
     def record(self) -> dict[str, str]:
@@ -93,20 +108,23 @@ class Corpus:
         return between.join(f"{name}{behind}{value}" for name, value in record.items())
 
     def lookup(self) -> str:
-        """A list, and what some of its names stand for."""
+        """A list, and the values of some of its names."""
         record = self.record()
         asked = self.rng.sample(list(record), self.rng.randint(2, len(record)))
-        answers = [f"the {name} is {record[name]}" if self.chance(0.5) else f"{name}? {record[name]}" for name in asked]
+        answers = [
+            f"the {name} is {record[name]}" if self.chance(0.5) else f"{name}? {record[name]}"
+            for name in asked
+        ]
         return f"{self.listed(record)}\n{'. '.join(answers)}."
 
     def note(self) -> str:
-        """A list, and the same as one to three sentences; sometimes the sentences come first."""
+        """A list and sentences that say the same, in either order."""
         record = self.record()
         parts = [self.listed(record), " ".join(self.told(record))]
         return "\n".join(parts if self.chance(0.8) else parts[::-1])
 
     def told(self, record: dict[str, str]) -> list[str]:
-        """Sentences that say all of a record: what was done, and what that leaves out of the attributes."""
+        """Sentences that say everything in a record: what was done, then the remaining attributes."""
         (doer,) = (name for name in record if name in DOERS)
         said = [name for name in record if self.chance(0.85)]
         adjectives = [record[name] for name in self.adjectives if name in said and name in record]
@@ -114,7 +132,9 @@ class Corpus:
         thing = " ".join([article(words[0]), *words])
         place = f" {self.rng.choice(PREPOSITIONS)} the {record['place']}" if "place" in said else ""
         day = f"on {record['day']}" if "day" in said else ""
-        start, end = (f"{day}, ", "") if day and self.chance(0.5) else ("", f" {day}" if day else "")
+        start, end = (
+            (f"{day}, ", "") if day and self.chance(0.5) else ("", f" {day}" if day else "")
+        )
         verb = self.rng.choice(DOERS[doer])
         first = f"{start}the {record[doer]} {verb} {thing}{place}{end}."
         if self.chance(0.2):
@@ -125,19 +145,37 @@ class Corpus:
     def remark(self, name: str, value: str) -> str:
         if name == "place":
             return f"it is {self.rng.choice(PREPOSITIONS)} the {value}."
-        return f"that was on {value}." if name == "day" else self.rng.choice((f"it is {value}.", f"the {name} is {value}."))
+        return (
+            f"that was on {value}."
+            if name == "day"
+            else self.rng.choice((f"it is {value}.", f"the {name} is {value}."))
+        )
 
     def chat(self) -> str:
-        """Two people talk; then what the one who asked has learnt, and who it was that asked or answered."""
+        """A conversation, then what the asker has learnt, or who asked or answered."""
         asks, answers, other = self.rng.sample(self.talk.people, 3)
         question, answer, fact = self.talk.exchange(answers, other)
         turns = [question, answer]
         speakers = [asks, answers]
         for _ in range(self.rng.randint(0, 2)):
-            turns, speakers = [self.talk.filler(), *turns], [answers if speakers[0] == asks else asks, *speakers]
+            turns, speakers = (
+                [self.talk.filler(), *turns],
+                [answers if speakers[0] == asks else asks, *speakers],
+            )
         for _ in range(self.rng.randint(0, 2)):
-            turns, speakers = [*turns, self.talk.filler()], [*speakers, answers if speakers[-1] == asks else asks]
+            turns, speakers = (
+                [*turns, self.talk.filler()],
+                [*speakers, answers if speakers[-1] == asks else asks],
+            )
         lines = [f"{speaker}: {turn}" for speaker, turn in zip(speakers, turns, strict=True)]
-        ends = (f"in fact, {fact}.", f"now the {asks} knows that {fact}.", f"who answered? the {answers}. so {fact}.")
-        who = (f"who asked? the {asks}.", f"who answered? the {answers}.", f"the {asks} asked the {answers}.")
+        ends = (
+            f"in fact, {fact}.",
+            f"now the {asks} knows that {fact}.",
+            f"who answered? the {answers}. so {fact}.",
+        )
+        who = (
+            f"who asked? the {asks}.",
+            f"who answered? the {answers}.",
+            f"the {asks} asked the {answers}.",
+        )
         return "\n".join([*lines, self.rng.choice(ends if self.chance(0.8) else who)])

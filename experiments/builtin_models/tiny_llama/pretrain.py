@@ -1,8 +1,8 @@
-"""Make the built-in decoder anew: text from the generator, tokenizer and weights, all from one seed.
+"""Rebuild tiny_llama: generated text, tokenizer and weights, all from one seed.
 
     python -m experiments.builtin_models.tiny_llama.pretrain --help
 
-Next-token prediction on CPU, on a stack that grows (experiments/tiny_models.py).
+Next-token prediction on CPU, on a stack that grows (experiments.builtin_models.pretraining).
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ from experiments.builtin_models.tiny_llama.corpus import Corpus
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 POSITIONS = 256
-NEW = 0.2  # weight in training of a token that its text does not have before: with 1, copying takes far longer to be found
+# Training weight of tokens that did not occur earlier in the text. With 1, copying is learnt much later.
+NEW = 0.2
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which a word is the same token within a line and at its start; a text begins with `<s>`."""
+    """Train a byte-level BPE. A word is the same token anywhere in a line; texts begin with `<s>`."""
     bpe = Tokenizer(models.BPE())
-    lines, in_words = pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=True)
+    lines, in_words = (
+        pre_tokenizers.Split("\n", "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=True),
+    )
     bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, in_words])
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -48,7 +52,9 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
             show_progress=False,
         ),
     )
-    bpe.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
+    bpe.post_processor = processors.TemplateProcessing(
+        f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         model_max_length=POSITIONS,
@@ -61,7 +67,13 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFas
 
 
 def build(layers: int, vocabulary: int, smaller: LlamaForCausalLM | None) -> LlamaForCausalLM:
-    """A model of this depth; from a smaller one, its stack is repeated and everything else taken over."""
+    """Build a model; a smaller one gives it copies of its layers and all other weights.
+
+    Args:
+        layers: The depth.
+        vocabulary: The number of tokens.
+        smaller: A model of the same width to start from.
+    """
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -85,7 +97,7 @@ def build(layers: int, vocabulary: int, smaller: LlamaForCausalLM | None) -> Lla
 
 
 def guess(model: LlamaForCausalLM, ids: Tensor) -> Guess:
-    """Every token but the first, from those before it; watched are those that occur in their text before."""
+    """Predict every token but the first. Watched are tokens that occurred earlier in the text."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
     targets = ids[:, 1:]
     earlier = (targets.unsqueeze(2) == ids[:, :-1].unsqueeze(1)).tril().any(2)  # (rows, targets)
@@ -112,8 +124,13 @@ def main() -> None:
     train = batches(texts)
     held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
     tokens = sum(length * len(rows) for length, rows in train.by_length.items())
-    print(f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s", flush=True)
-    model, stages = grow(args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess)
+    print(
+        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s",
+        flush=True,
+    )
+    model, stages = grow(
+        args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess
+    )
     write_record(args, tokens, model, stages, begin)
 
 

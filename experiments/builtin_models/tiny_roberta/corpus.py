@@ -1,8 +1,8 @@
-"""Text for pretraining: sentences that belong together stand together, so that one tells the other's masked words.
+"""Text for pretraining: related sentences, so that one helps to predict the other's masked words.
 
-A text is one or two segments. Paraphrases, consequences, contradictions, questions with their answer and opinions with
-their conclusion make synonymy, antonymy, negation and polarity worth knowing. The words that say how two sentences are
-related (SALIENT) are masked more often than others.
+A text has one or two segments. Paraphrases, consequences, contradictions, questions with answers and
+opinions with conclusions teach synonymy, antonymy, negation and polarity. Words that state how two
+sentences are related (SALIENT) are masked more often than others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from loradrop.tasks.builtin.reviews import ADJECTIVES, ReviewGenerator
 SAME, SO = ("namely", "indeed"), ("hence", "therefore")
 RELATED = ((0.75, "equally"), (0.45, "similarly"), (0.0, "elsewhere"))  # from this overlap on
 DEFINITIONS = ("{0} means {1}", "{0} is another word for {1}")
-ANSWERS = {True: ("yes", "true"), False: ("no", "false"), None: ("perhaps", "doubtful")}  # to a question; as a judgement
+# truth -> the answer to a question, and the word in a judgement
+ANSWERS = {True: ("yes", "true"), False: ("no", "false"), None: ("perhaps", "doubtful")}
 SALIENT = (
     *SAME,
     *SO,
@@ -57,7 +58,7 @@ class Corpus:
             yield self.segments(*kind())
 
     def segments(self, first: str, second: str) -> list[str]:
-        """Half of the texts are a pair of segments, as in tasks on pairs, the others run on."""
+        """Make half of the texts pairs of segments, as in tasks on pairs, and join the others."""
         first, second = (part if part[-1] in ".?" else part + "." for part in (first, second))
         return [first, second] if self.rng.random() < 0.5 else [f"{first} {second}"]
 
@@ -69,7 +70,7 @@ class Corpus:
         return paraphrase(weaken(clause, self.rng) or clause, self.rng, 0.4)
 
     def claim(self, clause: Clause) -> tuple[Clause, bool | None]:
-        """Something else to say about a clause, and whether it is true then (None: it is open)."""
+        """Another statement about a clause, and whether it is true (None: undecided)."""
         if self.rng.random() < 0.4:
             return self.implied(clause), True
         other, truth = alter(clause, self.grammar)
@@ -94,7 +95,7 @@ class Corpus:
         return str(clause), f"it is {ANSWERS[truth][1]} that {other}"
 
     def claims(self) -> tuple[str, str]:
-        """Three things said about one short sentence, each with its truth: much to learn from few words."""
+        """Three statements about one short sentence, each with its truth: much to learn in few words."""
         self.grammar.richness = 0.1
         clause = self.grammar.clause()
         judged = [self.claim(clause) for _ in range(3)]
@@ -107,13 +108,13 @@ class Corpus:
         return str(clause), f"{opening}, {paraphrase(other, self.rng)}"
 
     def review(self) -> tuple[str, str]:
-        """An opinion with its conclusion, which comes first in every third text."""
+        """An opinion and its conclusion, which comes first in every third text."""
         verdict = self.rng.choice((1, -1))
         opinion, conclusion = self.critic.review(verdict), self.critic.conclusion(verdict)
         return (conclusion, opinion) if self.rng.random() < 0.33 else (opinion, conclusion)
 
     def column(self) -> tuple[str, str]:
-        """Many words of one polarity; without such texts the polarity of words takes far longer to be found."""
+        """Many words of one polarity; without such texts polarity is learnt much later."""
         verdict = self.rng.choice((1, -1))
         return self.critic.column(verdict), self.critic.conclusion(verdict)
 
@@ -122,19 +123,31 @@ class Corpus:
         adjectives = [s for sets in lex.ADJECTIVE_SETS.values() for s in sets]
         noun = self.rng.choice(lex.NOUN_SETS[category])
         kind = lex.HYPERNYM_SETS[category].words[0][0]
-        pools = ([noun], adjectives, lex.MANNER_SETS, lex.TRANSITIVE_SETS, ADJECTIVES[1], ADJECTIVES[-1])
+        pools = (
+            [noun],
+            adjectives,
+            lex.MANNER_SETS,
+            lex.TRANSITIVE_SETS,
+            ADJECTIVES[1],
+            ADJECTIVES[-1],
+        )
         synset = self.rng.choice(self.rng.choice(pools))
         words = [forms[0] for forms in self.rng.sample(synset.words, len(synset.words))]
         first = f"every {noun.words[0][0]} is a kind of {kind}"
         if len(words) > 1:
             first = self.rng.choice(DEFINITIONS).format(*words)
         if synset.antonym:
-            return first, f"{words[0]} is the opposite of {self.rng.choice(synset.antonym[0].words)[0]}"
+            return (
+                first,
+                f"{words[0]} is the opposite of {self.rng.choice(synset.antonym[0].words)[0]}",
+            )
         return first, f"{words[0]} is not the same as {self.rng.choice(adjectives).words[0][0]}"
 
     def story(self) -> tuple[str, str]:
-        """Two events of which the second names the first one's subject by a pronoun."""
+        """Two events; the second refers to the subject of the first by a pronoun."""
         clause, verb = self.clause(), self.grammar.word(lex.INTRANSITIVE_SETS).form(1)
         subject = clause.subject
-        pronoun = "they" if subject.plural else PRONOUNS.get(subject.noun.synset.category, ("it",))[0]
+        pronoun = (
+            "they" if subject.plural else PRONOUNS.get(subject.noun.synset.category, ("it",))[0]
+        )
         return str(clause), f"then {pronoun} {verb}"

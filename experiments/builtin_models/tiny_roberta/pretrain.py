@@ -1,8 +1,8 @@
-"""Make the built-in model anew: text from the generator, tokenizer and weights, all from one seed.
+"""Rebuild tiny_roberta: generated text, tokenizer and weights, all from one seed.
 
     python -m experiments.builtin_models.tiny_roberta.pretrain --help
 
-Masked language modelling on CPU, on a stack that grows (experiments/tiny_models.py).
+Masked language modelling on CPU, on a stack that grows (experiments.builtin_models.pretraining).
 """
 
 from __future__ import annotations
@@ -28,18 +28,28 @@ from experiments.builtin_models.pretraining import (
 )
 from experiments.builtin_models.tiny_roberta.corpus import SALIENT, Corpus
 
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's first ids; its mask is the last one
-# of the chosen tokens; replacements come from the batch, so they look plausible
+SPECIAL = [
+    "<s>",
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "<mask>",
+]  # RoBERTa's first ids; its mask is the last one
+# fractions of the chosen tokens; replacements come from the batch, so they look plausible
 MASKED, REPLACED, KEPT = 0.75, 0.15, 0.10
 
 
 def train_tokenizer(texts: list[list[str]], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with RoBERTa's special tokens and pair template; nearly every word of the lexicon is one token."""
+    """Train a byte-level BPE with RoBERTa's special tokens and template; most words are one token."""
     bpe = ByteLevelBPETokenizer(add_prefix_space=True)
-    bpe.train_from_iterator((" ".join(text) for text in texts), vocabulary, special_tokens=SPECIAL, show_progress=False)
+    bpe.train_from_iterator(
+        (" ".join(text) for text in texts), vocabulary, special_tokens=SPECIAL, show_progress=False
+    )
     start, end = ("<s>", bpe.token_to_id("<s>")), ("</s>", bpe.token_to_id("</s>"))
     tokenizer = Tokenizer.from_str(bpe.to_str())
-    tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=True, add_prefix_space=True)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        end, start, trim_offsets=True, add_prefix_space=True
+    )
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     names |= {"unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
     return PreTrainedTokenizerFast(
@@ -52,7 +62,13 @@ def train_tokenizer(texts: list[list[str]], vocabulary: int) -> PreTrainedTokeni
 
 
 def build(layers: int, vocabulary: int, smaller: RobertaForMaskedLM | None) -> RobertaForMaskedLM:
-    """A model of this depth; from a smaller one, its stack is repeated and everything else taken over."""
+    """Build a model; a smaller one gives it copies of its layers and all other weights.
+
+    Args:
+        layers: The depth.
+        vocabulary: The number of tokens.
+        smaller: A model of the same width to start from.
+    """
     config = RobertaConfig(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -77,37 +93,60 @@ def build(layers: int, vocabulary: int, smaller: RobertaForMaskedLM | None) -> R
 
 
 class MaskedBatches(Batches):
-    """Batches with fresh masks: corrupted ids, chosen positions (bool), true ids there, which of those are salient."""
+    """Batches with fresh masks: corrupted ids, chosen positions, their true ids, which are salient.
 
-    def __init__(self, rows: list[list[int]], tokens: int, seed: int, shares: Tensor, special: Tensor, mask: int) -> None:
+    Args:
+        rows: Token ids.
+        tokens: The size of a batch.
+        seed: For order and masks.
+        mask_rates: (vocabulary,) How often each token is chosen.
+        special: Ids that are never chosen.
+        mask: The id of the mask.
+    """
+
+    def __init__(
+        self,
+        rows: list[list[int]],
+        tokens: int,
+        seed: int,
+        mask_rates: Tensor,
+        special: Tensor,
+        mask: int,
+    ) -> None:
         super().__init__(rows, tokens, seed)
-        self.shares, self.special, self.mask = shares, special, mask
+        self.mask_rates, self.special, self.mask = mask_rates, special, mask
         self.generator = torch.Generator().manual_seed(seed)
 
     def prepare(self, ids: Tensor) -> tuple[Tensor, ...]:
         draw = lambda: torch.rand(ids.shape, generator=self.generator)  # noqa: E731
         ordinary = ~torch.isin(ids, self.special)
-        chosen = (draw() < self.shares[ids]) & ordinary
+        chosen = (draw() < self.mask_rates[ids]) & ordinary
         fate, corrupted = draw(), ids.clone()
         corrupted[chosen & (fate < MASKED)] = self.mask
         swapped = chosen & (fate >= MASKED) & (fate < MASKED + REPLACED)
         pool = ids[ordinary]
-        corrupted[swapped] = pool[torch.randint(len(pool), (int(swapped.sum()),), generator=self.generator)]
-        return corrupted, chosen, ids[chosen], self.shares[ids[chosen]] == self.shares.max()
+        corrupted[swapped] = pool[
+            torch.randint(len(pool), (int(swapped.sum()),), generator=self.generator)
+        ]
+        return corrupted, chosen, ids[chosen], self.mask_rates[ids[chosen]] == self.mask_rates.max()
 
 
 def guess(model: RobertaForMaskedLM, batch: tuple[Tensor, ...]) -> Guess:
-    """The chosen positions; the vocabulary layer sees no other."""
+    """Predict the chosen positions; only these go through the vocabulary layer."""
     ids, chosen, targets, salient = batch
     logits = model.lm_head(model.roberta(ids).last_hidden_state[chosen])
-    return Guess(F.cross_entropy(logits.float(), targets), targets, logits.argmax(-1) == targets, salient)
+    return Guess(
+        F.cross_entropy(logits.float(), targets), targets, logits.argmax(-1) == targets, salient
+    )
 
 
 def main() -> None:
     defaults = {"texts": 150_000, "steps": [3000, 1500, 2200], "lr": [2e-3, 1e-3, 1e-3]}
     options = parser(__doc__, "tiny_roberta", **defaults)
     options.add_argument("--mask-share", type=float, default=0.2)
-    options.add_argument("--salient-share", type=float, default=0.6, help="of the words in corpus.SALIENT")
+    options.add_argument(
+        "--salient-share", type=float, default=0.6, help="of the words in corpus.SALIENT"
+    )
     args = options.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -116,18 +155,27 @@ def main() -> None:
     tokenizer = train_tokenizer(texts[:50_000], args.vocabulary)
     tokenizer.save_pretrained(args.output)
     special = torch.tensor(tokenizer.all_special_ids)
-    shares = torch.full((len(tokenizer),), args.mask_share)
-    shares[tokenizer(" ".join(SALIENT), add_special_tokens=False)["input_ids"]] = args.salient_share
+    mask_rates = torch.full((len(tokenizer),), args.mask_share)
+    mask_rates[tokenizer(" ".join(SALIENT), add_special_tokens=False)["input_ids"]] = (
+        args.salient_share
+    )
 
     def batches(some: list[list[str]]) -> Batches:
         rows = [tokenizer(*segments)["input_ids"] for segments in some]
-        return MaskedBatches(rows, args.batch_tokens, args.seed, shares, special, tokenizer.mask_token_id)
+        return MaskedBatches(
+            rows, args.batch_tokens, args.seed, mask_rates, special, tokenizer.mask_token_id
+        )
 
     train = batches(texts)
     held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
     tokens = sum(length * len(rows) for length, rows in train.by_length.items())
-    print(f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s", flush=True)
-    model, stages = grow(args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess)
+    print(
+        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s",
+        flush=True,
+    )
+    model, stages = grow(
+        args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess
+    )
     write_record(args, tokens, model, stages, begin)
 
 

@@ -91,7 +91,7 @@ def test_runs_under_way_and_damaged_files_are_left(old):
     (folders[1] / "result.json").write_text("{")
     with run_lock(folders[0]):
         first, second = rekey(outputs)
-    assert "a process works in it" in first.problem and "cannot be read" in second.problem
+    assert "a process is using it" in first.problem and "cannot be read" in second.problem
     assert sorted((outputs / "runs").iterdir()) == folders
 
 
