@@ -2,13 +2,15 @@
 
     import loradrop
 
-    loradrop.add_lora(model, rank=8)                        # train for a few epochs on a sample, then
-    importance = loradrop.measure(model, batches)           # mean || B A x ||^2 of every layer
-    plan = loradrop.select(importance, threshold=0.9)       # which layers keep their own LoRA
-    loradrop.share(model, plan)                             # the others share one; go on training
+    loradrop.add_lora(model, rank=8)                    # train for a few epochs on a sample, then
+    importance = loradrop.measure(model, batches)       # mean || B A x ||^2 of every layer
+    plan = loradrop.select(importance, threshold=0.9)   # which layers keep their own LoRA
+    loradrop.share(model, plan)                         # the others share one; go on training
 
 .. include:: docs/guide.md
 .. include:: docs/when.md
+.. include:: docs/families.md
+.. include:: docs/refused.md
 """
 
 from __future__ import annotations

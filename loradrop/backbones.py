@@ -1,8 +1,9 @@
-"""Hub id or folder -> model and tokenizer.
+"""Load a model and its tokenizer from a Hub id or a folder.
 
-A Hub id resolves to `<models>/<id>` where that folder exists, to the package's own assets for ids that start with
-`loradrop/`, and else to the Hub or its local cache. Weights are safetensors only, and no remote code is run.
-Frozen weights may be bfloat16; what trains of a model is float32, as small updates would be lost to rounding.
+A Hub id resolves to `<models>/<id>` if that folder exists, to the package's own assets if it starts
+with `loradrop/`, and otherwise to the Hub or its local cache. Only safetensors are loaded, and no
+remote code runs. Frozen weights may be bfloat16; trainable weights are float32, as rounding would
+lose small updates.
 """
 
 from __future__ import annotations
@@ -41,25 +42,30 @@ from loradrop.hub import (
 from loradrop.tasks.base import LabelTask, Task
 
 NF4 = "nf4"
-ENCODERS = {
-    "bert",
-    "roberta",
-}  # which transformers can also build as decoders, though they were not trained so
+# transformers can build these as decoders too, though they were not trained as such
+ENCODERS = {"bert", "roberta"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A pretrained model; the fields are the keys of its YAML in conf/backbone."""
+    """A pretrained model. The fields are the keys of its YAML in conf/backbone.
+
+    Args:
+        name: The name in results.
+        hub_id: The model's id on the Hub.
+        revision: The pinned commit on the Hub.
+        dtype: The dtype of the frozen weights: float32 or bfloat16.
+        gradient_checkpointing: Compute activations twice instead of keeping them.
+        quantization: `nf4` keeps the layers' weights in 4 bits, as QLoRA does (arXiv 2305.14314).
+    """
 
     name: str
     hub_id: str
-    revision: str | None  # pinned commit on the Hub
-    dtype: str  # of the frozen weights: float32, bfloat16
-    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
-    quantization: str | None = (
-        None  # nf4: the layers' weights in 4 bits, as QLoRA (arXiv 2305.14314)
-    )
+    revision: str | None
+    dtype: str
+    gradient_checkpointing: bool = False
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -72,29 +78,39 @@ class Backbone:
             )
 
     def config(self, models: Path | None) -> Any:
-        """The model's configuration, without its weights."""
+        """Return the model's configuration, without its weights."""
         try:
             return AutoConfig.from_pretrained(**self._source(models))
         except OSError as error:
             if not isinstance(error.__cause__, GatedRepoError):
                 raise
             raise PermissionError(
-                f"backbone {self.name}: the Hub refuses {self.hub_id} to this account. Accept its licence at "
-                f"https://huggingface.co/{self.hub_id} and log in with `hf auth login` (or set HF_TOKEN), or put the model "
-                f"into {self._wanted(models)}."
+                f"backbone {self.name}: the Hub refuses {self.hub_id} to this account. "
+                f"Accept its licence at https://huggingface.co/{self.hub_id} and log in with "
+                "`hf auth login` (or set HF_TOKEN), or put the model into "
+                f"{self._wanted(models)}."
             ) from error
 
     def check(self, task: Task, max_length: int, models: Path | None, extra: int = 0) -> None:
-        """ValueError or OSError, within seconds, where the backbone is not there or does not fit the task.
+        """Check within seconds that the backbone is available and fits the task.
 
-        Its positions must hold the longest text and the `extra` tokens that a method puts in front of it.
+        Args:
+            task: The task.
+            max_length: The largest number of tokens of a text.
+            models: The folder of local models.
+            extra: The number of tokens that a method puts in front of each text.
+
+        Raises:
+            ValueError: The backbone has too few positions or cannot do what the task needs.
+            OSError: There are no weights that can be loaded.
         """
         config = self.config(models)
         longest = longest_text(config)
         if longest and max_length + extra > longest:
             adds = f" and the method adds {extra} tokens" if extra else ""
             raise ValueError(
-                f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most {longest} tokens"
+                f"recipe.max_length is {max_length}{adds}, but backbone {self.name} takes at most "
+                f"{longest} tokens"
             )
         known = (
             MODEL_FOR_CAUSAL_LM_MAPPING
@@ -102,14 +118,18 @@ class Backbone:
             else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         )
         if type(config) not in known or (task.generates and config.model_type in ENCODERS):
-            kind = "does not generate text" if task.generates else "has no sequence classifier"
+            lack = "does not generate text" if task.generates else "has no sequence classifier"
             raise ValueError(
-                f"backbone {self.name} ({config.model_type}) {kind}, as task {task.name} needs it to"
+                f"backbone {self.name} ({config.model_type}) {lack}, "
+                f"as task {task.name} needs it to"
             )
         self._check_weights(models, config)
 
     def skeleton(self, task: Task, config: Any) -> PreTrainedModel:
-        """The model of a configuration without weights, on the meta device: what fits it and counts is known at once."""
+        """Return the model without weights, on the meta device.
+
+        It shows at once which modules there are and how many parameters they have.
+        """
         if not task.generates:
             config.num_labels = cast(LabelTask, task).num_labels
         with meta_device():
@@ -117,8 +137,11 @@ class Backbone:
         return freeze_encoder(self._switched(model))
 
     def load(self, task: Task, models: Path | None) -> tuple[PreTrainedModel, Any]:
-        """The model in training mode, and its tokenizer: frozen except for the new head of a task that has labels."""
-        transformers.logging.set_verbosity_error()  # that the head is new is no news
+        """Return the model in training mode, and its tokenizer.
+
+        The model is frozen except for the new head of a task with labels.
+        """
+        transformers.logging.set_verbosity_error()  # no warning that the head is new
         transformers.logging.disable_progress_bar()
         try:
             return self._load(task, self._source(models))
@@ -129,7 +152,7 @@ class Backbone:
             ) from error
 
     def fingerprint(self, models: Path | None) -> str:
-        """Stands for the files of a local folder (sampled, where they are large), or for the pinned revision."""
+        """Return a hash of a local folder's files, or the pinned revision if there is no folder."""
         folder = self._folder(models)
         return str(self.revision) if folder is None else files_fingerprint(folder)
 
@@ -148,15 +171,16 @@ class Backbone:
             name for name, parameter in model.named_parameters() if not parameter.requires_grad
         }
         lost = sorted(frozen & set(report["missing_keys"]))
-        if lost:  # random weights that nothing would train
+        if lost:  # they would stay random, as nothing trains them
             raise ValueError(
-                f"backbone {self.name}: {source['pretrained_model_name_or_path']} lacks {', '.join(lost[:3])}; "
-                "is it of another kind of model, or was it converted as one?"
+                f"backbone {self.name}: {source['pretrained_model_name_or_path']} lacks "
+                f"{', '.join(lost[:3])}; is it of another kind of model, or was it converted "
+                "as one?"
             )
-        return model.train(), tokenizer  # dropout is off as loaded
+        return model.train(), tokenizer  # a loaded model has dropout off
 
     def _switched(self, model: PreTrainedModel) -> PreTrainedModel:
-        model.config.use_cache = False  # of a decoder: keys and values are for generating
+        model.config.use_cache = False  # a decoder's keys and values serve generation only
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model
@@ -169,13 +193,13 @@ class Backbone:
             return
         source, wanted = folder or self.hub_id, self._wanted(models)
         decoder = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type not in ENCODERS
-        kind = (
-            "AutoModelForCausalLM" if decoder else "AutoModel"
-        )  # the latter drops what turns states into tokens
+        # AutoModel drops the output embeddings, which a decoder needs
+        loader = "AutoModelForCausalLM" if decoder else "AutoModel"
         raise FileNotFoundError(
-            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not loaded here. To convert them, "
-            f"once: python -c \"from transformers import {kind}, AutoTokenizer; [part.from_pretrained('{source}')"
-            f".save_pretrained('{wanted}') for part in ({kind}, AutoTokenizer)]\" "
+            f"backbone {self.name}: {source} has no {WEIGHTS[0]}, and pickled weights are not "
+            f'loaded here. To convert them, once: python -c "from transformers import {loader}, '
+            f"AutoTokenizer; [part.from_pretrained('{source}').save_pretrained('{wanted}') "
+            f'for part in ({loader}, AutoTokenizer)]" '
             "(paths.models or LORADROP_MODELS names the folder of all models)"
         )
 
@@ -183,11 +207,11 @@ class Backbone:
         return model_folder(self.hub_id, models)
 
     def _wanted(self, models: Path | None) -> Path:
-        """The folder that would take the Hub's place."""
+        """Return the folder in which a local copy would be found."""
         return Path(models or "<paths.models>") / self.hub_id
 
     def _source(self, models: Path | None) -> dict[str, Any]:
-        """Where to load from: keyword arguments of from_pretrained."""
+        """Return the place to load from, as keyword arguments of from_pretrained."""
         folder = self._folder(models)
         if folder is not None:
             return {"pretrained_model_name_or_path": folder}
@@ -198,24 +222,25 @@ class Backbone:
             AutoConfig.from_pretrained(**source, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no folder. Put the model there "
-                f"(config.json, model.safetensors, tokenizer.json), or point paths.models or LORADROP_MODELS to it."
+                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no "
+                "folder. Put the model there (config.json, model.safetensors, tokenizer.json), or "
+                "point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
 
 
 @contextmanager
 def meta_device() -> Iterator[None]:
-    """A context in which transformers builds models without weights, also if it builds its first one there."""
-    # this import leads to torch._dynamo's, which torch 2.6 cannot carry out on the meta device
+    """A context in which transformers builds models without weights, even its first model."""
+    # it imports torch._dynamo, which torch 2.6 cannot import on the meta device
     import_module("transformers.modeling_utils")
     with torch.device("meta"):
         yield
 
 
 def longest_text(config: Any) -> int | None:
-    """Tokens that the positions of a model suffice for; None where they are not limited."""
-    # RoBERTa's positions start behind the padding index
+    """Return the number of tokens for which a model has positions, None if there is no limit."""
+    # RoBERTa's positions start after the padding index
     offset = (
         config.pad_token_id + 1
         if config.model_type in {"roberta", "xlm-roberta", "camembert"}
@@ -230,7 +255,7 @@ def _auto(task: Task) -> Any:
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
-    """4-bit NormalFloat with doubly quantised constants; products in `dtype`. Heads stay as they are."""
+    """4-bit NormalFloat, double quantisation, products in `dtype`. Heads stay as they are."""
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=NF4,
@@ -241,7 +266,7 @@ def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
 
 
 def _head(task: Task) -> dict[str, Any]:
-    """What a model's new head must know of the task, as keyword arguments of from_pretrained."""
+    """What a new head must know of the task, as keyword arguments of from_pretrained."""
     if task.generates:
         return {}
     task = cast(LabelTask, task)
@@ -254,9 +279,9 @@ def _head(task: Task) -> dict[str, Any]:
 
 
 def freeze_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """Leave only a new head trainable, in float32: its modules take what comes from the encoder as such.
+    """Leave only a new head trainable, in float32; its modules cast their inputs.
 
-    What turns a language model's states into tokens is pretrained, and frozen with the rest.
+    The output embeddings of a language model are pretrained and stay frozen with the rest.
     """
     model.requires_grad_(False)
     if model.get_output_embeddings() is not None:
@@ -274,10 +299,11 @@ def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def give_padding(tokenizer: Any) -> None:
-    """A pad token for a tokenizer without one (Llama's); no text holds it.
+    """Give a pad token to a tokenizer without one (Llama's). No text may contain it.
 
-    A classifier on the last token finds it as the last one that is not padding. Where bytes stand in for unknown characters
-    the unknown token never comes up, else the end token; that a text spells one of them out must not count.
+    A classifier on the last token looks for the last one that is not padding. The unknown token
+    never occurs if bytes stand in for unknown characters; otherwise the end token is used. Text
+    that spells out such a token must not produce it.
     """
     by_bytes = tokenizer.is_fast and getattr(
         tokenizer.backend_tokenizer.model, "byte_fallback", False
@@ -287,7 +313,7 @@ def give_padding(tokenizer: Any) -> None:
 
 
 def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
-    """What turns states into classes or tokens: all that is outside the encoder, and its pooler."""
+    """Return the parameters outside the encoder, and those of its pooler."""
     encoder = model.base_model_prefix + "."
     return [
         (name, parameter)
@@ -297,7 +323,16 @@ def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
 
 
 def parameter_counts(model: PreTrainedModel, inactive: int = 0) -> dict[str, int]:
-    """Trainable numbers outside the head (`adapter`, less `inactive` ones) and in it (`head`), and all numbers (`total`)."""
+    """Count parameters.
+
+    Args:
+        model: The model.
+        inactive: Trainable values that are masked for good. They do not count as the adapter's.
+
+    Returns:
+        The trainable parameters outside the head (`adapter`) and in the head (`head`), and the
+        number of all parameters (`total`).
+    """
     head = {id(parameter) for _, parameter in head_parameters(model)}
     sizes = {True: 0, False: 0}
     for parameter in model.parameters():

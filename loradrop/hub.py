@@ -1,7 +1,7 @@
-"""Is the Hub there, and which folder stands in for it? The one place that knows; free of torch and transformers.
+"""Whether the Hub is available, and which local folder replaces it. Free of torch and transformers.
 
-Libraries retry an unreachable Hub for about 20 seconds. Asking once, with a hard limit, lets a run fail at once or go
-on with what is already on the disk.
+Libraries retry an unreachable Hub for about 20 seconds. This module asks once, with a hard time
+limit, so a run fails at once or continues with the files on the disk.
 """
 
 from __future__ import annotations
@@ -21,21 +21,27 @@ from huggingface_hub.utils import get_session
 TIMEOUT = 3.0  # seconds
 ASSETS = Path(__file__).parent / "assets"
 OWN = "loradrop/"  # ids of the package's own models
-BLOCK, BLOCKS = 1 << 16, 256  # bytes and number of what a large file's fingerprint reads
+BLOCK, BLOCKS = 1 << 16, 256  # a large file's sample: bytes of a block, number of blocks
 
 
 def hub_available() -> bool:
-    """Whether the Hub answers: False at once where HF_HUB_OFFLINE is set, else known in 3 seconds, once per process."""
+    """Whether the Hub answers. False at once if HF_HUB_OFFLINE is set.
+
+    The Hub is asked once per process, for at most 3 seconds.
+    """
     return available(constants.ENDPOINT)
 
 
 def available(endpoint: str) -> bool:
-    """The same of another server, e.g. https://raw.githubusercontent.com: HF_HUB_OFFLINE means all of the network."""
+    """Whether another server answers, e.g. https://raw.githubusercontent.com.
+
+    HF_HUB_OFFLINE switches off all of the network.
+    """
     return not _offline() and _answers(endpoint)
 
 
 def why_unavailable(endpoint: str | None = None) -> str:
-    """The reason, as a clause for an error message, that the Hub, or another server, is not available."""
+    """Return, as a clause for an error message, why the Hub or `endpoint` is not available."""
     return (
         "HF_HUB_OFFLINE is set"
         if _offline()
@@ -44,21 +50,21 @@ def why_unavailable(endpoint: str | None = None) -> str:
 
 
 def find_local(root: Path | None, *names: str) -> Path | None:
-    """The first of root/name that is a folder (names are case-sensitive); None if there is none."""
+    """Return the first root/name that is a folder, or None. Names are case-sensitive."""
     if root is None:
         return None
     return next((folder for name in names if (folder := Path(root) / name).is_dir()), None)
 
 
 def model_folder(hub_id: str, models: Path | None) -> Path | None:
-    """The folder that stands in for a model of the Hub: in `models`, or of this package."""
+    """Return the folder that replaces a model of the Hub: in `models` or in this package."""
     name = hub_id.removeprefix(OWN)
     own = find_local(ASSETS, name) if hub_id.startswith(OWN) else None
     return find_local(models, hub_id) or own
 
 
 def files_fingerprint(folder: Path) -> str:
-    """A hash of a model's files, sampled where they are large."""
+    """Hash a model's files. Large files are sampled."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
@@ -71,7 +77,10 @@ def files_fingerprint(folder: Path) -> str:
 
 
 def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bool:
-    """Whether a model's repository has one of these files, in the cache or on the Hub; nothing is downloaded."""
+    """Whether a model's repository has one of these files, in the cache or on the Hub.
+
+    Nothing is downloaded.
+    """
     if any(
         isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str) for name in names
     ):
@@ -80,25 +89,31 @@ def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bo
         return hub_available() and any(
             file_exists(repo_id, name, revision=revision) for name in names
         )
-    except Exception:  # the download that follows will say what is amiss
+    except Exception:  # the download that follows reports what is wrong
         return True
 
 
 def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
-    """Folder of a data set's repository in the Hub's cache with the files that match the glob patterns.
+    """Return the folder in the Hub's cache with a data set's files, downloaded if necessary.
 
-    What is in the cache needs no network. Raises FileNotFoundError with the reason where files can be had from neither.
+    Args:
+        repo_id: The data set's repository.
+        revision: The commit or branch. None takes the newest commit.
+        patterns: Glob patterns of the wanted files. Each must match a file.
+
+    Raises:
+        FileNotFoundError: The files are not in the cache and cannot be downloaded. The message
+            says why.
     """
     wanted: dict[str, Any] = {
         "repo_type": "dataset",
         "revision": revision,
         "allow_patterns": patterns,
     }
-    with suppress(FileNotFoundError):  # not in the cache, or not whole
+    with suppress(FileNotFoundError):  # absent from the cache or incomplete
         folder = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
-        if all(
-            any(folder.glob(pattern)) for pattern in patterns
-        ):  # another task of the same repository is not enough
+        # the folder may hold another task of the same repository only
+        if all(any(folder.glob(pattern)) for pattern in patterns):
             return folder
     name = f"{repo_id} at revision {revision or 'main'}"
     if not hub_available():
@@ -107,15 +122,13 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
         )
     try:
         return Path(snapshot_download(repo_id, **wanted))
-    except (
-        Exception
-    ) as error:  # a revision that is gone, a proxy, a full disk: the way out is the same
+    except Exception as error:  # a missing revision, a proxy, a full disk: the remedy is the same
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
         raise FileNotFoundError(f"fetching {name} failed ({reason})") from error
 
 
 def _offline() -> bool:
-    # the library reads the variable when it is imported; a script may set it later
+    # the library reads the variable at import; a script may set it later
     return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in {
         "1",
         "ON",
@@ -131,11 +144,11 @@ def _answers(endpoint: str) -> bool:
     def ask() -> None:
         try:
             answer.append(get_session().head(endpoint, timeout=TIMEOUT).status_code)
-        except Exception:  # whatever goes wrong here, the Hub cannot be used
+        except Exception:  # whatever fails here, the Hub cannot be used
             return
 
-    # the client's timeout covers neither the look-up of the name nor the second address of a host: a thread does
+    # a thread, as the client's timeout excludes the name look-up and a host's second address
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
-    return bool(answer) and answer[0] < 500  # a mirror may well answer 404 for its root
+    return bool(answer) and answer[0] < 500  # a mirror may answer 404 for its root

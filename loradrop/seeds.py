@@ -21,23 +21,23 @@ class Seeds:
 
     @property
     def weights(self) -> int:
-        """Seed of torch for new weights: set before the head and again before the adapters."""
+        """The seed of torch for new weights, set before the head and again before the adapters."""
         return self.run
 
     def order(self, epoch: int) -> str:
-        """Seed of `random.Random` for the order of an epoch's batches."""
+        """Return the seed of `random.Random` for the order of an epoch's batches."""
         return f"{self.run}-{epoch}"
 
     def step(self, step: int) -> int:
-        """Seed of torch before optimiser step `step`, which dropout draws from."""
+        """Return the seed of torch before optimiser step `step`; dropout draws from it."""
         return 1_000_003 * self.run + step
 
     @property
     def sample(self) -> int:
-        """Seed of `random.Random` for a stratified sample of the training set."""
+        """The seed of `random.Random` for a stratified sample of the training set."""
         return self.run
 
     @property
     def selection(self) -> int:
-        """Seed of `random.Random` for the layers of LoRA-drop's random ablation."""
+        """The seed of `random.Random` for the layers of LoRA-drop's random ablation."""
         return self.run

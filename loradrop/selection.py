@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +78,8 @@ class SharingPlan:
     share: bool  # do the others share a LoRA (True) or get none (False)?
     lora_parameters: int  # of plain LoRA in all layers
     parameters: int  # of this plan, each shared LoRA counted once
+    # layers of the same types that LoRA was never put into, as plan_of finds them; no part of the plan
+    never_adapted: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def saved(self) -> int:
@@ -95,11 +97,16 @@ class SharingPlan:
         return [*notes, "the plan saves no parameters"] if self.saved == 0 else notes
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: _listed(value) if isinstance(value, dict) else value for key, value in asdict(self).items()}
+        """What JSON can hold."""
+        values = asdict(self)
+        if not self.never_adapted:
+            del values["never_adapted"]
+        return {key: _listed(value) if isinstance(value, dict) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SharingPlan:
-        layers = {part: {k: tuple(v) for k, v in data[part].items()} for part in ("kept", "others")}
+        parts = [part for part in ("kept", "others", "never_adapted") if part in data]
+        layers = {part: {k: tuple(v) for k, v in data[part].items()} for part in parts}
         return cls(**{**data, **layers})
 
     def save(self, path: str | Path) -> None:
@@ -114,7 +121,9 @@ class SharingPlan:
         for kind, layers in self.kept.items():
             rest = self.others[kind]
             fate = "one shared LoRA in" if self.share else "no LoRA in"
-            lines.append(f"{kind}: own LoRA in {_layers(layers)}; {fate} {_layers(rest)}")
+            never = self.never_adapted.get(kind)
+            end = f"; never adapted: {_layers(never)}" if never else ""
+            lines.append(f"{kind}: own LoRA in {_layers(layers)}; {fate} {_layers(rest)}{end}")
         percent = 100 * self.parameters / self.lora_parameters
         lines.append(f"{self.parameters:,} of LoRA's {self.lora_parameters:,} parameters ({percent:.1f} %)")
         return "\n".join([*lines, *self.notes])

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.lora.dropped import dropped_rank, note_dropped
 from loradrop.lora.inject import remove_lora
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, remove_adapter
-from loradrop.lora.sites import Site, split_name
+from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, configs, remove_adapter
+from loradrop.lora.sites import Site, split_names, widths
 from loradrop.lora.wrappers import unwrap, unwrap_to_change
 from loradrop.selection import Key, SharingPlan
 
@@ -55,7 +56,8 @@ def share(model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapt
             raise ValueError(f"{name}: adapter '{lora.adapter}' is merged into the weights; unmerge it first")
     others = _check_keys(plan, set(sites), "model")
     _check_apart({key: lora for key, (_, lora) in sites.items()}, others)
-    if not plan.share and others.isdisjoint(sites):  # carried out already
+    if not plan.share and others.isdisjoint(sites):  # carried out already, or loaded without them
+        _note_without_lora(model, adapter, others)
         return
     groups = {kind: [sites[kind, layer] for layer in layers] for kind, layers in plan.others.items() if layers}
     if plan.share:
@@ -89,11 +91,22 @@ def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Te
 
 
 def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
-    """The plan that a model's LoRA follows, read from its parameters: which layers share A and B, which have none.
+    """Read the plan that a model's LoRA follows from its parameters: which layers share A and B, which have none.
 
     A layer that is alone in using its A and B keeps its own, whatever it was planned as. Where nothing is shared and layers
-    have no LoRA at a linear module whose type has one elsewhere, the plan is one without sharing. Errors as for `share`,
-    and ValueError for sharing that is no plan's: between module types, or several groups in one.
+    have lost their LoRA (share, remove_lora), the plan is one without sharing.
+
+    Args:
+        model: A model with LoRA; wrappers are seen through.
+        adapter: Which adapter of a PEFT model; None: the active one.
+
+    Returns:
+        The plan. `never_adapted` names the layers of its module types that LoRA was never put into, as far as the model
+        tells: PEFT's own files do not say what was dropped.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: As for share; and sharing that is no plan's: between module types, or several groups in one.
     """
     model = unwrap(model)
     sites = adapted_sites(model, adapter)
@@ -102,7 +115,8 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len({keys[0][0] for keys in shared}) < len(shared):
         raise ValueError("the model shares its LoRA in another way than a plan does")
     present = {(site.module_type, site.layer): lora.size for site, lora in sites.items()}
-    without = {} if shared else _without_lora(model, sites)
+    dropped, never = _without_lora(model, sites)
+    without = {} if shared else dropped
     sizes = present | without
     others = {key for keys in shared for key in keys} or set(without)
     kept, rest = (
@@ -110,27 +124,54 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
         for other in (False, True)
     )
     own = sum(size for key, size in present.items() if key not in others)
-    return SharingPlan(kept, rest, not without, sum(sizes.values()), own + sum(present[keys[0]] for keys in shared))
+    parameters = own + sum(present[keys[0]] for keys in shared)
+    missing = {kind: tuple(sorted(i for k, i in never if k == kind)) for kind in kinds}
+    missing = {kind: layers for kind, layers in missing.items() if layers}
+    return SharingPlan(kept, rest, not without, sum(sizes.values()), parameters, missing)
 
 
-def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, int]:
-    """Modules of the types that hold LoRA elsewhere: what plain LoRA would have there."""
-    types = {split_name(model, site.name)[0]: site.module_type for site in sites}
-    ranks = {site.module_type: lora.rank for site, lora in sites.items()}
+def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> tuple[dict[Key, int], set[Key]]:
+    """Modules of the types that hold LoRA elsewhere: what those that lost it had there; and those that never had one."""
+    dropped, never = {}, set()
+    adapter, config = _whose(model, sites)
+    for key, module in _bare_modules(model, sites).items():
+        rank = dropped_rank(module, adapter, config)
+        if rank is None:
+            never.add(key)
+        else:
+            dropped[key] = rank * sum(widths(module))
+    return dropped, never
+
+
+def _bare_modules(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, nn.Module]:
+    """Linear modules without LoRA whose types hold LoRA elsewhere; of another adapter's LoRA, what it is around."""
+    places = split_names(model)
+    types = {places[site.name][0]: site.module_type for site in sites}
     present = {site.name for site in sites}
     found = {}
-    for name, module in model.named_modules():
-        kind, layer = split_name(model, name)
+    for name, (kind, layer) in places.items():
         if kind in types and name not in present:
-            found[types[kind], layer] = ranks[types[kind]] * sum(_widths(module))
-    return {key: size for key, size in found.items() if size}
+            module = model.get_submodule(name)
+            base = getattr(module, "base_layer", module)
+            if widths(base):
+                found[types[kind], layer] = base
+    return found
 
 
-def _widths(module: Any) -> Sequence[int]:
-    """d_in and d_out, () of what is no linear module; transformers' Conv1D (GPT-2) has them in its weight alone."""
-    if hasattr(module, "in_features"):
-        return module.in_features, module.out_features
-    return getattr(getattr(module, "weight", None), "shape", ())
+def _whose(model: nn.Module, sites: Mapping[Site, LoRA]) -> tuple[str | None, Any]:
+    """The adapter and its config, None of LoRA of add_lora."""
+    adapter = getattr(next(iter(sites.values())), "adapter", None)
+    return adapter, configs(model).get(adapter) if adapter else None
+
+
+def _note_without_lora(model: nn.Module, adapter: str | None, others: set[Key]) -> None:
+    """Note that the layers that a plan leaves without LoRA are none that never had one."""
+    sites = adapted_sites(model, adapter)
+    ranks = {site.module_type: lora.rank for site, lora in sites.items()}
+    adapter, config = _whose(model, sites)
+    for (kind, layer), module in _bare_modules(model, sites).items():
+        if (kind, layer) in others and dropped_rank(module, adapter, config) is None:
+            note_dropped(module, ranks[kind], adapter, config)
 
 
 def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:

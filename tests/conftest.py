@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -65,6 +65,16 @@ def tiny_model(family: str = "roberta", seed: int = 0) -> torch.nn.Module:
     cls, config, _ = FAMILIES[family]
     torch.manual_seed(seed)
     return cls(config).eval()
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """The variables that a test's libraries set (of processes, by Accelerate) do not reach the next test."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture

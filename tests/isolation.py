@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def isolate() -> tempfile.TemporaryDirectory | None:
     for name in list(os.environ):
         if name.startswith(SETTINGS) or name.lower().endswith("_proxy"):
             del os.environ[name]
+    # as a shell's background job, or under nohup, the tests' processes would inherit that Ctrl-C is ignored
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     owner = None if TEMPORARY in os.environ else tempfile.TemporaryDirectory(prefix="loradrop-tests-")
     if owner is not None:
         os.environ[TEMPORARY] = owner.name

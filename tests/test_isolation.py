@@ -44,6 +44,17 @@ def test_the_users_settings_reach_no_test(tmp_path):
     assert Path(found["HOME"]).is_relative_to(tmp_path) and not list(tmp_path.iterdir())  # it is gone with its owner
 
 
+def test_a_background_job_can_interrupt_its_runs(tmp_path):
+    """A shell starts it with SIGINT ignored, which its children would inherit: their Ctrl-C would never come."""
+    child = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    code = f"import isolation, subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests"), "TMPDIR": str(tmp_path)}
+    shell = ["sh", "-c", 'trap "" INT; exec "$0" -c "$1"', sys.executable]
+    for program, heard in ((code, "True"), (child, "False")):  # the latter: the trap has its effect
+        done = subprocess.run([*shell, program], capture_output=True, encoding="utf-8", env=env)
+        assert done.stdout == f"{heard}\n", done.stderr
+
+
 def test_no_text_file_is_read_or_written_in_the_locales_encoding():
     """A result that holds a ± must be the same file everywhere."""
     found = []

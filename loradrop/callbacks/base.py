@@ -1,4 +1,4 @@
-"""Measure, select and share in the course of somebody else's training loop: what the callbacks have in common.
+"""Measure, select and share inside somebody else's training loop: what the callbacks share.
 
 Torch only; `trainer` is for transformers.Trainer, `lightning` for Lightning.
 """
@@ -23,12 +23,13 @@ KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
 
 
 class LoRADropSchedule:
-    """Carries LoRA-drop out once: after some steps of the optimiser or epochs, or at the end of training.
+    """Carries LoRA-drop out once: after some optimiser steps or epochs, or at the end of training.
 
-    The paper trains on a sample first and then on everything. These are two trainings of the same model: the first on the
-    sample, with a callback that has neither `steps` nor `epochs` and so shares at the end, the second without a callback.
-    With `steps` or `epochs`, training goes on with the shared LoRAs, the same optimiser and the same schedule. That works
-    in one process only, since DistributedDataParallel cannot have its parameters changed.
+    The paper trains on a sample first and then on everything. These are two trainings of the same
+    model: the first on the sample, with a callback that has neither `steps` nor `epochs` and so
+    shares at the end, the second without a callback. With `steps` or `epochs`, training goes on
+    with the shared LoRAs, the same optimiser and the same schedule. That works in one process only,
+    since DistributedDataParallel cannot have its parameters changed.
 
     Afterwards the attributes `importance` and `plan` hold the results.
 
@@ -37,13 +38,14 @@ class LoRADropSchedule:
         steps: Optimiser steps after which to share.
         epochs: Epochs after which to share.
         average_over: See loradrop.measure.
-        kept_init: `keep` lets the LoRAs keep what they have learned; `fresh` gives them the values that they had when
-            training began.
+        kept_init: `keep` lets the LoRAs keep what they have learned; `fresh` gives them the values
+            that they had when training began.
         shared_init: Initial value of a shared LoRA; see loradrop.share.
         adapter: The adapter of a PEFT model; see loradrop.share.
         seed: See loradrop.select.
         token_mask: See loradrop.measure.
-        **selection: Which layers keep their LoRA (threshold, parameter_ratio, num_layers, ...); see loradrop.select.
+        **selection: Which layers keep their LoRA (threshold, parameter_ratio, num_layers, ...); see
+            loradrop.select.
 
     Raises:
         TypeError: One batch instead of several, or an unknown argument.
@@ -96,8 +98,8 @@ class LoRADropSchedule:
             epochs: How many epochs training has.
 
         Raises:
-            ValueError: The model has no LoRA that can be measured, the selection does not fit its layers, training ends
-                before it is time to share, or there are several processes.
+            ValueError: The model has no LoRA that can be measured, the selection does not fit its
+                layers, training ends before it is time to share, or there are several processes.
         """
         if not self.at_end and processes > 1:
             raise ValueError(
@@ -116,7 +118,8 @@ class LoRADropSchedule:
         """Share as before an interruption.
 
         Args:
-            model: The model that is to train, with the LoRA that it had before it was shared, or shared already.
+            model: The model that is to train, with the LoRA that it had before it was shared, or
+                shared already.
             plan: What the checkpoint holds.
 
         Raises:
@@ -133,7 +136,8 @@ class LoRADropSchedule:
             epochs: How many epochs it has seen.
 
         Raises:
-            ValueError: The model shares already, so that the checkpoint's LoRAs have overwritten each other.
+            ValueError: The model shares already, so that the checkpoint's LoRAs have overwritten
+                each other.
         """
         if self.plan is not None:
             raise ValueError(

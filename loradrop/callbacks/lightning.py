@@ -19,21 +19,24 @@ MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
     """Measures, selects and shares while a Lightning Trainer trains.
 
-        Trainer(callbacks=[LoRADropLightningCallback(batches, attribute="model", epochs=3, threshold=0.9)]).fit(module)
+        Trainer(callbacks=[LoRADropLightningCallback(batches, attribute="model", epochs=3,
+        threshold=0.9)]).fit(module)
 
-    The optimisers must see trainable parameters that are there from the start. A checkpoint holds the plan, and a resumed
-    fit shares in the same way; not with share=False, whose checkpoint lacks weights that the module would have. Resuming
-    from a checkpoint without a plan, after the time to share, warns and shares then.
+    The optimisers must see trainable parameters that are there from the start. A checkpoint holds
+    the plan, and a resumed fit shares in the same way; not with share=False, whose checkpoint lacks
+    weights that the module would have. Resuming from a checkpoint without a plan, after the time to
+    share, warns and shares then.
 
     Args:
         batches: What to measure on; see loradrop.measure.
-        attribute: Name of the LightningModule's attribute that holds the model which takes the batches. None: the module
-            itself takes them.
+        attribute: Name of the LightningModule's attribute that holds the model which takes the
+            batches. None: the module itself takes them.
         **settings: See LoRADropSchedule.
 
     Raises:
         TypeError: As for LoRADropSchedule.
-        ValueError: As for LoRADropSchedule; when training begins, for what LoRADropSchedule.begin refuses.
+        ValueError: As for LoRADropSchedule; when training begins, for what LoRADropSchedule.begin
+            refuses.
     """
 
     def __init__(self, batches: Iterable[Any], attribute: str | None = None, **settings: Any) -> None:

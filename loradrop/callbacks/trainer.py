@@ -23,13 +23,13 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
 
         Trainer(..., callbacks=[LoRADropTrainerCallback(batches, epochs=3, threshold=0.9)])
 
-    The model holds LoRA of add_lora or of PEFT. Batches go through the model as in training: on its device, and in bf16
-    or fp16 if the arguments say so.
+    The model holds LoRA of add_lora or of PEFT. Batches go through the model as in training: on its
+    device, and in bf16 or fp16 if the arguments say so.
 
-    A checkpoint holds the plan in its trainer_state.json, so training that resumes from it shares in the same way,
-    wherever the checkpoint lies now. Resuming from a checkpoint without a plan, after the time to share, warns and shares
-    then. plan.json beside the weights is for from_pretrained. With load_best_model_at_end, the best model is one of those
-    after sharing.
+    A checkpoint holds the plan in its trainer_state.json, so training that resumes from it shares
+    in the same way, wherever the checkpoint lies now. Resuming from a checkpoint without a plan,
+    after the time to share, warns and shares then. plan.json beside the weights is for
+    from_pretrained. With load_best_model_at_end, the best model is one of those after sharing.
 
     Raises:
         ValueError: When training begins, for what LoRADropSchedule.begin refuses.

@@ -1,16 +1,19 @@
 """Which inputs of a batch a tensor of the forward pass has its positions from.
 
-A mask says which positions of one input are padding. A model may have several inputs, each with positions of its own: the
-text and the patches of an image, the source and the target of a translation. `Lineage` follows them through the forward
-pass, so that a mask is applied to what is made of its own input alone. Names of modules play no part in it.
+A mask says which positions of one input are padding. A model may have several inputs, each with
+positions of its own: the text and the patches of an image, the source and the target of a
+translation. `Lineage` follows them through the forward pass, so that a mask is applied to what is
+made of its own input alone. Names of modules play no part in it.
 
 The rules, for the output of a function of torch:
 
 - It has the inputs of all tensors that went in.
-- Of a product of two activations, and so of attention, it has those of the left factor: the output of attention has the
-  positions of its queries, while keys and values are summed over. Where the queries are learned, it has QUERIES.
+- Of a product of two activations, and so of attention, it has those of the left factor: the output
+  of attention has the positions of its queries, while keys and values are summed over. Where the
+  queries are learned, it has QUERIES.
 - What takes only the shape of a tensor (`zeros_like`) takes nothing from it.
-- Where the first two axes are exchanged, SWAPPED comes in or goes out: some models put positions before rows.
+- Where the first two axes are exchanged, SWAPPED comes in or goes out: some models put positions
+  before rows.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 UNKNOWN = "?"  # made outside of torch's functions, in a kernel of its own
-QUERIES = "<learned queries>"
+QUERIES = "<learned queries>"  # made of a batch, but at positions that no input has
 SWAPPED = "<positions before rows>"
 CONSTANT: frozenset[str] = frozenset()  # made of the model's own weights alone
 
@@ -38,7 +41,7 @@ _UNFILLED = {"empty", "empty_strided"}  # a kernel will write into it, and nobod
 
 
 class Lineage(TorchFunctionMode):
-    """Inside the block, remembers for every tensor that torch's functions return what it is made of.
+    """Remembers inside the block what every tensor that torch's functions return is made of.
 
     Args:
         model: Its parameters and buffers are constants.
@@ -161,7 +164,10 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _swaps(output: Tensor, given: Tensor) -> bool:
-    """Whether a view (rows, positions, ...) has its first two axes exchanged; of more than three, heads are among them."""
+    """Whether a view of (rows, positions, ...) has its first two axes exchanged.
+
+    Tensors of more than three axes have heads, which change places all the time.
+    """
     if given.dim() not in (2, 3):
         return False
     strides = given.stride()

@@ -34,7 +34,9 @@ from loradrop.importance.moments import (
 )
 from loradrop.importance.token_masks import TokenMask
 from loradrop.importance.told_masks import Mask, ToldMasks
-from loradrop.lora.peft import activated, adapted_sites
+from loradrop.lora.bypass import check_called, recorded_calls, without_effect
+from loradrop.lora.notes import note
+from loradrop.lora.peft import LoRA, PeftLoRA, activated, adapted_sites, skipped_parameters
 from loradrop.lora.sites import Site
 from loradrop.lora.wrappers import unwrap
 
@@ -212,21 +214,32 @@ def measure(
     check_measurement(batches, average_over)
     model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
+    check_called(model, [site.name for site in sites])
+    if skipped := skipped_parameters(model, adapter):
+        note(f"{len(skipped)} LoRAs of parameters ({skipped[0]}, ...) are not measured, and keep their own")
     masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
     meters = {site: MomentAccumulator(site, lora, masks, average_over, squared_norms) for site, lora in sites.items()}
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     loras = sites.values()
-    with torch.no_grad(), evaluating(model), activated(model, loras), hooked(meters.values()):
-        for batch in batches:
+    with torch.no_grad(), evaluating(model), activated(model, loras):
+        first, seen = None, set[Site]()
+        with hooked(meters.values()):
+            for batch in batches:
+                given = to_device(batch, device)
+                with uncompiled(), mixed:
+                    _run(model, given, masks)
+                if first is None:
+                    first, seen = given, {site for site, meter in meters.items() if meter.moment.tokens > 0}
+        if first is not None:
             with uncompiled(), mixed:
-                _run(model, to_device(batch, device), masks)
+                _check_effect(model, first, {site: sites[site] for site in seen})
     sum_over_processes(meters.values())
     unseen = next((site.name for site, meter in meters.items() if meter.moment.tokens == 0), None)
     if unseen is not None:
         raise ValueError(
             f"nothing was measured at {unseen}: the batches are empty, their masks leave nothing, or the model does not "
-            "use that module"
+            "call that module"
         )
     return _collect(meters)
 
@@ -254,6 +267,19 @@ def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
             model(**marked)
         else:
             model(*marked)
+
+
+def _check_effect(model: nn.Module, batch: Any, sites: Mapping[Site, LoRA]) -> None:
+    """Raise ValueError if the model does not call an adapted module when nobody watches, as fused paths do."""
+    modules = {site: lora.layer if isinstance(lora, PeftLoRA) else lora for site, lora in sites.items()}
+    with recorded_calls(modules.values()) as called:
+        if isinstance(batch, dict):
+            model(**batch)
+        else:
+            model(*([batch] if isinstance(batch, Tensor) else batch))
+    bypassed = next((site.name for site, module in modules.items() if id(module) not in called), None)
+    if bypassed is not None:
+        raise ValueError(without_effect(bypassed, "in eval mode the model computes without calling it (a fused path)"))
 
 
 def _collect(meters: Mapping[Site, MomentAccumulator]) -> Importance:

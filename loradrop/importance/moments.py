@@ -1,7 +1,7 @@
 """What `measure` hangs onto the LoRA modules: r x r moments of z = A x.
 
-With the moment M = mean of z z^T (r x r) and the scaling s, mean || s B z ||^2 = s^2 trace(B^T B M),
-so that no d_out-dimensional output is formed. Torch only.
+With the moment M = mean of z z^T (r x r) and the scaling s, mean || s B z ||^2 = s^2 trace(B^T B
+M), so that no d_out-dimensional output is formed. Torch only.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def hooked(meters: Iterable[MomentAccumulator]) -> Iterator[None]:
 def uncompiled() -> Iterator[None]:
     """What torch.compile has compiled runs as written inside the block, so that hooks are called.
 
-    A compiled graph does not call hooks that were added after it was made. Compiled code is kept for afterwards.
+    A compiled graph does not call hooks that were added after it was made. Compiled code is kept
+    for afterwards.
     """
     # nothing can be compiled where dynamo has not been imported, which takes seconds
     if "torch._dynamo" not in sys.modules:

@@ -193,7 +193,7 @@ class TokenMask:
         return found
 
     def _alike(self, mask: Tensor, content: frozenset[str]) -> frozenset[str]:
-        """The inputs that a mask of no known input can be about, by their shapes; ids before anything else."""
+        """Inputs that a mask without a known owner can be about, by their shapes; ids first."""
         candidates = {key: self.inputs[key] for key in content - TARGET}
         ids = [key for key, value in candidates.items() if value.shape == mask.shape and not value.is_floating_point()]
         long = [key for key, value in candidates.items() if mask.dim() == 2 and mask.shape[1] in value.shape[1:]]
@@ -226,7 +226,10 @@ class TokenMask:
 
 
 def holds_tokens(x: Tensor, mask: Tensor) -> bool:
-    """Whether x is (rows, positions, d_in) for a mask (rows, positions), or the same with the first two made one."""
+    """Whether a mask (rows, positions) fits x (rows, positions, d_in).
+
+    The first two axes of x may be made one.
+    """
     return x.shape[:-1] in (mask.shape, (mask.numel(),))
 
 

@@ -87,7 +87,7 @@ class ToldMasks:
         return f"say so by token_mask={{'{'.'.join(stack[:number])}': a function of the batch, or None if all count}}"
 
     def _part(self, site: Site) -> str | None:
-        """Of the parts that a name has, the one that ends nearest to the module, and of these the longest."""
+        """The part that ends nearest to the module, the longest of several; None if it has none."""
         ends = {part: _end(site.name, part) for part in self.masks}
         found = [part for part, end in ends.items() if end]
         return max(found, key=lambda part: (ends[part], len(part)), default=None)

@@ -93,7 +93,8 @@ def _read_plan(path: Path) -> SharingPlan | None:
     data = _read_json(path)
     try:
         plan = SharingPlan.from_dict(data)
-        layers = [layer for part in (plan.kept, plan.others) for found in part.values() for layer in found]
+        parts = (plan.kept, plan.others, plan.never_adapted)
+        layers = [layer for part in parts for found in part.values() for layer in found]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): without it every layer gets its own LoRA") from error
     if not isinstance(plan.share, bool) or not all(type(layer) is int for layer in layers):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.lora.dropped import forget_dropped
 from loradrop.lora.inject import lora_modules, set_module
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.peft import OUT_OF_THE_BASE, peft_layers
@@ -67,6 +68,7 @@ def install(
     _check_others(tensors, others, remedy)
     with unchanged_on_error(model):
         model.requires_grad_(False)
+        forget_dropped(model.modules())
         for name, (A, B) in matrices.items():
             actual, base = modules[name]
             device = next(iter((*base.parameters(), *base.buffers()))).device
@@ -98,15 +100,20 @@ def check_plain(config: Mapping[str, Any]) -> None:
             raise ValueError(f"plain LoRA is needed, not {what}; {AS_PEFT}")
     if config.get("bias", "none") != "none":
         raise ValueError(f"the adapter has trained biases of the base model (bias='{config['bias']}'); {AS_PEFT}")
-    initial = config.get("init_lora_weights", True)
-    if isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE):
-        raise ValueError(f"init_lora_weights='{initial}' has changed the base weights; {AS_PEFT}")
+    if changes_base(config):
+        raise ValueError(f"init_lora_weights='{config['init_lora_weights']}' has changed the base weights; {AS_PEFT}")
     dropout = config.get("lora_dropout", 0.0)
     alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
     if not all(_is_number(alpha) and alpha > 0 for alpha in alphas):
         raise ValueError(f"the adapter's config has no positive lora_alpha: {alphas}")
     if not (_is_number(dropout) and 0 <= dropout < 1):
         raise ValueError(f"the adapter's config: lora_dropout must lie in [0, 1), got {dropout}")
+
+
+def changes_base(config: Mapping[str, Any]) -> bool:
+    """Whether PEFT changes base weights when it makes the adapter (PiSSA and its like)."""
+    initial = config.get("init_lora_weights", True)
+    return isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE)
 
 
 def pattern_value(config: Mapping[str, Any], key: str, name: str) -> Any:

@@ -27,6 +27,7 @@ from loradrop.io.files import COMPACT_FORM, PEFT_FORM, PLAN, StoredAdapter, read
 from loradrop.io.loading import (
     AS_PEFT,
     Matrices,
+    changes_base,
     check_bare,
     check_complete,
     check_pair,
@@ -140,14 +141,15 @@ def is_lora(name: str) -> bool:
 def _load(model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: bool, is_trainable: bool) -> nn.Module:
     matrices, others = _split(adapter.state)
     if adapter.plan is not None:
+        planned = _of_modules(matrices, adapter.config)
         modules = clean_modules(inside)
-        unknown = next((name for name in matrices if name not in modules), None)
+        unknown = next((name for name in planned if name not in modules), None)
         if unknown is not None:
             raise ValueError(f"the adapter does not fit the model: it has no linear module {unknown}")
-        sites = sites_of(inside, [modules[name][0] for name in matrices])
+        sites = sites_of(inside, [modules[name][0] for name in planned])
         check_stored_plan(
             adapter.plan,
-            {(site.module_type, site.layer): pair for site, pair in zip(sites, matrices.values(), strict=True)},
+            {(site.module_type, site.layer): pair for site, pair in zip(sites, planned.values(), strict=True)},
         )
     if as_peft:
         loaded = _with_peft(inside, adapter, is_trainable)
@@ -157,6 +159,12 @@ def _load(model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: 
     if adapter.plan is not None:
         share(loaded, adapter.plan)
     return loaded if is_trainable else loaded.requires_grad_(False)
+
+
+def _of_modules(matrices: Matrices, config: Mapping[str, Any]) -> Matrices:
+    """Those that are not of parameters (MoE experts), which are in no plan."""
+    owners = tuple({parameter.rpartition(".")[0] for parameter in config.get("target_parameters") or ()})
+    return {name: pair for name, pair in matrices.items() if not name.replace(".base_layer", "").endswith(owners)}
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:
@@ -200,6 +208,8 @@ def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> 
     tensors = clean_tensors(model)
     given = {key.removeprefix(PREFIX): value for key, value in adapter.state.items()}
     touched = [tensors[name] for name, value in given.items() if check_shape(name, value, tensors.get(name))]
+    if changes_base(adapter.config):
+        touched = list(model.parameters())
     with unchanged_on_error(model, touched), TemporaryDirectory() as scratch:
         write_peft_form(adapter.config, adapter.state, Path(scratch))
         try:

@@ -7,6 +7,8 @@ from numbers import Integral
 
 from torch import nn
 
+from loradrop.lora.bypass import check_called
+from loradrop.lora.dropped import forget_dropped, note_dropped
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.rollback import unchanged_on_error
 from loradrop.lora.sites import Site, find_sites, sites_of
@@ -20,15 +22,26 @@ def add_lora(
     dropout: float = 0.0,
     target_modules: Iterable[str] | None = None,
 ) -> list[Site]:
-    """Wrap every target module of `model` in a LoRALinear, in place, and freeze all that is not LoRA.
+    """Wrap every target module of a model in a LoRALinear, in place, and freeze all that is not LoRA.
 
-    `rank` of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs
-    likewise). `target_modules` are suffixes of module names (`query`, `attention.output.dense`), in
-    which `*` stands for anything, so that one stack can be adapted alone (`text_model.*.q_proj`); or
-    `all-linear` for every linear module of the layers; None takes query and value of the model's
-    family. Modules outside the stack of layers (heads, poolers) are taken only where
-    none inside it has such a name. Returns the adapted sites. ValueError: a rank or target that does not fit, whose
-    message lists the linear modules, or LoRA that is there already; the model is then as it was. TypeError: not a module.
+    Args:
+        model: The base model. torch.compile, DataParallel and Lightning are seen through.
+        rank: r of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise).
+        alpha: The update is scaled by alpha / r.
+        dropout: Of the update's input.
+        target_modules: Suffixes of module names (`query`, `attention.output.dense`; with `*` for anything, as in
+            `text_model.*.q_proj` of one stack), or `all-linear` for every linear module of the layers. None takes query
+            and value of the model's family; where they are one projection with the key, that, with a warning. Modules
+            outside the stack of layers (heads, poolers) are taken only where none inside it has such a name.
+
+    Returns:
+        The adapted sites.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: A rank or target that does not fit, whose message lists the linear modules; a module whose parent
+            computes with its weight instead of calling it; LoRA that is there already; DistributedDataParallel or
+            sharding. The model is as it was.
     """
 
     def wrapped(site: Site, base: nn.Module) -> LoRALinear:
@@ -50,16 +63,29 @@ def wrap(
     if any(hasattr(module, "lora_A") for module in model.modules()):
         raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
     sites = find_sites(model, target_modules)
+    check_called(model, [site.name for site in sites])
     with unchanged_on_error(model):
         modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]
         model.requires_grad_(False)
+        forget_dropped(model.modules())
         for site, module in zip(sites, modules, strict=True):
             set_module(model, site.name, module)
     return sites
 
 
 def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
-    """Put the frozen base modules back at the named sites (all if None), in place. ValueError: a site without LoRA."""
+    """Put the frozen base modules back, in place.
+
+    Args:
+        model: A model that add_lora has adapted.
+        names: Full names of the modules that are to lose their LoRA, which plan_of then tells from those that never had
+            one; None: all of them, and nothing is left to tell.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: There is no LoRA at a name; or DistributedDataParallel or sharding.
+    """
+    everything = names is None
     model = unwrap_to_change(model, "call remove_lora")
     adapted = lora_modules(model)
     names = list(adapted if names is None else names)
@@ -67,7 +93,10 @@ def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
     if unknown is not None:
         raise ValueError(f"there is no LoRA of add_lora at {unknown}")
     for name in names:
+        note_dropped(adapted[name].base, adapted[name].rank)
         set_module(model, name, adapted[name].base)
+    if everything:
+        forget_dropped(model.modules())
 
 
 def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:

@@ -15,9 +15,18 @@ from torch import Tensor, nn
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear module with a trainable low-rank update next to it.
+    """A frozen linear module with a trainable low-rank update next to it, in that module's place.
 
-    `matrices` (A, B), where given, are used as they are instead of fresh ones: a method's own, or shared with other modules.
+    Args:
+        base: The linear module. It is frozen. Its weight, bias, widths and other attributes are this module's as well.
+        rank: r, from 1 to the smaller of its widths.
+        alpha: Positive; the update is scaled by alpha / r.
+        dropout: In [0, 1), of the update's input.
+        matrices: A (r, d_in) and B (d_out, r) to be used as they are instead of fresh ones: a method's own, or shared
+            with other modules.
+
+    Raises:
+        ValueError: A rank, alpha or dropout out of range.
     """
 
     # of a module that uses another's A and B: what transformers' save_pretrained, which refuses shared tensors, leaves out
@@ -63,6 +72,22 @@ class LoRALinear(nn.Module):
         """The frozen weight; some models read the type or device of a projection's weight."""
         return self.base.weight
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen bias."""
+        return self.base.bias
+
+    def __getattr__(self, name: str) -> Any:
+        """What only the base module has, so that code that asks a linear module for it gets an answer."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base = self.__dict__.get("_modules", {}).get("base")
+            # what begins with an underscore belongs to libraries that keep notes on a module
+            if name.startswith("_") or not hasattr(base, name):
+                raise
+            return getattr(base, name)
+
     def down(self, x: Tensor) -> Tensor:
         """A x: (..., d_in) -> (..., r)."""
         return x.to(self.lora_A.dtype) @ self.lora_A.T
@@ -82,7 +107,15 @@ class LoRALinear(nn.Module):
 
 
 def fresh_matrices(base: Any, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """A (r, d_in), Kaiming-uniform, and B (d_out, r), zero. ValueError: a rank that the module's width does not allow."""
+    """Make a new A (r, d_in), Kaiming-uniform, and B (d_out, r), zero.
+
+    Args:
+        base: The linear module whose widths and device they have.
+        rank: r.
+
+    Raises:
+        ValueError: A rank that the module's widths do not allow.
+    """
     d_in, d_out = base.in_features, base.out_features
     if not 1 <= rank <= min(d_in, d_out):
         raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from loradrop.lora.dropped import note_dropped
 from loradrop.lora.inject import lora_modules, lora_sites, set_module
 from loradrop.lora.layer import LoRALinear
 from loradrop.lora.sites import Site, sites_of
@@ -78,10 +79,18 @@ LoRA = LoRALinear | PeftLoRA
 
 
 def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, LoRA]:
-    """All LoRA of a model by site, its own or PEFT's, in the model's order; of a PEFT model that of `adapter` alone.
+    """Find all LoRA of a model by site, its own or PEFT's, in the model's order.
 
-    `adapter` None: the active one. TypeError: not a module. ValueError: no LoRA, no such adapter or none to be told, or a
-    kind of LoRA whose update is not B A x (DoRA and other variants, PiSSA, a bias, embeddings, convolutions).
+    LoRA that PEFT has put on parameters (experts) is left out beside LoRA of linear modules; see skipped_parameters.
+
+    Args:
+        model: A model with LoRA.
+        adapter: Which adapter of a PEFT model; None: the active one.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: No LoRA, no such adapter or none to be told, or a kind of LoRA whose update is not B A x (DoRA and
+            other variants, PiSSA, a bias, embeddings, convolutions).
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a torch.nn.Module or a PeftModel is needed, got {type(model).__name__}")
@@ -91,7 +100,10 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
     if layers:
         adapter = adapter_name(layers.values(), adapter)
         _check_initial(configs(model).get(adapter))
-        found = {name: _checked(name, layer, adapter) for name, layer in layers.items() if adapter in _adapters(layer)}
+        of_adapter = {name: layer for name, layer in layers.items() if adapter in _adapters(layer)}
+        # experts' parameters, which PEFT adapts without a module; where there is nothing else, they are refused
+        modules = {name: layer for name, layer in of_adapter.items() if not _of_parameter(layer)} or of_adapter
+        found = {name: _checked(name, layer, adapter) for name, layer in modules.items()}
         return dict(zip(sites_of(model, list(found)), found.values(), strict=True))
     kinds = sorted({str(getattr(c.peft_type, "value", c.peft_type)) for c in configs(model).values()})
     if kinds:
@@ -107,6 +119,20 @@ def peft_layers(model: nn.Module) -> dict[str, Any]:
     """PEFT's LoRA layers by name."""
     peft = sys.modules.get("peft.tuners.lora.layer")
     return {} if peft is None else {n: m for n, m in model.named_modules() if isinstance(m, peft.LoraLayer)}
+
+
+def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str]:
+    """Name the parameters whose LoRA adapted_sites leaves out, since PEFT has put it on no linear module (MoE experts).
+
+    Args:
+        model: A model with LoRA.
+        adapter: As for adapted_sites.
+    """
+    layers = peft_layers(model)
+    adapter = adapter_name(layers.values(), adapter) if layers else None
+    found = {name: layer for name, layer in layers.items() if _of_parameter(layer) and adapter in _adapters(layer)}
+    # several parameters of one module are wrapped into each other
+    return [f"{name.replace('.base_layer', '')}.{layer.parameter_name}" for name, layer in found.items()]
 
 
 def configs(model: nn.Module) -> dict[str, Any]:
@@ -160,8 +186,10 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
 
     A layer without any adapter left becomes its base module again.
     """
+    config = configs(model).get(adapter)
     for name in names:
         layer: Any = model.get_submodule(name)
+        note_dropped(layer.get_base_layer(), layer.r[adapter], adapter, config)
         # not delete_adapter, which would make another adapter of this layer active
         for part in (*layer.adapter_layer_names, *layer.other_param_names):
             container = getattr(layer, part)
@@ -169,11 +197,12 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
                 del container[adapter]
         if not _adapters(layer):
             set_module(model, name, layer.get_base_layer())
-    config = configs(model).get(adapter)
     if config is not None:
         prefix = base_prefix(model)
         layers = peft_layers(model)
-        config.target_modules = {n.removeprefix(prefix) for n, layer in layers.items() if adapter in _adapters(layer)}
+        config.target_modules = {
+            n.removeprefix(prefix) for n, layer in layers.items() if adapter in _adapters(layer) and not _of_parameter(layer)
+        }
         config.layers_to_transform = config.layers_pattern = None
 
 
@@ -186,6 +215,10 @@ def base_prefix(model: nn.Module) -> str:
 
 def _adapters(layer: Any) -> list[str]:
     return [*layer.lora_A, *layer.lora_embedding_A]
+
+
+def _of_parameter(layer: Any) -> bool:
+    return hasattr(layer, "parameter_name")
 
 
 def _check_initial(config: Any) -> None:
@@ -212,7 +245,7 @@ def _checked(name: str, layer: Any, adapter: str) -> PeftLoRA:
         raise ValueError(refused + "its update has a bias (lora_bias=True), and is not B A x")
     base = layer.get_base_layer()
     # PEFT's layers on MultiheadAttention and on bare parameters are not called with the x that A sees
-    unusual = isinstance(base, nn.MultiheadAttention) or hasattr(layer, "parameter_name")
+    unusual = isinstance(base, nn.MultiheadAttention) or _of_parameter(layer)
     if unusual or adapter not in layer.lora_A or not isinstance(layer.lora_A[adapter], nn.Linear):
         raise ValueError(f"{refused}LoRA of a {type(base).__name__} cannot be measured, only that of linear modules")
     return PeftLoRA(layer, adapter)

@@ -15,14 +15,15 @@ def unchanged_on_error(model: nn.Module, tensors: Iterable[Tensor] = ()) -> Iter
 
     Args:
         model: The model that the block changes in place.
-        tensors: Those of its tensors whose values the block may overwrite. They are copied.
+        tensors: Those of its tensors whose values the block may overwrite in place. They are copied.
     """
     # PEFT sets attributes of its own as well, so a module's whole dictionary is kept, and the dictionaries in it
     before = [
         (module, dict(vars(module)), {k: dict(v) for k, v in vars(module).items() if isinstance(v, dict)})
         for module in model.modules()
     ]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # `data` too: PiSSA gives base weights other values in that way
+    parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
     values = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
@@ -33,7 +34,8 @@ def unchanged_on_error(model: nn.Module, tensors: Iterable[Tensor] = ()) -> Iter
             for name, content in dictionaries.items():
                 attributes[name].clear()
                 attributes[name].update(content)
-        for parameter, flag in flags:
+        for parameter, data, flag in parameters:
+            parameter.data = data
             parameter.requires_grad_(flag)
         with torch.no_grad():
             for tensor, value in values:

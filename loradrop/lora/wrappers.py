@@ -33,7 +33,7 @@ def unwrap(model: Any) -> nn.Module:
         raise TypeError(f"a torch.nn.Module or a PeftModel is needed, got {type(model).__name__}")
     _check_whole(model)
     while attribute := _attribute(model):
-        model = model._modules[attribute]
+        model = dict(model.named_children())[attribute]
     return model
 
 
@@ -120,8 +120,9 @@ def _attribute(module: nn.Module) -> str | None:
     """The attribute under which a wrapper holds what it wraps, None for any other module."""
     if isinstance(module, DataParallel | DistributedDataParallel) or type(module).__name__ == "DeepSpeedEngine":
         return "module"
-    # _modules, since torch.compile's wrapper passes other attributes on to the model inside
-    return next((attribute for attribute in WRAPPED_AS if attribute in module._modules), None)
+    # children, since torch.compile's wrapper passes other attributes on to the model inside
+    children = dict(module.named_children())
+    return next((attribute for attribute in WRAPPED_AS if attribute in children), None)
 
 
 def _is_lightning_module(module: nn.Module) -> bool:

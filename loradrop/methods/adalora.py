@@ -1,9 +1,11 @@
-"""AdaLoRA: W + P diag(l) Q, whose rank is given out over the modules in training (Zhang et al. 2023, arXiv 2303.10512).
+"""AdaLoRA: W + P diag(l) Q with a rank that training distributes over the modules.
 
-PEFT does the work, in place: in its names B = P (d_out, r), E = l (r, 1) and A = Q (r, d_in). A triplet (column of P, l,
-row of Q) has a score of smoothed sensitivity times uncertainty; after a warm-up the budget of triplets falls along a cubic
-curve from init_rank to target_rank per module on average, and the l of the lowest scores are set to zero. Their triplets
-stay in memory and in the optimiser, but add nothing to the output.
+Zhang et al. 2023, arXiv 2303.10512. PEFT does the work in place and names the parts B = P
+(d_out, r), E = l (r, 1) and A = Q (r, d_in). The score of a triplet (a column of P, an entry of l,
+a row of Q) is smoothed sensitivity times uncertainty. After a warm-up the budget of triplets falls
+along a cubic curve, on average from init_rank to target_rank per module, and the entries of l with
+the lowest scores become zero. Their triplets stay in memory and in the optimiser but add nothing
+to the output.
 """
 
 from __future__ import annotations
@@ -17,15 +19,26 @@ from torch import Tensor, nn
 from loradrop.lora.sites import Site, find_sites
 from loradrop.methods.base import Method, Probe
 
-ADAPTER = "default"  # PEFT's name for an adapter without one
-SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's RankAllocator, by parameter
+ADAPTER = "default"  # PEFT's name for an unnamed adapter
+SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # PEFT's RankAllocator keeps these by parameter
 
 
 class AdaLoRA(Method):
-    """Of the run's optimiser steps, the first `warmup_ratio` keep the initial budget and the last `final_ratio` the target.
+    """LoRA whose budget of ranks shrinks during training.
 
-    In between it is cut every `interval` steps. `beta1` and `beta2` smooth sensitivity and uncertainty; `orthogonality`
-    weighs the penalty. `target_modules` as in loradrop.lora.inject.add_lora.
+    Args:
+        name: The method's name in results.
+        init_rank: The rank of every module at the start.
+        target_rank: The mean rank per module at the end.
+        alpha: LoRA's alpha.
+        dropout: Dropout on the adapters' inputs, in [0, 1).
+        target_modules: The modules to adapt, as in loradrop.lora.inject.add_lora.
+        warmup_ratio: The share of the optimiser steps that keep the initial budget.
+        final_ratio: The share of the optimiser steps at the end that keep the target budget.
+        interval: The number of steps between two cuts of the budget.
+        beta1: The smoothing factor of the sensitivity, in (0, 1).
+        beta2: The smoothing factor of the uncertainty, in (0, 1).
+        orthogonality: The weight of the orthogonality penalty.
     """
 
     def __init__(
@@ -46,7 +59,8 @@ class AdaLoRA(Method):
         super().__init__(name)
         if not 1 <= target_rank < init_rank:
             raise ValueError(
-                f"target_rank must be at least 1 and below init_rank ({init_rank}), got {target_rank}"
+                f"target_rank must be at least 1 and below init_rank ({init_rank}), "
+                f"got {target_rank}"
             )
         if interval < 1:
             raise ValueError(f"interval must be at least 1, got {interval}")
@@ -62,7 +76,8 @@ class AdaLoRA(Method):
                 raise ValueError(f"{key} must lie in (0, 1), got {value}")
         if orthogonality < 0 or alpha <= 0:
             raise ValueError(
-                f"orthogonality must not be negative and alpha positive, got {orthogonality} and {alpha}"
+                "orthogonality must not be negative and alpha positive, "
+                f"got {orthogonality} and {alpha}"
             )
         self.init_rank, self.target_rank, self.alpha, self.dropout = (
             init_rank,
@@ -81,7 +96,7 @@ class AdaLoRA(Method):
         self.tuner: Any = None  # PEFT's AdaLoraModel
 
     def install(self, model: nn.Module) -> None:
-        from peft import AdaLoraConfig, AdaLoraModel  # seconds that other methods need not spend
+        from peft import AdaLoraConfig, AdaLoraModel  # late: the import takes seconds
 
         self.sites = find_sites(model, self.target_modules)
         for site in self.sites:
@@ -91,9 +106,7 @@ class AdaLoRA(Method):
                 raise ValueError(
                     f"init_rank {self.init_rank} is too large for {site.name}, a {size} module"
                 )
-        trainable = [
-            parameter for parameter in model.parameters() if parameter.requires_grad
-        ]  # the head
+        head = [parameter for parameter in model.parameters() if parameter.requires_grad]
         config = AdaLoraConfig(
             init_r=self.init_rank,
             target_r=self.target_rank,
@@ -104,15 +117,14 @@ class AdaLoRA(Method):
             beta1=self.beta1,
             beta2=self.beta2,
             orth_reg_weight=self.orthogonality,
-            total_step=1,  # the run's, in `prepare`
+            total_step=1,  # `prepare` sets the run's
         )
         self.tuner = AdaLoraModel(model, config, ADAPTER)
-        for parameter in trainable:
+        for parameter in head:
             parameter.requires_grad_(True)
         for layer in self._layers().values():
-            layer.ranknum.requires_grad_(
-                False
-            )  # PEFT leaves this constant trainable where the base is not float32
+            # PEFT leaves this constant trainable if the base is not float32
+            layer.ranknum.requires_grad_(False)
             for parameter in (layer.lora_A[ADAPTER], layer.lora_E[ADAPTER], layer.lora_B[ADAPTER]):
                 parameter.data = parameter.data.float()
 
@@ -121,12 +133,13 @@ class AdaLoRA(Method):
         room = steps - start - final
         if room < max(2, self.interval):
             raise ValueError(
-                f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up (warmup_ratio) and {final} at "
-                f"the end (final_ratio) leave {room} to cut the budget in, every {self.interval} (interval)"
+                f"AdaLoRA's schedule does not fit a run of {steps} steps: {start} of warm-up "
+                f"(warmup_ratio) and {final} at the end (final_ratio) leave {room} to cut the "
+                f"budget in, every {self.interval} (interval)"
             )
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
-        """The schedule in steps."""
+        """Translate the schedule into steps."""
         self.check_steps(probe.steps)
         self._schedule(probe.steps, *self._parts(probe.steps))
 
@@ -134,7 +147,10 @@ class AdaLoRA(Method):
         return step >= self._config.total_step - self._config.tfinal
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """orthogonality times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all modules, as PEFT: norms, not squares."""
+        """Weight the mean of ||P^T P - I|| and ||Q Q^T - I|| over all modules by `orthogonality`.
+
+        As in PEFT, these are norms, not their squares.
+        """
         if not self.orthogonality:
             return None
         norms = []
@@ -150,7 +166,7 @@ class AdaLoRA(Method):
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
         allocator, device = self.tuner.rankallocator, next(model.parameters()).device
-        for key in SCORES:  # those of a checkpoint come on the CPU
+        for key in SCORES:  # a checkpoint's are on the CPU
             setattr(
                 allocator,
                 key,
@@ -158,13 +174,12 @@ class AdaLoRA(Method):
             )
         for name, parameter in self.tuner.model.named_parameters():
             if "lora_" in name and parameter.grad is not None:
-                parameter.grad.nan_to_num_(
-                    0, 0, 0
-                )  # of a step that float16 left out: it must not stay in the scores
+                # an overflow, for which float16 skips the step, must not stay in the scores
+                parameter.grad.nan_to_num_(0, 0, 0)
         self.tuner.update_and_allocate(step)
 
     def result_fields(self) -> dict[str, Any]:
-        """The adapter is the final budget: triplets masked at the end do not count."""
+        """Report the final budget: triplets that are masked at the end do not count."""
         config = self._config
         if config.rank_pattern is None:
             return {}
@@ -182,8 +197,9 @@ class AdaLoRA(Method):
         return {
             "inactive": sum((self.init_rank - ranks[site]) * sizes[site] for site in self.sites),
             "notes": [
-                f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step {config.total_step - config.tfinal} of "
-                f"{config.total_step} on; earlier epochs do not count as the best",
+                f"AdaLoRA's budget of {sum(ranks.values())} triplets holds from step "
+                f"{config.total_step - config.tfinal} of {config.total_step} on; earlier epochs do "
+                "not count as the best",
                 "final ranks from the lowest layer: "
                 + "; ".join(f"{k} {' '.join(v)}" for k, v in by_type.items()),
             ],
@@ -196,7 +212,7 @@ class AdaLoRA(Method):
         return {"schedule": schedule, "rank_pattern": config.rank_pattern, **scores}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        if not state:  # of a finished run: its masked l are zero in the saved weights
+        if not state:  # a finished run: its masked l are zero in the saved weights
             return
         self._schedule(*state["schedule"])
         self._config.rank_pattern = state["rank_pattern"]
@@ -208,14 +224,14 @@ class AdaLoRA(Method):
         return self.tuner.peft_config[ADAPTER]
 
     def _parts(self, steps: int) -> tuple[int, int]:
-        """Steps of the warm-up, and steps at the end with the target budget."""
+        """Return the steps of the warm-up, and the steps at the end with the target budget."""
         return round(self.warmup_ratio * steps), round(self.final_ratio * steps)
 
     def _schedule(self, steps: int, start: int, final: int) -> None:
         self._config.total_step, self._config.tinit, self._config.tfinal = steps, start, final
 
     def _layers(self) -> dict[str, Any]:
-        """The adapted modules by name."""
+        """Return the adapted modules by name."""
         return {
             name: module
             for name, module in self.tuner.model.named_modules()

@@ -1,6 +1,6 @@
-"""AdapterDrop for LoRA: no adapter in the lowest layers (Rueckle et al. 2021, arXiv 2010.11918).
+"""AdapterDrop for LoRA: the lowest layers have no adapter (Rueckle et al. 2021, arXiv 2010.11918).
 
-The specialised form: the number of layers is fixed for training and for use.
+This is the specialised form: the number of dropped layers is the same in training and in use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from loradrop.methods.lora import LoRA
 
 
 class AdapterDrop(LoRA):
-    """`dropped_layers`: how many of the lowest layers get no LoRA."""
+    """LoRA without adapters in the lowest layers.
+
+    Args:
+        name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        dropped_layers: The number of lowest layers without LoRA.
+    """
 
     def __init__(
         self,
@@ -36,7 +41,8 @@ class AdapterDrop(LoRA):
         layers = sorted({site.layer for site in sites})
         if self.dropped_layers >= len(layers):
             raise ValueError(
-                f"dropped_layers must be below the model's {len(layers)} layers, got {self.dropped_layers}"
+                f"dropped_layers must be below the model's {len(layers)} layers, "
+                f"got {self.dropped_layers}"
             )
         lowest = layers[: self.dropped_layers]
         remove_lora(model, [site.name for site in sites if site.layer in lowest])

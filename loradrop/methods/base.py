@@ -1,7 +1,8 @@
-"""The contract of a method, and what it may ask of a run before training starts.
+"""The contract of a method, and what a method may ask of a run before training starts.
 
-A method is one small torch object: its constructor's arguments are the keys of its YAML in conf/method. The backbone comes
-frozen except for its head; the method decides what else trains. To add one: a subclass in this folder and one YAML.
+A method is one small torch object. Its constructor's arguments are the keys of its YAML in
+conf/method. The backbone arrives frozen except for its head; the method decides what else trains.
+To add a method, write a subclass in this folder and one YAML.
 """
 
 from __future__ import annotations
@@ -20,20 +21,27 @@ from loradrop.seeds import Seeds
 
 @dataclass
 class Stage1:
-    """What a short training on a sample leaves behind."""
+    """The result of a short training on a sample."""
 
     importance: Importance
-    trained: dict[str, Tensor]  # values of the trainable parameters after it
+    trained: dict[str, Tensor]  # the trainable parameters' values after the training
 
 
 class Probe(Protocol):
-    """The training set as a method may use it before the run (LoRA-drop's stage 1, SNIP's scores)."""
+    """What a method may use of the training set before the run, e.g. in LoRA-drop's stage 1."""
 
     seeds: Seeds
-    steps: int  # optimiser steps of the run
+    steps: int  # the run's number of optimiser steps
 
     def sample(self, ratio: float) -> Sequence[int]:
-        """Rows of a stratified sample, reproducible from the run's seed."""
+        """Draw a stratified sample that the run's seed reproduces.
+
+        Args:
+            ratio: The share of the training set, in (0, 1].
+
+        Returns:
+            The rows of the sample.
+        """
 
     def fit(
         self,
@@ -43,77 +51,109 @@ class Probe(Protocol):
         batch_size: int,
         steps: int | None = None,
     ) -> None:
-        """Train what is trainable on these rows, by the run's own recipe but with batches of at most batch_size.
+        """Train the trainable parameters on some rows, with the run's own recipe.
 
-        `steps` of the optimiser, where given, instead of epochs.
+        Args:
+            model: The model to train.
+            rows: The rows to train on.
+            epochs: The number of epochs.
+            batch_size: The largest batch size; the recipe's own is used if it is smaller.
+            steps: The number of optimiser steps. If given, it replaces `epochs`.
         """
 
     def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
-        """The rows as batches of the model's arguments, on its device; of a size that leaves room for `gradients`."""
+        """Yield the rows as batches of the model's arguments, on the model's device.
+
+        Args:
+            rows: The rows to yield.
+            gradients: Whether to make the batches small enough for a backward pass.
+        """
 
     def autocast(self) -> AbstractContextManager:
-        """The run's precision, for forward passes outside `fit`."""
+        """Return a context with the run's precision, for forward passes outside `fit`."""
 
     def stage1(self, settings: Mapping[str, Any], compute: Callable[[], Stage1]) -> Stage1:
-        """The result of `compute`, or of an earlier run with the same settings, backbone, task, recipe and seed."""
+        """Return the result of `compute`, or a stored one of an earlier run.
+
+        A stored result is used if settings, backbone, task, recipe and seed are all the same.
+
+        Args:
+            settings: The method's settings on which the result depends.
+            compute: Computes the result.
+        """
 
 
 class Method:
-    """Base class; a subclass overrides what it needs."""
+    """Base class of all methods; a subclass overrides what it needs."""
 
-    measures = False  # whether `prepare` alone leaves a result: importances
-    extra_tokens = 0  # that it puts in front of a text, out of the backbone's positions
+    measures = False  # whether `prepare` alone yields a result (importances)
+    extra_tokens = 0  # tokens put in front of a text; they take positions of the backbone
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def install(self, model: nn.Module) -> None:
-        """Add adapters, or mark what trains. ValueError where the method does not fit the model."""
+        """Add adapters to the model, or mark the parameters that train.
+
+        Raises:
+            ValueError: The method does not fit the model.
+        """
         raise NotImplementedError
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
-        """Whatever has to be found out on the training set before the run."""
+        """Find out on the training set what the method must know before the run starts."""
 
     def check_steps(self, steps: int) -> None:
-        """ValueError where a run of so many optimiser steps does not do."""
+        """Raise ValueError if the method's schedule does not fit this many optimiser steps."""
 
     def is_final(self, step: int) -> bool:
-        """Has the model its final form after this step? Epochs that end before it do not count as the best."""
+        """Whether the architecture is final after `step`; earlier epochs cannot be the best."""
         return True
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """A term to add to the loss of every training step."""
+        """Return a term that is added to the loss of every training step, or None."""
         return None
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
-        """Act after optimiser step `step` (from 1); the gradients are still there."""
+        """Act after optimiser step `step`, counted from 1. The gradients are still available."""
 
     def result_fields(self) -> dict[str, Any]:
-        """Facts for the result file, all optional:
+        """Return facts for the result file.
 
-        importance, plan   of LoRA-drop
-        lora_parameters    plain LoRA's at the same rank and targets
-        inactive           trainable numbers that are masked for good, and so not counted as the adapter's
-        notes              lines for the summary
+        Returns:
+            A dictionary with any of these keys:
+                importance, plan: What LoRA-drop measured and selected.
+                lora_parameters: The parameters of plain LoRA with the same rank and targets.
+                inactive: The number of trainable values that are masked for good. They do not count
+                    as the adapter's.
+                notes: Lines for the summary.
         """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was decided in `prepare` or gathered in training and is no parameter: JSON values and tensors.
+        """Return what `prepare` decided or training gathered beyond the parameters.
 
-        Kept in checkpoints, beside the values of the trainable parameters.
+        A checkpoint stores it beside the values of the trainable parameters.
+
+        Returns:
+            JSON values and tensors by name.
         """
         return {}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        """Bring an installed model to a state, in place of `prepare`; parameters are loaded afterwards.
+        """Bring an installed model to a stored state, in place of `prepare`.
 
-        `state` comes from `state`, or from a finished run's result file: importance and plan, if it has them.
+        The parameters are loaded afterwards.
+
+        Args:
+            model: The model, as `install` left it.
+            state: What `state_dict` returned, or what a finished run's result file holds:
+                importance and plan, if it has them.
         """
 
 
 def trainable_values(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all trainable parameters, on the CPU; a shared one stands under each of its names."""
+    """Copy all trainable parameters to the CPU. A shared one appears under each of its names."""
     named = model.named_parameters(remove_duplicate=False)
     return {
         name: parameter.detach().cpu().clone()
@@ -123,7 +163,7 @@ def trainable_values(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy values into the parameters of these names."""
+    """Copy values into the parameters of the same names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, value in state.items():
@@ -131,6 +171,6 @@ def load_values(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def one_of(key: str, value: str, allowed: Collection[str]) -> None:
-    """ValueError, naming the key, for a word that is not allowed."""
+    """Raise a ValueError that names the key, unless the value is allowed."""
     if value not in allowed:
         raise ValueError(f"{key} must be one of {', '.join(allowed)}, got '{value}'")

@@ -1,4 +1,7 @@
-"""BitFit: only bias terms train, h = W x + b with W frozen (Ben Zaken et al. 2022, arXiv 2106.10199)."""
+"""BitFit: only biases train.
+
+h = W x + b with W frozen (Ben Zaken et al. 2022, arXiv 2106.10199).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,19 @@ from loradrop.backbones import head_parameters
 from loradrop.methods.base import Method, one_of
 
 ALL, FFN = "all", "ffn"
-# the two linear modules of BERT's, RoBERTa's and DeBERTa's feed-forward part; of Llama's and its relatives'
+# the feed-forward modules of BERT, RoBERTa and DeBERTa, and of Llama and its relatives
 FFN_PARTS = (".intermediate.dense.", ".output.dense.", ".mlp.")
-ATTENTION = ".attention."  # whose output projection is called output.dense, too
+ATTENTION = ".attention."  # its output projection is called output.dense as well
 
 
 class BitFit(Method):
-    """`biases`: `all` of the encoder, those of embeddings and layer norms included, or those of the feed-forward modules."""
+    """Train bias terms only.
+
+    Args:
+        name: The method's name in results.
+        biases: `all` trains every bias of the encoder, also in embeddings and layer norms;
+            `ffn` trains those of the feed-forward modules.
+    """
 
     def __init__(self, name: str, biases: str) -> None:
         super().__init__(name)
@@ -30,7 +39,8 @@ class BitFit(Method):
         ]
         if not found:
             raise ValueError(
-                f"{type(model).__name__} has no biases ({self.biases}) outside its head, so that BitFit has nothing to train"
+                f"{type(model).__name__} has no biases ({self.biases}) outside its head, "
+                "so BitFit has nothing to train"
             )
         for parameter in found:
             parameter.requires_grad_(True)

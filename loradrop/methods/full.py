@@ -6,5 +6,7 @@ from loradrop.methods.base import Method
 
 
 class Full(Method):
+    """Train every parameter."""
+
     def install(self, model: nn.Module) -> None:
         model.requires_grad_(True)

@@ -1,10 +1,13 @@
-"""Bottleneck adapters: y <- y + W_up f(W_down y + b_down) + b_up (Houlsby et al. 2019, arXiv 1902.00751).
+"""Bottleneck adapters: y <- y + W_up f(W_down y + b_down) + b_up.
 
-y is the output of attention's and of the feed-forward part's last linear module, before the residual sum: two adapters of
-2 d b + b + d numbers in each layer. As published, W_down is normal, cut off at two standard deviations; W_up and the
-biases are zero, so that the output starts unchanged. In BERT and its relatives the layer's dropout comes behind the
-adapter here, before it in the authors' code. Layer norms, which they train as well, stay frozen: the count is that of the
-adapters alone.
+Houlsby et al. 2019, arXiv 1902.00751. y is the output of the last linear module of attention and
+of the feed-forward part, before the residual sum. So each layer has two adapters of 2 d b + b + d
+parameters. As published, W_down is drawn from a normal distribution cut off at two standard
+deviations, and W_up and the biases are zero, so a fresh adapter leaves the output unchanged.
+
+There are two differences. In BERT and its relatives the layer's dropout follows the adapter here
+and precedes it in the authors' code. The authors also train the layer norms; here these stay
+frozen, and the parameter count is that of the adapters alone.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from loradrop.lora.inject import set_module
 from loradrop.lora.sites import find_sites
 from loradrop.methods.base import Method, one_of
 
-# last linear modules of attention and feed-forward part by family; the first that a model has are its default
+# by family: the last linear modules of attention and feed-forward part; the first match is used
 DEFAULT_TARGETS = (
     ("output.dense",),  # BERT, RoBERTa, DeBERTa: attention.output.dense and output.dense
     ("o_proj", "down_proj"),  # Llama and its relatives
@@ -28,18 +31,31 @@ ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 
 
 class AdapterLinear(nn.Module):
-    """A frozen linear module with a bottleneck behind it. Shapes: x (..., d_in), y (..., d), z (..., b)."""
+    """A frozen linear module followed by a bottleneck.
+
+    Shapes: x (..., d_in), y (..., d), z (..., b).
+
+    Args:
+        base: The linear module. It gets frozen.
+        bottleneck: The width b of the bottleneck, from 1 to d.
+        activation: The name of a function in torch.nn.functional.
+        init_std: The standard deviation of the initial W_down.
+
+    Raises:
+        ValueError: The bottleneck is wider than the module's output.
+    """
 
     def __init__(self, base: Any, bottleneck: int, activation: str, init_std: float) -> None:
         super().__init__()
         d = base.out_features
         if not 1 <= bottleneck <= d:
             raise ValueError(
-                f"bottleneck must lie between 1 and {d} for a module of that width, got {bottleneck}"
+                f"bottleneck must lie between 1 and {d} for a module of that width, "
+                f"got {bottleneck}"
             )
         self.base: Any = base.requires_grad_(False)
         self.activation = getattr(torch.nn.functional, activation)
-        # float32 whatever the base's type: updates of a bf16 model would be lost to rounding
+        # float32 even if the base is bfloat16, where rounding would lose the updates
         options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
         self.down, self.up = (
             nn.Linear(d, bottleneck, **options),
@@ -51,7 +67,7 @@ class AdapterLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight; some models read the type or device of a projection's weight."""
+        """The frozen weight. Some models read the dtype or device of a projection's weight."""
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +77,15 @@ class AdapterLinear(nn.Module):
 
 
 class Houlsby(Method):
-    """`target_modules` are suffixes of module names; None takes the two modules of the model's family."""
+    """Add a bottleneck adapter behind every target module.
+
+    Args:
+        name: The method's name in results.
+        bottleneck: The width of the bottleneck.
+        activation: One of gelu, relu, silu and tanh.
+        init_std: The standard deviation of the initial W_down.
+        target_modules: Suffixes of module names. None takes the two modules of the model's family.
+    """
 
     def __init__(
         self,
@@ -96,7 +120,11 @@ class Houlsby(Method):
 
 
 def default_targets(model: nn.Module) -> tuple[str, ...]:
-    """The last linear modules of attention and feed-forward part. ValueError, listing what there is, for other families."""
+    """Return the names of the last linear modules of attention and of the feed-forward part.
+
+    Raises:
+        ValueError: The model belongs to another family. The message lists its linear modules.
+    """
     for targets in DEFAULT_TARGETS:
         try:
             find_sites(model, targets)
@@ -105,5 +133,6 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
         else:
             return targets
     raise ValueError(
-        f"no place for adapters is known in {type(model).__name__}; name the modules (target_modules). {listing}"
+        f"no place for adapters is known in {type(model).__name__}; "
+        f"name the modules (target_modules). {listing}"
     )

@@ -1,7 +1,8 @@
-"""Fine-tuning the last layers alone (Lee, Tang and Lin 2019, arXiv 1911.03090, "What Would Elsa Do?").
+"""Fine-tune the last layers only (Lee, Tang and Lin 2019, arXiv 1911.03090, "What Would Elsa Do?").
 
-Of L layers the last ceil(fraction L) train; embeddings, the layers below and whatever stands behind the stack stay frozen.
-A quarter of the layers reached 90 % of full fine-tuning's quality in that paper.
+The last ceil(fraction L) of L layers train. Embeddings, the layers below and modules after the
+stack stay frozen. In that paper a quarter of the layers reached 90 % of the quality of full
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from loradrop.methods.base import Method
 
 
 class LastLayers(Method):
-    """`fraction` of the layers, in (0, 1], rounded up to whole ones."""
+    """Train the last layers.
+
+    Args:
+        name: The method's name in results.
+        fraction: The share of the layers that train, in (0, 1]. It is rounded up to whole layers.
+    """
 
     def __init__(self, name: str, fraction: float) -> None:
         super().__init__(name)

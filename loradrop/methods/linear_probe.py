@@ -1,4 +1,4 @@
-"""The head alone: what the frozen backbone's representation is worth without any adapter (linear probing)."""
+"""Linear probing: only the head trains, which shows what the frozen backbone is worth by itself."""
 
 from torch import nn
 
@@ -6,5 +6,7 @@ from loradrop.methods.base import Method
 
 
 class LinearProbe(Method):
+    """Train nothing but the head."""
+
     def install(self, model: nn.Module) -> None:
-        """Nothing to add: the backbone comes frozen except for its head."""
+        """Add nothing: the backbone arrives frozen except for its head."""

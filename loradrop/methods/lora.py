@@ -12,7 +12,15 @@ from loradrop.methods.base import Method
 
 
 class LoRA(Method):
-    """`target_modules` are suffixes of module names; None takes query and value of the model's family."""
+    """Add a low-rank update to every target module.
+
+    Args:
+        name: The method's name in results.
+        rank: The rank r of the update.
+        alpha: The update is scaled by alpha / r.
+        dropout: Dropout on the update's input, in [0, 1).
+        target_modules: Suffixes of module names. None takes query and value of the model's family.
+    """
 
     def __init__(
         self,
@@ -45,7 +53,7 @@ class LoRA(Method):
         self.lora_parameters = sum(module.size for module in lora_modules(model).values())
 
     def adapt(self, model: nn.Module) -> None:
-        """Put the adapters in; all else gets frozen, the head too."""
+        """Add the adapters. Everything else is frozen, including the head."""
         add_lora(model, self.rank, self.alpha, self.dropout, self.target_modules)
 
     def result_fields(self) -> dict[str, Any]:

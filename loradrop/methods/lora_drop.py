@@ -1,7 +1,9 @@
 """LoRA-drop (arXiv 2402.07721): measure, select, share.
 
-Stage 1 trains plain LoRA for a few epochs on a stratified sample and measures g_i = mean || dW_i x_i ||^2. The layers
-whose y_i sum up to T keep an own LoRA, the others of a module type share one. Then the run fine-tunes on everything.
+Stage 1 trains plain LoRA for a few epochs on a stratified sample and measures
+g_i = mean || dW_i x_i ||^2. The layers whose normalised importances y_i add up to the threshold T
+keep their own LoRA; the other layers of a module type share one. Then the run fine-tunes on the
+whole training set.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"
 SHARED_INIT_CHOICES = (FRESH, "first", "mean")
-# what the measurement depends on, besides backbone, task, recipe and seed
+# the measurement depends on these, besides backbone, task, recipe and seed
 STAGE1_SETTINGS = (
     *("rank", "alpha", "dropout", "target_modules"),
     *("sample_ratio", "sample_epochs", "sample_steps", "sample_batch_size", "average_over"),
@@ -28,15 +30,26 @@ STAGE1_SETTINGS = (
 
 
 class LoRADrop(LoRA):
-    """The freedoms the paper leaves, as switches:
+    """LoRA-drop, with a switch for each choice that the paper leaves open.
 
-    sample_steps     of stage 1, instead of epochs: samples of any size are then seen for as long (Figure 11)
-    sample_batch_size  of stage 1, at most: a recipe's large batches would leave a small sample a handful of steps
-    average_over     `tokens`, the tokens of each example and then `examples`, or the `target_tokens` (generation)
-    threshold, parameter_ratio, num_layers, across_module_types, strategy, share   see selection.SelectionSettings
-    kept_init        of kept LoRAs after stage 1: `fresh` as before it, or `keep` what it learned
-    shared_init      of a shared LoRA: `fresh`, or from stage 1 the `first` (lowest) of its layers' or their `mean`
-    The head starts afresh after stage 1, whatever the weights do.
+    The head starts afresh after stage 1, whatever `kept_init` and `shared_init` are.
+
+    Args:
+        name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        sample_ratio: The share of the training set that stage 1 trains on, in (0, 1].
+        sample_epochs: The epochs of stage 1.
+        sample_steps: The optimiser steps of stage 1. If given, they replace `sample_epochs`, so
+            that samples of any size are trained on for equally long (Figure 11).
+        sample_batch_size: The largest batch size of stage 1. With a recipe's large batches a small
+            sample would get only a handful of steps.
+        average_over: Average the importance over all `tokens`, over the tokens of each example and
+            then over `examples`, or over the `target_tokens` (generation).
+        threshold, parameter_ratio, num_layers, across_module_types, strategy, share: See
+            loradrop.selection.SelectionSettings.
+        kept_init: Where kept LoRAs start after stage 1: `fresh` as before it, or `keep` what they
+            learned.
+        shared_init: Where a shared LoRA starts: `fresh`, or from what stage 1 taught the `first`
+            (lowest) of its layers, or the `mean` of its layers.
     """
 
     measures = True
@@ -97,7 +110,7 @@ class LoRADrop(LoRA):
 
     def install(self, model: nn.Module) -> None:
         super().install(model)
-        # a number of layers or a ratio that cannot be met is said before anything is trained
+        # refuse settings that cannot be met before anything is trained
         select(uniform(model), **self.selection)
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
@@ -111,7 +124,7 @@ class LoRADrop(LoRA):
         share(model, self.plan, "mean" if self.shared_init == "mean" else "first")
 
     def _recall(self, model: nn.Module, plan: SharingPlan, trained: Mapping[str, Tensor]) -> None:
-        """Give the LoRAs whose weights are not to be fresh what they learned in stage 1."""
+        """Give the LoRAs that do not start afresh what they learned in stage 1."""
         for site in lora_sites(model):
             kept = site.layer in plan.kept[site.module_type]
             if (self.kept_init if kept else self.shared_init) != FRESH:

@@ -1,10 +1,13 @@
-"""Prefix tuning: n trained keys and values in front of the text's in every layer (Li and Liang 2021, arXiv 2101.00190).
+"""Prefix tuning: n trained keys and values precede the text in every layer.
 
-Keys and values are the parameters themselves (P-tuning v2, arXiv 2110.07602), or with `projection` come from a two-layer
-network, the reparametrisation of Li and Liang. They reach attention as a cache that stands before the text, which therefore
-starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position. DeBERTa's disentangled attention needs
-a position for each key and takes no cache; nor do layers of any family with activation checkpointing. A forward pass
-that leaves the prefix out is an error, never a result.
+Li and Liang 2021, arXiv 2101.00190. The keys and values are themselves the parameters (P-tuning
+v2, arXiv 2110.07602). With `projection` a two-layer network computes them, which is the
+reparametrisation of Li and Liang. They reach attention as a cache in front of the text, so the
+text starts at position n, as in PEFT and P-tuning v2; the prefix itself has no position.
+
+Some models cannot use a prefix: DeBERTa's disentangled attention needs a position for each key and
+takes no cache, and layers with activation checkpointing take no cache in any family. A forward
+pass that leaves the prefix out raises an error; it never returns a result.
 """
 
 from __future__ import annotations
@@ -18,14 +21,20 @@ from transformers import DynamicCache, PreTrainedModel
 
 from loradrop.methods.virtual_tokens import VirtualTokens
 
-CACHE_NAMES = (
-    "cache",
-    "past_key_values",
-)  # what Transformers calls the argument: from 5.24 on, and before
+# Transformers' name of the argument: from 5.24 on, and before
+CACHE_NAMES = ("cache", "past_key_values")
 
 
 class PrefixTuning(VirtualTokens):
-    """`init_std` of keys and values, or with `projection` of what goes into the network, whose width is the encoder's."""
+    """Train a prefix of keys and values.
+
+    Args:
+        name: The method's name in results.
+        virtual_tokens: The length n of the prefix.
+        projection: Whether a network, as wide as the encoder, computes keys and values.
+        init_std: The standard deviation of the initial keys and values, or with `projection` of the
+            network's input.
+    """
 
     part = "prefix_encoder"
 
@@ -42,15 +51,13 @@ class PrefixTuning(VirtualTokens):
         )
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
-        """n rows of all layers' keys and values, (layers, 2, key/value heads, d_head) each, in float32."""
-        from peft import (
-            PrefixEncoder,
-            PrefixTuningConfig,
-        )  # seconds that other methods need not spend
+        """Return the float32 prefix: n rows of (layers, 2, key/value heads, d_head)."""
+        from peft import PrefixEncoder, PrefixTuningConfig  # late: the import takes seconds
 
         if cache_argument(encoder) is None:
             raise ValueError(
-                f"{type(encoder).__name__} cannot be prefix-tuned: its attention takes no keys and values besides the text's"
+                f"{type(encoder).__name__} cannot be prefix-tuned: "
+                "its attention takes no keys and values besides the text's"
             )
         self._check_checkpointing(encoder)
         layers, heads, size = self._shape(encoder)
@@ -66,7 +73,7 @@ class PrefixTuning(VirtualTokens):
         return prefix
 
     def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
-        if encoder.training:  # else it has no effect
+        if encoder.training:  # checkpointing has no effect in evaluation
             self._check_checkpointing(encoder)
         layers, heads, width = self._shape(encoder)
         prefix = encoder.prefix_encoder(self.indices(encoder)).to(
@@ -74,26 +81,25 @@ class PrefixTuning(VirtualTokens):
         )
         prefix = prefix.view(self.virtual_tokens, layers, 2, heads, width).permute(1, 2, 3, 0, 4)
         if inputs.get("position_ids") is not None:
-            inputs["position_ids"] = inputs["position_ids"][
-                :, self.virtual_tokens :
-            ]  # the text's alone
-        # of each layer: keys and values, (batch, heads, n, d_head)
+            # only the text has positions
+            inputs["position_ids"] = inputs["position_ids"][:, self.virtual_tokens :]
+        # for each layer: keys and values, (batch, heads, n, d_head)
         cache = DynamicCache(
             [tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix]
         )
-        inputs[str(cache_argument(encoder))] = cache  # `holder` has seen that there is one
+        inputs[str(cache_argument(encoder))] = cache  # `holder` made sure that there is one
 
     def _check_checkpointing(self, encoder: PreTrainedModel) -> None:
         if encoder.is_activation_checkpointing:
             raise ValueError(
-                f"{self.name} does not work with activation checkpointing, which leaves the prefix out; "
-                "set backbone.gradient_checkpointing=false"
+                f"{self.name} does not work with activation checkpointing, which leaves the prefix "
+                "out; set backbone.gradient_checkpointing=false"
             )
 
     def _check_use(
         self, encoder: PreTrainedModel, args: tuple, inputs: dict[str, Any], output: Any
     ) -> None:
-        """Raise RuntimeError unless every layer has put the text's keys behind the prefix's."""
+        """Raise RuntimeError unless every layer has appended the text's keys to the prefix's."""
         cache, expected = (
             inputs[str(cache_argument(encoder))],
             self.virtual_tokens + inputs["input_ids"].shape[1],
@@ -106,12 +112,13 @@ class PrefixTuning(VirtualTokens):
         if ignored:
             raise RuntimeError(
                 f"{self.name}: {type(encoder).__name__} left the prefix out in layers {ignored}: "
-                f"Transformers {transformers.__version__} hands on keys and values in another way than this method expects"
+                f"this method does not know how Transformers {transformers.__version__} passes on "
+                "keys and values"
             )
 
     @staticmethod
     def _shape(encoder: PreTrainedModel) -> tuple[int, int, int]:
-        """Layers, heads of keys and values, and their width."""
+        """Return the number of layers, the number of key/value heads, and the width of a head."""
         config = encoder.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -119,6 +126,6 @@ class PrefixTuning(VirtualTokens):
 
 
 def cache_argument(encoder: PreTrainedModel) -> str | None:
-    """The name of the argument that takes keys and values; None for an encoder that takes none."""
+    """Return the name of the argument for cached keys and values, None if the encoder has none."""
     parameters = inspect.signature(encoder.forward).parameters
     return next((name for name in CACHE_NAMES if name in parameters), None)

@@ -1,11 +1,13 @@
-"""PRILoRA: ranks that grow with the layer, and A pruned again and again (Benedek and Wolf 2024, arXiv 2401.11316).
+"""PRILoRA: ranks that grow with the layer, and a matrix A that is pruned repeatedly.
 
-Ranks: r_l = r_s + (r_f - r_s) (l - 1) / (L - 1) for layer l = 1..L, rounded to nearest, the same for all modules of a layer.
-Pruning: every N steps the entries of A with the lowest S_jk = |A_jk| n_k are set to zero, n_k the moving average over steps
-of the L2 norm of input feature k over a batch's tokens (padding left out).
+Benedek and Wolf 2024, arXiv 2401.11316. Ranks: r_l = r_s + (r_f - r_s) (l - 1) / (L - 1) for layer
+l = 1..L, rounded to the nearest integer and the same for all modules of a layer. Pruning: every N
+steps the entries of A with the lowest S_jk = |A_jk| n_k become zero, where n_k is the moving
+average over steps of the L2 norm of input feature k over a batch's tokens without padding.
 
-The paper's text could not be read: ranks and score are from its summary; which entries are compared, the average's
-coefficient and N are switches whose defaults are guesses (experiments/methods.md).
+The paper's text was not available: ranks and score follow its summary. Which entries are compared,
+the coefficient of the average and N are switches whose defaults are guesses
+(experiments/methods.md).
 """
 
 from __future__ import annotations
@@ -30,16 +32,19 @@ MATRICES = ("A", "B")
 
 
 class PRILoRA(LoRA):
-    """Switches, among them the paper's ablations:
+    """LoRA with linear ranks and repeated pruning; the switches include the paper's ablations.
 
-    rank_first, rank_last  of the first and the last layer; exchanged they are the inverted ranks
-    pruning          by `importance`, at `random`, or `none`
-    matrix           that is pruned: A, or B by the norms of its inputs A x
-    ratio            share that is pruned, in (0, 1)
-    scope            which entries are compared: those of a `row` (as Wanda does), or of the whole `matrix`
-    interval         optimiser steps between prunings
-    decay            of the moving average of the input norms
-    regrow           whether a pruned entry may grow again until the next pruning, or stays zero for good
+    Args:
+        name, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        rank_first: The rank of the first layer. Exchange it with `rank_last` for inverted ranks.
+        rank_last: The rank of the last layer.
+        pruning: Prune by `importance`, at `random`, or `none`.
+        matrix: The matrix to prune: `A`, or `B` by the norms of its inputs A x.
+        ratio: The share of the entries to prune, in (0, 1).
+        scope: Compare the entries of a `row` (as Wanda does) or of the whole `matrix`.
+        interval: The number of optimiser steps between two prunings.
+        decay: The decay of the moving average of the input norms, in [0, 1).
+        regrow: Whether a pruned entry may grow until the next pruning. Otherwise it stays zero.
     """
 
     def __init__(
@@ -71,16 +76,13 @@ class PRILoRA(LoRA):
         self.rank_first, self.rank_last = rank_first, rank_last
         self.pruning, self.matrix, self.ratio, self.scope = pruning, matrix, ratio, scope
         self.interval, self.decay, self.regrow = interval, decay, regrow
-        self.norms: dict[
-            str, Tensor
-        ] = {}  # by module: moving average of the L2 norm of each input feature
-        self.masks: dict[
-            str, Tensor
-        ] = {}  # by module: True where an entry was kept at the last pruning
-        self.attention_mask: Tensor | None = None  # (batch, tokens) of the batch under way
-        self.metered: set[str] = (
-            set()
-        )  # modules of this step; checkpointed activations would be seen twice
+        # by module: the moving average of the L2 norm of each input feature
+        self.norms: dict[str, Tensor] = {}
+        # by module: True for entries that the last pruning kept
+        self.masks: dict[str, Tensor] = {}
+        self.attention_mask: Tensor | None = None  # (batch, tokens) of the current batch
+        # modules seen in this step: checkpointing runs a forward pass twice
+        self.metered: set[str] = set()
 
     def adapt(self, model: nn.Module) -> None:
         layers = sorted({site.layer for site in find_sites(model, self.target_modules)})
@@ -111,9 +113,8 @@ class PRILoRA(LoRA):
             return
         self.metered.add(name)
         with torch.autocast(x.device.type, enabled=False):
-            inputs = (
-                (x if self.matrix == "A" else module.down(x)).float().flatten(0, -2)
-            )  # (tokens, features)
+            inputs = x if self.matrix == "A" else module.down(x)
+            inputs = inputs.float().flatten(0, -2)  # (tokens, features)
             if mask is not None:
                 inputs = inputs * mask.flatten()[:, None]
             norm = torch.linalg.vector_norm(inputs, dim=0)
@@ -142,7 +143,7 @@ class PRILoRA(LoRA):
                 weight.mul_(self.masks[name])
 
     def result_fields(self) -> dict[str, Any]:
-        return {}  # its ranks are not one of plain LoRA's
+        return {}  # its ranks differ by layer, so no plain LoRA compares
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self.norms, "masks": self.masks}
@@ -152,7 +153,7 @@ class PRILoRA(LoRA):
 
 
 def linear_ranks(first: int, last: int, layers: int) -> list[int]:
-    """Ranks from the first to the last layer, rounded to nearest (halves up)."""
+    """Return ranks from the first to the last layer, rounded to the nearest integer (halves up)."""
     return [
         math.floor(first + (last - first) * layer / max(1, layers - 1) + 0.5)
         for layer in range(layers)
@@ -160,7 +161,7 @@ def linear_ranks(first: int, last: int, layers: int) -> list[int]:
 
 
 def keep_largest(importance: Tensor, ratio: float, scope: str) -> Tensor:
-    """Mask that leaves out the floor(ratio * n) least important entries of each row, or of the matrix."""
+    """Mask the floor(ratio * n) least important entries of each row, or of the matrix."""
     flat = importance if scope == "row" else importance.flatten()
     lowest = flat.sort(dim=-1, stable=True).indices[..., : int(ratio * flat.shape[-1])]
     return torch.ones_like(flat, dtype=torch.bool).scatter_(-1, lowest, False).view_as(importance)

@@ -1,8 +1,8 @@
-"""Prompt tuning: n trained embeddings in front of the text's (Lester et al. 2021, arXiv 2104.08691).
+"""Prompt tuning: n trained embeddings precede the text's (Lester et al. 2021, arXiv 2104.08691).
 
-They start as the embeddings of tokens drawn from the whole vocabulary (PEFT's SAMPLE_VOCAB; the authors draw among the
-5,000 most common ones) and take the first n positions. Their outputs are cut off again, so that the head pools the text's
-own first or last token, as without them.
+They start as the embeddings of tokens drawn from the whole vocabulary (PEFT's SAMPLE_VOCAB; the
+authors draw from the 5,000 most common tokens) and take the first n positions. Their outputs are
+removed again, so the head pools the text's own first or last token as it does without them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from loradrop.methods.virtual_tokens import VirtualTokens
 
 
 class PromptTuning(VirtualTokens):
+    """Train embeddings in front of the text. The arguments are those of VirtualTokens."""
+
     part = "prompt_embedding"
 
     def install(self, model: PreTrainedModel) -> None:
@@ -24,11 +26,8 @@ class PromptTuning(VirtualTokens):
         getattr(model, model.base_model_prefix).register_forward_hook(self._after)
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
-        """(n, d_embedding) in float32."""
-        from peft import (
-            PromptEmbedding,
-            PromptTuningConfig,
-        )  # seconds that other methods need not spend
+        """Return the float32 embeddings (n, d_embedding)."""
+        from peft import PromptEmbedding, PromptTuningConfig  # late: the import takes seconds
 
         words = encoder.get_input_embeddings()
         config = PromptTuningConfig(
@@ -40,19 +39,18 @@ class PromptTuning(VirtualTokens):
         return PromptEmbedding(config, words)
 
     def insert(self, encoder: PreTrainedModel, inputs: dict[str, Any], size: int) -> None:
-        text = encoder.get_input_embeddings()(
-            inputs.pop("input_ids")
-        )  # (batch, tokens, d_embedding)
+        # (batch, tokens, d_embedding)
+        text = encoder.get_input_embeddings()(inputs.pop("input_ids"))
         prompt = encoder.prompt_embedding(self.indices(encoder)).to(text.dtype).expand(size, -1, -1)
         inputs["inputs_embeds"] = torch.cat([prompt, text], dim=1)
-        kinds = inputs.get("token_type_ids")
-        if kinds is not None:
+        token_types = inputs.get("token_type_ids")
+        if token_types is not None:
             inputs["token_type_ids"] = torch.cat(
-                [kinds.new_zeros(size, self.virtual_tokens), kinds], dim=1
+                [token_types.new_zeros(size, self.virtual_tokens), token_types], dim=1
             )
 
     def _after(self, encoder: PreTrainedModel, args: tuple, output: Any) -> Any:
-        """The encoder's output without the virtual tokens, pooled again where the encoder itself pools (BERT)."""
+        """Remove the virtual tokens from the output; pool again if the encoder pools (BERT)."""
         output.last_hidden_state = output.last_hidden_state[:, self.virtual_tokens :]
         if getattr(encoder, "pooler", None) is not None:
             output.pooler_output = encoder.pooler(output.last_hidden_state)

@@ -1,9 +1,10 @@
-"""S2-LoRA: one LoRA for all modules, each with sparse rank coefficients of its own (Liu et al. 2023, arXiv 2309.11756).
+"""S2-LoRA: all modules share one LoRA, and each has its own sparse coefficients over the ranks.
 
     h = W x + (alpha / r) B diag(c_k) A x,  loss + l1 * sum_k |c_k|
 
-A (r, d_in) and B (d_out, r) are shared by all modules k and trained; c_k (r) starts at 1. From the paper's abstract; its
-initial values and weight of the L1 term could not be looked up.
+Liu et al. 2023, arXiv 2309.11756. A (r, d_in) and B (d_out, r) are trained and shared by all
+modules k; c_k (r) starts at 1. This follows the paper's abstract: its initial values and its
+weight of the L1 term were not available.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
 
 
 class S2LoRA(ScaledLoRA):
-    """`l1` is the weight of the coefficients' L1 norm in the loss."""
+    """One LoRA for all modules, with sparse coefficients per module.
+
+    Args:
+        name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        l1: The weight in the loss of the coefficients' L1 norm.
+    """
 
     def __init__(
         self,

@@ -1,8 +1,10 @@
-"""LoRA whose matrices several modules share, told apart by vectors: the common form of VeRA, Tied-LoRA and S2-LoRA.
+"""LoRA whose matrices several modules share and whose vectors differ: VeRA, Tied-LoRA, S2-LoRA.
 
-    h = W x + (alpha / r) diag(v) B diag(u) A x,  u (r), v (d_out); a vector that is None is left out
+    h = W x + (alpha / r) diag(v) B diag(u) A x
 
-A module that is narrower than the shared matrices uses their first columns (of A) and rows (of B), as PEFT's VeRA does.
+Shapes: u (r), v (d_out). A vector that is None is left out. A module
+narrower than the shared matrices uses the first columns of A and the first rows of B, as in PEFT's
+VeRA.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from loradrop.methods.lora import LoRA
 
 
 class ScaledLoRALinear(LoRALinear):
-    """A LoRALinear of given matrices, with a vector behind each of them."""
+    """A LoRALinear with given matrices and an optional vector behind each of them."""
 
     def __init__(
         self,
@@ -45,14 +47,17 @@ class ScaledLoRALinear(LoRALinear):
 
 
 class ScaledLoRA(LoRA):
-    """Base of the methods whose modules share matrices. A rank of theirs is not one of plain LoRA's."""
+    """Base class of methods whose modules share matrices.
+
+    Their rank does not compare with plain LoRA's, so they report no `lora_parameters`.
+    """
 
     def result_fields(self) -> dict[str, Any]:
         return {}
 
 
 def widest(model: nn.Module, target_modules: Iterable[str] | None) -> tuple[int, int]:
-    """The largest d_in and the largest d_out among the target modules."""
+    """Return the largest d_in and the largest d_out of the target modules."""
     modules: list[Any] = [
         model.get_submodule(site.name) for site in find_sites(model, target_modules)
     ]

@@ -1,10 +1,12 @@
-"""Sparse Adapter with SNIP: LoRA whose least sensitive entries are masked beforehand (He et al. 2022, arXiv 2210.04284).
+"""Sparse Adapter with SNIP: LoRA whose least sensitive entries are masked before training.
 
-The score of an entry w of A or B is |w dL/dw|, with the gradient summed over the batches of a sample, in eval mode. One
-threshold for all entries of all modules; the mask then stays for the whole run (Shwai-He/SparseAdapter@b190084).
+He et al. 2022, arXiv 2210.04284. The score of an entry w of A or B is |w dL/dw|, where the
+gradient is summed over the batches of a sample in eval mode. One threshold applies to all entries
+of all modules, and the mask stays for the whole run (Shwai-He/SparseAdapter@b190084).
 
-With LoRA's B = 0 every score is zero: dL/dA = B^T G = 0, and B's own factor is 0. The released code draws A and B from
-N(0, 0.02^2), which is the default here; the other way is to score after a warm-up on the sample.
+With LoRA's B = 0 every score is zero: dL/dA = B^T G = 0, and the scores of B have the factor
+B = 0. The released code therefore draws A and B from N(0, 0.02^2), which is the default here. The
+alternative is to score after a warm-up on the sample.
 """
 
 from __future__ import annotations
@@ -25,14 +27,19 @@ SCOPES = ("model", "matrix")
 
 
 class SparseAdapter(LoRA):
-    """The freedoms:
+    """LoRA with a fixed mask from SNIP's scores.
 
-    sparsity         share of the entries that is masked, in (0, 1); the released code's flag of this name is the share kept
-    scope            one threshold for the `model`, or one for each `matrix`
-    init_std         standard deviation of A and B at the start; null for LoRA's own (B = 0), which needs a warm-up
-    sample_ratio     share of the training set that is scored, stratified
-    warmup_epochs    on the sample, before scoring; training then goes on from there, as in the released code
-    warmup_batch_size  at most
+    Args:
+        name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        sparsity: The share of the entries that is masked, in (0, 1). In the released code the
+            flag of this name is the share kept.
+        scope: One threshold for the whole `model`, or one for each `matrix`.
+        init_std: The standard deviation of the initial A and B. None keeps LoRA's own (B = 0),
+            which needs a warm-up.
+        sample_ratio: The share of the training set that is scored, as a stratified sample.
+        warmup_epochs: The epochs on the sample before scoring. Training continues from there, as in
+            the released code.
+        warmup_batch_size: The largest batch size of the warm-up.
     """
 
     def __init__(
@@ -59,7 +66,8 @@ class SparseAdapter(LoRA):
             raise ValueError("warmup_epochs must not be negative, and warmup_batch_size at least 1")
         if init_std is None and warmup_epochs == 0:
             raise ValueError(
-                "with B = 0 (init_std=null) every score is zero: set init_std=0.02 or warmup_epochs=3"
+                "with B = 0 (init_std=null) every score is zero: "
+                "set init_std=0.02 or warmup_epochs=3"
             )
         if init_std is not None and not init_std > 0:
             raise ValueError(f"init_std must be positive or null, got {init_std}")
@@ -69,7 +77,7 @@ class SparseAdapter(LoRA):
             warmup_epochs,
             warmup_batch_size,
         )
-        self.masks: dict[str, Tensor] = {}  # of the parameter of this name: True where it is kept
+        self.masks: dict[str, Tensor] = {}  # by parameter: True for kept entries
         self.inactive = 0
 
     def adapt(self, model: nn.Module) -> None:
@@ -92,7 +100,10 @@ class SparseAdapter(LoRA):
         self._apply(model, keep_largest(scores, self.sparsity, self.scope))
 
     def _apply(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        """Zero what is masked; a masked gradient, neither clipped with the others nor stepped along, keeps it so."""
+        """Set masked entries to zero and mask their gradients.
+
+        Masked gradients do not count for clipping and move nothing, so the entries stay zero.
+        """
         self.masks = dict(masks)
         for name, parameter in lora_parameters(model).items():
             with torch.no_grad():
@@ -113,12 +124,12 @@ class SparseAdapter(LoRA):
         return {"masks": self.masks}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        if "masks" in state:  # a finished run's masked entries are zeros of its weights
+        if "masks" in state:  # absent for a finished run: its masked entries are saved as zeros
             self._apply(model, state["masks"])
 
 
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """A and B of every LoRA module, by name."""
+    """Return A and B of every LoRA module, by name."""
     modules = lora_modules(model)
     return {
         f"{name}.{matrix}": getattr(module, matrix)
@@ -128,9 +139,20 @@ def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def snip_scores(model: nn.Module, probe: Probe, rows: Sequence[int]) -> dict[str, Tensor]:
-    """|w dL/dw| of every entry of A and B, L summed over the batches; gradients are cleared before and after.
+    """Compute |w dL/dw| for every entry of A and B, with L summed over the batches.
 
-    ValueError: all scores zero, or one that is not finite.
+    Gradients are cleared before and after.
+
+    Args:
+        model: The model with its adapters.
+        probe: Gives the batches and the precision.
+        rows: The rows of the training set to score on.
+
+    Returns:
+        The scores by parameter name, in the shape of the parameter.
+
+    Raises:
+        ValueError: All scores are zero, or one is not finite.
     """
     parameters = lora_parameters(model)
     model.zero_grad(set_to_none=True)
@@ -144,14 +166,21 @@ def snip_scores(model: nn.Module, probe: Probe, rows: Sequence[int]) -> dict[str
     if not all(score.isfinite().all() for score in scores.values()):
         raise ValueError("a SNIP score is not finite: the loss or a gradient has overflowed")
     if not any(score.any() for score in scores.values()):
-        raise ValueError(
-            "all SNIP scores are zero: with B = 0 nothing can be told apart; set init_std or warmup_epochs"
-        )
+        raise ValueError("all SNIP scores are zero, as with B = 0; set init_std or warmup_epochs")
     return scores
 
 
 def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
-    """TokenMask that leave out exactly ceil(sparsity * N) entries, those of the smallest scores; of equal ones the first."""
+    """Mask exactly ceil(sparsity * N) entries with the smallest scores; among ties, the first ones.
+
+    Args:
+        scores: The scores by parameter name.
+        sparsity: The share to mask.
+        scope: `model` counts N over all parameters, `matrix` over each one.
+
+    Returns:
+        Masks by parameter name: True for a kept entry.
+    """
     if scope == "matrix":
         return {
             name: _mask(score.flatten(), sparsity).view_as(score) for name, score in scores.items()

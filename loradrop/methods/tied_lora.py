@@ -1,10 +1,11 @@
-"""Tied-LoRA: one LoRA for all layers, with vectors that tell the layers apart (Renduchintala et al. 2024, arXiv 2311.09578).
+"""Tied-LoRA: all layers share one LoRA, and vectors tell the layers apart.
 
     h = W x + (alpha / r) diag(v) B diag(u) A x
 
-A (r, d_in) and B are tied over all layers; each layer trains u (r) and v. The adapted modules of a layer are taken as one
-module, as the paper does with the fused projection of query, key and value: they share A and u, and their B and v
-are the rows that belong to them. Query and value of RoBERTa-base at rank 56: r d + 2 d r + L (r + 2 d) = 148,128.
+Renduchintala et al. 2024, arXiv 2311.09578. A (r, d_in) and B are tied over all layers; each layer
+trains u (r) and v. The adapted modules of a layer count as one module, like the paper's fused
+projection of query, key and value: they share A and u, and each uses its own rows of B and v.
+Query and value of RoBERTa-base at rank 56 have r d + 2 d r + L (r + 2 d) = 148,128 parameters.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear
 
 
 class TiedLoRA(ScaledLoRA):
-    """`vectors`: whether u and v are there (both start at 1); without them A and B alone are tied.
+    """One LoRA for all layers.
 
-    A is Kaiming-uniform and B zero, as LoRA's, so the output is unchanged at first.
+    A is Kaiming-uniform and B is zero as in LoRA, so a fresh adapter leaves the output unchanged.
+
+    Args:
+        name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        vectors: Whether to train u and v, which start at 1. Without them, A and B alone are tied.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class TiedLoRA(ScaledLoRA):
         self.vectors = vectors
 
     def adapt(self, model: nn.Module) -> None:
-        As: dict[str, nn.Parameter] = {}  # one
+        As: dict[str, nn.Parameter] = {}  # a single one, under the key A
         Bs: dict[str, nn.Parameter] = {}  # by module type
         us: dict[int, nn.Parameter] = {}  # by layer
 
@@ -52,8 +57,9 @@ class TiedLoRA(ScaledLoRA):
             A, B = As.setdefault("A", fresh[0]), Bs.setdefault(site.module_type, fresh[1])
             if A.shape[1] != base.in_features:
                 raise ValueError(
-                    f"target_modules: Tied-LoRA takes a layer's modules as one, so they need inputs of one width; "
-                    f"{site.name} has {base.in_features}, the first has {A.shape[1]}"
+                    "target_modules: Tied-LoRA treats a layer's modules as one, so they need "
+                    f"inputs of one width; {site.name} has {base.in_features}, "
+                    f"the first has {A.shape[1]}"
                 )
             u = us.setdefault(site.layer, ones(self.rank, base)) if self.vectors else None
             v = ones(base.out_features, base) if self.vectors else None

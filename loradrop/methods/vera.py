@@ -1,7 +1,7 @@
 """VeRA: h = W x + diag(b) B diag(d) A x (Kopiczko et al. 2024, arXiv 2310.11454, Section 3).
 
-One random pair A (r, d_in), B (d_out, r) for all modules stays frozen; each module trains d (r) and b (d_out). There is no
-factor alpha / r. With b = 0 at the start the output is unchanged.
+All modules share one random, frozen pair A (r, d_in), B (d_out, r); each module trains d (r) and
+b (d_out). There is no factor alpha / r. b starts at 0, which leaves the output unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from loradrop.methods.scaled import ScaledLoRA, ScaledLoRALinear, widest
 
 
 class VeRA(ScaledLoRA):
-    """Trains the vectors alone; the recipe's `adapter_learning_rate` is theirs.
+    """Train only the vectors; the recipe's `adapter_learning_rate` applies to them.
 
-    The projections are drawn when the method is installed, so they follow the run's seed and need not be saved. As they are
-    not trained, their rank may exceed the modules' width.
+    The projections are drawn when the method is installed, so they follow from the run's seed and
+    need not be saved. As they are not trained, their rank may exceed the modules' width.
+
+    Args:
+        name, rank, dropout, target_modules: As in loradrop.methods.lora.LoRA.
+        d_initial: The initial value of the vector d; not 0.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class VeRA(ScaledLoRA):
 
 
 def _random(rows: int, columns: int, device: torch.device) -> nn.Parameter:
-    """A frozen Kaiming-uniform matrix, gain sqrt(2), as PEFT's."""
+    """Draw a frozen Kaiming-uniform matrix with gain sqrt(2), as PEFT does."""
     matrix = nn.Parameter(
         torch.empty(rows, columns, dtype=torch.float32, device=device), requires_grad=False
     )

@@ -14,18 +14,18 @@ from datasets import Features, Value
 
 
 class OfflineMetric(evaluate.Metric):
-    """Base class: rows stay in memory, so that runs side by side, forked or not, cannot meet in a cache folder."""
+    """Base class whose rows stay in memory, so parallel runs cannot meet in a cache folder."""
 
-    dtype = "int64"  # of predictions and references; a subclass may change it
-    layout: str | None = (
-        "arrow"  # of what `_compute` gets; None: Python lists, the only one for rows of several values
-    )
+    dtype = "int64"  # the type of predictions and references; a subclass may change it
+    # the form of what `_compute` gets. None is Python lists, which rows of several values need
+    layout: str | None = "arrow"
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"keep_in_memory": True, **kwargs})
 
     def _build_data_dir(self) -> str:
-        return ""  # the base class would create a folder below the home directory, even for a metric in memory
+        # the base class would create a folder in the home directory even for a metric in memory
+        return ""
 
     def _features(self) -> Features:
         """The types of one prediction and its reference."""
@@ -61,7 +61,7 @@ class Accuracy(OfflineMetric):
 
 
 class AccuracyF1(OfflineMetric):
-    """`accuracy`, and `f1` of the positive class (id 1); f1 is 0 where that class never occurs."""
+    """`accuracy`, and `f1` of the positive class (id 1), which is 0 if that class never occurs."""
 
     def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         from sklearn.metrics import f1_score
@@ -71,21 +71,20 @@ class AccuracyF1(OfflineMetric):
 
 
 class Matthews(OfflineMetric):
-    """`matthews_correlation`, -1 to 1; 0 where all predictions, or all references, are the same class."""
+    """`matthews_correlation`, -1 to 1; 0 if all predictions or all references are the same."""
 
     def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         from sklearn.metrics import matthews_corrcoef
 
-        constant = (
-            np.ptp(predictions) == 0 or np.ptp(references) == 0
-        )  # scikit-learn may warn for these
+        # scikit-learn may warn for these
+        constant = np.ptp(predictions) == 0 or np.ptp(references) == 0
         return {
             "matthews_correlation": 0.0 if constant else matthews_corrcoef(references, predictions)
         }
 
 
 class Spearman(OfflineMetric):
-    """`spearman` and `pearson` correlation, -1 to 1; 0 where all predictions, or all references, are equal."""
+    """`spearman` and `pearson`, -1 to 1; 0 if all predictions or all references are equal."""
 
     dtype = "float64"
 
@@ -97,11 +96,14 @@ class Spearman(OfflineMetric):
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Covariance over the standard deviations; NaN stays NaN, as a diverged model's score must not look like a 0."""
+    """Covariance over the standard deviations.
+
+    NaN stays NaN: the score of a diverged model must not look like a 0.
+    """
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return float("nan")
     x, y = x - x.mean(), y - y.mean()
-    # scaling by the largest value first: squares of very small deviations would vanish
+    # scale by the largest value first, or squares of tiny deviations would vanish
     x, y = (v / scale if (scale := np.abs(v).max()) > 0 else v for v in (x, y))
     norm = np.sqrt((x @ x) * (y @ y))
     return float(np.clip(x @ y / norm, -1.0, 1.0)) if norm > 0 else 0.0

@@ -1,24 +1,29 @@
-"""The metrics of tasks whose answer is a text: predictions are texts, references a list of texts for each of them.
+"""Metrics of generated texts. A prediction is a text, its references are a list of texts.
 
 TextOverlap (E2E, DART, DialogSum; values 0 to 1)
-    bleu             corpus BLEU-4 with all references of a row, by sacrebleu: 13a tokens, cased, its default smoothing.
-    rouge_l          ROUGE-L F1 (beta 1) by rouge_score without stemming; the best of a row's references, mean over rows.
-    char_bleu4       BLEU-4 over characters with smoothing method 3 (nltk), of each pair of a prediction and one reference
-                     alone, mean over pairs.
-    rouge_l_single   rouge_l of each such pair, mean over pairs.
+    bleu             Corpus BLEU-4 with all references of a row, by sacrebleu: 13a tokens, cased,
+                     its default smoothing.
+    rouge_l          ROUGE-L F1 (beta 1) by rouge_score without stemming: the best of a row's
+                     references, mean over rows.
+    char_bleu4       BLEU-4 over characters with smoothing method 3 (nltk), for each pair of a
+                     prediction and a single reference, mean over pairs.
+    rouge_l_single   rouge_l for each such pair, mean over pairs.
 
-The first two are the scores to compare with other work. The other two are here because LoRA-drop prints BLEU above ROUGE-L
-everywhere (E2E 53.70 and 35.94), which no word-level BLEU-4 does. They are what the scripts of ChatGLM and LLaMA-Factory
-compute (llamafactory/train/sft/metric.py: each line of a data file is a row with one reference, hence the pairs), and so
-what the paper's tables are probably in. That is a deduction: the paper names no implementation. Before ROUGE-L those scripts
-cut words with jieba, a tool for Chinese (cased, with punctuation); on English the words of rouge_score (lower case, no
-punctuation) serve.
+Compare the first two with other work. The other two are here because LoRA-drop prints BLEU above
+ROUGE-L everywhere (E2E 53.70 and 35.94), which no word-level BLEU-4 does. The scripts of ChatGLM
+and LLaMA-Factory compute them (llamafactory/train/sft/metric.py: each line of a data file is a row
+with one reference, hence the pairs), so the paper's tables probably show them. That is a deduction:
+the paper names no implementation. Before ROUGE-L those scripts split words with jieba, a tool for
+Chinese (cased, with punctuation); for English, the words of rouge_score (lower case, no
+punctuation) take their place.
 
-Left out: nltk's NIST, the one without a download, matches a text with one reference where the official script takes all of
-a row, and fails on short texts; METEOR needs WordNet, CIDEr's tokenizer needs Java. LoRA-drop prints none of them.
+Left out: nltk's NIST, the only one without a download, compares a text with one reference instead
+of all references of a row, and fails on short texts. METEOR needs WordNet, CIDEr's tokenizer needs
+Java. LoRA-drop prints none of them.
 
 FinalAnswer (GSM8K)
-    accuracy         share of rows whose final number is that of a reference; `final_answer` has the rules.
+    accuracy         The share of rows whose final number equals that of a reference; see
+                     `final_answer`.
 """
 
 from __future__ import annotations
@@ -31,15 +36,17 @@ from datasets import Features, List, Value
 
 from loradrop.metrics.labels import OfflineMetric
 
-MARKER = "####"  # stands before the final answer in GSM8K
+MARKER = "####"  # precedes the final answer in GSM8K
 NUMBER = re.compile(
-    r"(?P<sign>(?<![\w.)\]])[-\u2212])?(?:[$\u00a3\u20ac]\s?)?"  # in `16-3` and `2)-1` the sign is an operator
-    r"(?:(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.(?P<part>[0-9]+))?|\.(?P<only>[0-9]+))"
+    # in `16-3` and `2)-1` the sign is an operator
+    r"(?P<sign>(?<![\w.)\]])[-\u2212])?(?:[$\u00a3\u20ac]\s?)?"
+    r"(?:(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.(?P<part>[0-9]+))?"
+    r"|\.(?P<only>[0-9]+))"
 )
 
 
 class TextMetric(OfflineMetric):
-    """Base class: checks the references, and leaves out blank ones of rows that have others."""
+    """Base class. It checks the references and drops blank ones from rows that have others."""
 
     layout = None
 
@@ -47,7 +54,7 @@ class TextMetric(OfflineMetric):
         return Features({"predictions": Value("string"), "references": List(Value("string"))})
 
     def _compute(self, *, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        """ValueError: no predictions, or a row without a reference."""
+        """Raise ValueError if there are no predictions, or a row has no reference."""
         if len(predictions) == 0:
             raise ValueError(f"{type(self).__name__}: there are no predictions to score.")
         kept = [[text for text in texts or () if text and text.strip()] for texts in references]
@@ -62,7 +69,7 @@ class TextMetric(OfflineMetric):
 
 
 class TextOverlap(TextMetric):
-    """`bleu`, `rouge_l` (with all references), `char_bleu4` and `rouge_l_single` (with each alone), 0 to 1."""
+    """`bleu`, `rouge_l` (all references), `char_bleu4`, `rouge_l_single` (each alone), 0 to 1."""
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         best, single = rouge_l(predictions, references)
@@ -75,14 +82,15 @@ class TextOverlap(TextMetric):
 
 
 class FinalAnswer(TextMetric):
-    """`accuracy`: the share of predictions whose final number is that of a reference."""
+    """`accuracy`: the share of predictions whose final number equals that of a reference."""
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         wanted = [[final_answer(text) for text in texts] for texts in references]
         for row, (answers, texts) in enumerate(zip(wanted, references, strict=True), start=1):
             if None in answers:
                 raise ValueError(
-                    f"FinalAnswer: the reference of row {row} has no number: {texts[answers.index(None)]!r}."
+                    f"FinalAnswer: the reference of row {row} has no number: "
+                    f"{texts[answers.index(None)]!r}."
                 )
         hits = [
             final_answer(text) in answers for text, answers in zip(predictions, wanted, strict=True)
@@ -91,14 +99,19 @@ class FinalAnswer(TextMetric):
 
 
 def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """BLEU-4 (Papineni et al. 2002) by sacrebleu, 0 to 1; rows may have different numbers of references."""
+    """BLEU-4 (Papineni et al. 2002) by sacrebleu, 0 to 1.
+
+    Args:
+        predictions: The generated texts.
+        references: The references of each text. Their number may differ.
+    """
     from sacrebleu.metrics import BLEU
 
     longest = max(map(len, references))
     streams = [
         [texts[i] if i < len(texts) else None for texts in references] for i in range(longest)
     ]
-    # force: no warning that a text that ends with " ." looks tokenised
+    # force: no warning for texts that end with " ." and so look tokenised
     bleu = BLEU(tokenize="13a", force=True)
     # sacrebleu takes None where a row has fewer references; its annotation does not say so
     score = bleu.corpus_score(list(predictions), streams).score  # type: ignore[arg-type]
@@ -106,7 +119,11 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, float]:
-    """ROUGE-L F1 (Lin 2004) by rouge_score: mean over rows of the best reference, and mean over all pairs; 0 to 1."""
+    """ROUGE-L F1 (Lin 2004) by rouge_score, 0 to 1.
+
+    Returns:
+        The mean over rows of the best reference, and the mean over all pairs.
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
@@ -120,7 +137,10 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
 
 def char_bleu4(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Sentence BLEU-4 over characters, smoothing method 3 of Chen and Cherry (2014), mean over all pairs; by nltk."""
+    """Sentence BLEU-4 over characters by nltk, mean over all pairs, 0 to 1.
+
+    Smoothing method 3 of Chen and Cherry (2014).
+    """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smooth = SmoothingFunction().method3
@@ -136,11 +156,15 @@ def char_bleu4(predictions: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def final_answer(text: str) -> str | None:
-    """The number that an answer ends with, in one spelling: no commas, currency, percent sign, or zeros that say nothing.
+    """Return the number that ends an answer, in a normal form.
 
-    It is the first number after the first `####`; without that marker, the last number of the text. None where there is no
-    number. A comma belongs to a number between groups of three digits; 50% is 50; a minus sign touches its number and is an
-    operator behind a digit, a letter or a bracket. Its own results are its fixed points.
+    It is the first number after the first `####`, or without that marker the last number of the
+    text. Commas, currency, percent sign and redundant zeros are removed. A comma belongs to a
+    number between groups of three digits; 50% is 50; a minus sign touches its number, and after a
+    digit, a letter or a bracket it is an operator. A result's normal form is the result itself.
+
+    Returns:
+        The number, None if there is none.
     """
     _, marker, answer = text.partition(MARKER)
     found = list(NUMBER.finditer(answer if marker else text))

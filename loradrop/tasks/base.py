@@ -1,8 +1,8 @@
-"""What every task offers: load rows, encode text, decode what a model gives out, score predictions.
+"""The contract of a task: load rows, encode text, decode a model's output, score predictions.
 
-A task is a small frozen object whose fields are the keys of its YAML in conf/task. A new data format is one subclass in
-this folder that overrides `load`; a new data set of a known format is one YAML. Tasks with labels are below, tasks whose
-answer is a text in generation.py.
+A task is a small frozen object whose fields are the keys of its YAML in conf/task. A new data
+format is a subclass in this folder that overrides `load`; a new data set in a known format is one
+YAML. Tasks with labels are below, tasks that answer with a text are in text.py.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ Values = Sequence[Any] | np.ndarray  # the predictions for a split, or their ref
 
 @dataclass
 class Splits:
-    """The rows of a task: text columns and `label` (class id, or a float score), or those of generation.py."""
+    """The rows of a task.
+
+    Args:
+        train: Text columns and `label` (a class id or a float score), or the columns of text.py.
+        evaluation: Rows by split name, e.g. validation, or matched and mismatched.
+        notes: What a reader of the result must know, e.g. that a split is missing.
+    """
 
     train: Dataset
-    evaluation: dict[
-        str, Dataset
-    ]  # split name -> rows, e.g. {"validation": ...} or matched and mismatched
-    notes: list[str] = field(
-        default_factory=list
-    )  # what a reader of the result must know, e.g. a missing split
+    evaluation: dict[str, Dataset]
+    notes: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """Hash of all texts and labels, the same for the same rows from the Hub, a TSV or parquet."""
+        """Hash all texts and labels. The source (Hub, TSV or parquet) makes no difference."""
         digest = hashlib.sha256()
         for name, rows in [(TRAIN, self.train), *sorted(self.evaluation.items())]:
             digest.update(name.encode())
@@ -53,7 +55,11 @@ class Splits:
 
 @cache
 def load_metric(name: str) -> evaluate.Metric:
-    """The metric of this dotted name. ValueError where there is none. Late, since evaluate's import takes seconds."""
+    """Return the metric with this dotted name. The import is late as `evaluate` takes seconds.
+
+    Raises:
+        ValueError: There is no such metric.
+    """
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(import_module(module), attribute)()
@@ -63,16 +69,16 @@ def load_metric(name: str) -> evaluate.Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A data set and its metric. `generates` says what a model answers with: a label, or a text."""
+    """A data set and its metric. `generates` is True for tasks that answer with a text."""
 
     generates: ClassVar[bool] = False
 
     name: str
     metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.labels.Accuracy
-    primary: str  # the key of the metric's result that tables show and that picks the best epoch
+    primary: str  # the metric's key that tables show and that picks the best epoch
 
     def check_metric(self) -> None:
-        """ValueError where the metric is not there or does not give the primary score."""
+        """Raise ValueError if the metric does not exist or does not return the primary score."""
         scores = self.score({"made-up rows": self._made_up()})
         if self.primary not in scores:
             raise ValueError(
@@ -80,34 +86,51 @@ class Task:
             )
 
     def load(self, data: Path | None) -> Splits:
-        """Read the rows. `data` is the folder of local data sets, None where there is none."""
+        """Read the rows.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+        """
         raise NotImplementedError
 
     @property
     def encoding(self) -> tuple[str, ...]:
-        """What token ids depend on besides the rows, the class of the task, the tokenizer and max_length."""
+        """What token ids depend on besides rows, task class, tokenizer and max_length."""
         raise NotImplementedError
 
     def encode(self, rows: Mapping[str, list], tokenizer: Any, max_length: int) -> dict[str, list]:
-        """Token ids of a batch of rows, truncated to max_length, without padding."""
+        """Tokenise a batch of rows.
+
+        Args:
+            rows: Columns by name.
+            tokenizer: The backbone's tokenizer.
+            max_length: Longer texts are truncated to this number of tokens.
+
+        Returns:
+            Columns of token ids, without padding.
+        """
         raise NotImplementedError
 
     def shortest(self, tokenizer: Any) -> int:
-        """The least max_length that leaves room for a text."""
+        """Return the smallest max_length that leaves room for a text."""
         return 1
 
     def notes(self, split: str, encoded: Dataset) -> list[str]:
-        """What a run has to report of a split's encoded rows."""
+        """Return what a run reports about a split's encoded rows."""
         return []
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
-        """The stratum of each row of the training set, for a stratified sample (loradrop.sampling)."""
+        """Return the stratum of each row of the training set, for a stratified sample."""
         raise NotImplementedError
 
     def score(self, outputs: Mapping[str, tuple[Values, Values]]) -> dict[str, float]:
-        """Metrics of {split: (predictions, references)}: over all splits together and, if several, of each alone.
+        """Score all splits together and, if there are several, each one alone.
 
-        Keys are the metric's own, with `_<split>` appended for a split alone; values are in the metric's units (0 to 1).
+        Args:
+            outputs: Predictions and references by split.
+
+        Returns:
+            The metric's own keys and units (0 to 1). Keys of a single split end in `_<split>`.
         """
         metric = load_metric(self.metric)
         together = (
@@ -122,13 +145,13 @@ class Task:
         return {key: float(value) for key, value in scores.items()}
 
     def _made_up(self) -> tuple[Values, Values]:
-        """Two predictions and their references, to try a metric on."""
+        """Return two predictions and their references, to try a metric on."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTask(Task):
-    """Sequence classification, or regression where `labels` is None."""
+    """Sequence classification, or regression if `labels` is None."""
 
     columns: tuple[str, ...]  # one text column, or two for sentence pairs
     labels: tuple[str, ...] | None  # class names in the order of their ids
@@ -136,7 +159,7 @@ class LabelTask(Task):
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):
             raise ValueError(f"columns must be a list, e.g. [{self.columns}]")
-        # Hydra hands over lists
+        # Hydra passes lists
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "labels", None if self.labels is None else tuple(self.labels))
 
@@ -163,7 +186,7 @@ class LabelTask(Task):
         )
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
-        """Classes; quantiles of the score where there are none."""
+        """Return the classes, or quantiles of the score if there are no classes."""
         labels = list(rows[LABEL])
         return quantile_bins(labels) if self.is_regression else labels
 

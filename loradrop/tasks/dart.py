@@ -1,11 +1,16 @@
-"""DART 1.1.1 (Nan et al. 2021): sentences from sets of triples. Training and dev files are JSON, the test file is XML.
+"""DART 1.1.1 (Nan et al. 2021): sentences from sets of triples.
 
-    [{"tripleset": [["the bridge", "BUILT", "1901"], ...], "annotations": [{"text": "The bridge is ..."}, ...]}, ...]
-    <entry><modifiedtripleset><mtriple>the bridge | BUILT | 1901</mtriple>...</modifiedtripleset><lex>...</lex>...</entry>
+The training and dev files are JSON, the test file is XML:
 
-Sources are written as by the LoRA paper's scripts (format_converting_dart.py), with the relation in lower case:
-`the bridge : built : 1901 | ...`. An entry is an example of the evaluation, as the authors count them: 938 of test (891 of
-them word for word) and 47 of dev repeat the triples of another.
+    [{"tripleset": [["the bridge", "BUILT", "1901"], ...],
+      "annotations": [{"text": "..."}, ...]}, ...]
+    <entry><modifiedtripleset><mtriple>the bridge | BUILT | 1901</mtriple>...</modifiedtripleset>
+    <lex>...</lex>...</entry>
+
+Sources are written as the LoRA paper's scripts do (format_converting_dart.py), with the relation in
+lower case: `the bridge : built : 1901 | ...`. Each entry is one evaluation example, as the authors
+count them: 938 entries of test (891 of them word for word) and 47 of dev repeat the triples of
+another entry.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ class Dart(OfficialTask):
 
 
 def json_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
-    """(triples, texts) of each entry of the training or dev file."""
+    """Yield (triples, texts) for each entry of the training or dev file."""
     entries = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(entries, list):
         raise ValueError(f"{path}: it is no list of entries.")
@@ -57,7 +62,7 @@ def json_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
 
 
 def xml_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
-    """(triples, texts) of each entry of the test file."""
+    """Yield (triples, texts) for each entry of the test file."""
     for entry in ElementTree.parse(path).getroot().iterfind("entries/entry"):
         triples = [
             (triple.text or "").split(" | ")
@@ -71,7 +76,7 @@ def is_triple(one: Any) -> bool:
 
 
 def linearise(triples: Iterable[list[str]]) -> str:
-    """[[subject, RELATION, object], ...] -> `subject : relation : object | ...`."""
+    """Write [[subject, RELATION, object], ...] as `subject : relation : object | ...`."""
     return " | ".join(
         f"{subject} : {relation.lower()} : {value}" for subject, relation, value in triples
     )

@@ -1,8 +1,10 @@
 r"""DialogSum (Chen et al. 2021): summaries of everyday dialogues.
 
-    {"fname": "train_0", "dialogue": "#Person1#: ...\n#Person2#: ...", "summary": "...", "topic": "..."}
+    {"fname": "train_0", "dialogue": "#Person1#: ...\n#Person2#: ...",
+     "summary": "...", "topic": "..."}
 
-The test file has three summaries of each dialogue (`summary1` to `summary3`), which are the references of one example.
+The test file has three summaries of each dialogue (`summary1` to `summary3`). They are the
+references of one example.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Single files from where their authors publish them, once: whole and as expected, or not there at all."""
+"""Download single files from their authors once; a file is complete and verified, or absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = 1 << 18  # bytes
 
 
 def cache_folder(name: str, url: str) -> Path:
-    """Where the files below `url` are kept: in the Hub library's folder (HF_HOME), apart for each pinned address."""
+    """Return the folder in HF_HOME for the files below `url`, one for each pinned address."""
     return (
         Path(constants.HF_HOME)
         / "loradrop"
@@ -30,11 +30,16 @@ def cache_folder(name: str, url: str) -> Path:
 
 
 def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
-    """`target`, downloaded from `url` where it is not there yet.
+    """Return `target`, downloaded from `url` if it does not exist yet.
 
-    `check` gets the path of the downloaded file and raises ValueError where it is not the one expected; only then the file
-    takes its place, so that what is there is whole. Raises FileNotFoundError with the reason where it cannot be had, within
-    seconds where there is no network.
+    Args:
+        url: The file's address.
+        target: Its place on the disk. Only a complete and checked file is put there.
+        check: Gets the path of the downloaded file and raises ValueError if it is the wrong one.
+
+    Raises:
+        FileNotFoundError: The file cannot be downloaded; the message says why. Without a network
+            this takes seconds.
     """
     if target.is_file():
         return target
@@ -45,7 +50,7 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
             f"{url} is not in the local cache and cannot be fetched ({why_unavailable(endpoint)})"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    # the name's end is kept: a reader may tell the format by it
+    # keep the suffix, which may tell a reader the format
     descriptor, name = tempfile.mkstemp(
         prefix=".part-", suffix=f"-{target.name}", dir=target.parent
     )
@@ -54,10 +59,8 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
             _copy(url, file, target.name)
         check(Path(name))
         Path(name).replace(target)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # no such file, no space left, a broken connection, another file
+    # no such file, no space left, a broken connection, the wrong file
+    except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".").replace(name, target.name)
         raise FileNotFoundError(
             f"fetching {url} failed ({reason or type(error).__name__})"
@@ -68,7 +71,7 @@ def fetch_file(url: str, target: Path, check: Callable[[Path], None]) -> Path:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """ValueError where the file has another checksum."""
+    """Raise ValueError if the file has another checksum."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:

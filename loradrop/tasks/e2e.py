@@ -1,10 +1,11 @@
 """The E2E data set (Novikova et al. 2017): descriptions of restaurants from up to eight attributes.
 
-The files have two columns, `mr` and `ref`, and a row for each description:
+The files have two columns, `mr` and `ref`, and one row for each description:
 
     "name[The Anchor], eatType[pub], area[riverside]",The Anchor is a pub by the river.
 
-Sources are written as in the data of the LoRA paper's scripts: `name : The Anchor | Type : pub | area : riverside`.
+Sources are written as in the data of the LoRA paper's scripts: `name : The Anchor | Type : pub |
+area : riverside`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from loradrop.tasks.text import Entry
 
 COLUMNS = ["mr", "ref"]
 ATTRIBUTE = re.compile(r"\s*([^\[\],]+)\[([^\[\]]*)\]\s*(?:,|$)")
-NAMES = {
-    "eatType": "Type",
-    "priceRange": "price",
-    "familyFriendly": "family friendly",
-}  # others stay as they are
+# other names stay as they are
+NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 
 
 class E2E(OfficialTask):
-    """Descriptions of restaurants; for evaluation, all references of one meaning representation are one example."""
+    """Descriptions of restaurants.
+
+    For evaluation, all references of one meaning representation form one example.
+    """
 
     def read(self, path: Path, training: bool) -> list[Entry]:
         pairs = []
@@ -53,7 +54,11 @@ class E2E(OfficialTask):
 
 @cache
 def linearise(meaning: str) -> str:
-    """`name[The Anchor], eatType[pub]` -> `name : The Anchor | Type : pub`. ValueError where it is no such list."""
+    """Write `name[The Anchor], eatType[pub]` as `name : The Anchor | Type : pub`.
+
+    Raises:
+        ValueError: The text is not such a list.
+    """
     parts, end = [], 0
     while match := ATTRIBUTE.match(meaning, end):
         parts.append(f"{NAMES.get(match[1], match[1])} : {match[2]}")

@@ -1,9 +1,11 @@
-"""The GLUE tasks from three sources with the same rows: the official TSVs, a folder written by `datasets`, the Hub.
+"""The GLUE tasks. All sources give the same rows: official TSVs, a `datasets` folder, the Hub.
 
-A folder `<data>/<name>` or `<data>/<official>` (RTE, SST-2, STS-B, ...) comes before the Hub. Per split it may hold
-    train.tsv, dev.tsv                          the official layout (MNLI: dev_matched.tsv, dev_mismatched.tsv)
-    train/, validation/                         `save_to_disk`
-    train-*.parquet or <config>/train-*.parquet the layout of the Hub's repository, which is also how a download arrives
+A folder `<data>/<name>` or `<data>/<official>` (RTE, SST-2, STS-B, ...) comes before the Hub. For
+each split it may contain
+    train.tsv, dev.tsv      the official layout (MNLI: dev_matched.tsv, dev_mismatched.tsv)
+    train/, validation/     the layout of `save_to_disk`
+    train-*.parquet or <config>/train-*.parquet
+                            the layout of the Hub's repository, which a download has as well
 The test splits are not read: their labels were never published.
 """
 
@@ -27,7 +29,7 @@ SCORES = (0.0, 5.0)  # the range of STS-B, the only regression of GLUE
 
 @dataclass
 class Rows:
-    """The columns of one split as they were read, and where each row stands, for error messages."""
+    """The columns of one split as they were read, and the place of each row for error messages."""
 
     columns: dict[str, pa.Array]
     source: Path
@@ -40,23 +42,21 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Glue(LabelTask):
-    """One GLUE task; classification, or regression on 0 to 5 where `labels` is None."""
+    """One GLUE task: classification, or regression on 0 to 5 if `labels` is None."""
 
     official: str  # folder of the official download
     config: str  # name of the configuration on the Hub
     hub_id: str
     revision: str | None = None  # commit of the Hub's repository; None is its newest
-    parts: tuple[
-        str, ...
-    ] = ()  # parts of the evaluation set, e.g. matched and mismatched; none: one set
+    # parts of the evaluation set, e.g. matched and mismatched; empty for a single set
+    parts: tuple[str, ...] = ()
     tsv_header: tuple[str, ...] | None = None  # column names of TSVs without a header line
-    tsv_columns: Mapping[str, str] = field(
-        default_factory=dict
-    )  # our name -> the TSV's, where they differ
+    # our name -> the TSV's, if they differ
+    tsv_columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Hydra hands over lists and its own mapping
+        # Hydra passes lists and its own mapping
         object.__setattr__(self, "parts", tuple(self.parts))
         object.__setattr__(
             self, "tsv_header", None if self.tsv_header is None else tuple(self.tsv_header)
@@ -65,14 +65,18 @@ class Glue(LabelTask):
 
     @property
     def evaluation(self) -> dict[str, str]:
-        """Name of each part of the evaluation set -> the Hub's name of that split."""
+        """The Hub's split name for each part of the evaluation set."""
         return {part: f"{VALIDATION}_{part}" for part in self.parts} or {VALIDATION: VALIDATION}
 
     def load(self, data: Path | None) -> Splits:
-        """Read the rows from a folder in `data`, or else from the Hub or its cache.
+        """Read the rows from a folder in `data`, or otherwise from the Hub or its cache.
 
-        Raises FileNotFoundError where there is no data, naming the folder that would be used, and ValueError, naming
-        the file and the line or row, where they cannot be used.
+        Args:
+            data: The folder of local data sets, None if there is none.
+
+        Raises:
+            FileNotFoundError: There is no data. The message names the folder that would be used.
+            ValueError: The data cannot be used. The message names the file and the line or row.
         """
         folder = find_local(data, self.name, self.official) or self._from_hub(data)
         train = self._read(folder, TRAIN)
@@ -81,7 +85,8 @@ class Glue(LabelTask):
         if train is None or len(missing) == len(evaluation):
             lacks = TRAIN if train is None else " and no ".join(missing)
             raise FileNotFoundError(
-                f"{self.name}: {folder} has no {lacks} split. It needs {self._expected()}; it holds "
+                f"{self.name}: {folder} has no {lacks} split. It needs "
+                f"{self._expected()}; it holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
         notes = [
@@ -94,12 +99,13 @@ class Glue(LabelTask):
 
     def _expected(self) -> str:
         files = [tsv_name(split) for split in (TRAIN, *self.evaluation.values())]
-        return f"the official files ({', '.join(files)}) or a folder written by `datasets` (save_to_disk or parquet)"
-
-    # sources
+        return (
+            f"the official files ({', '.join(files)}) or a folder written by `datasets` "
+            "(save_to_disk or parquet)"
+        )
 
     def _read(self, folder: Path, split: str) -> Dataset | None:
-        """The checked rows of a split in whichever format the folder has it, None if in none."""
+        """Return the checked rows of a split in any of the formats, None if the folder has none."""
         tsv, saved = folder / tsv_name(split), folder / split
         if tsv.is_file():
             rows = read_tsv(
@@ -113,7 +119,7 @@ class Glue(LabelTask):
                 dataset.with_format("arrow")[:], dataset.features, saved, (*self.columns, LABEL)
             )
         elif files := find_parquet(folder, self.config, split):
-            # several files are one split, so rows are counted over all of them
+            # several files form one split, so rows are counted over all of them
             source = files[0] if len(files) == 1 else files[0].parent / f"{split}-*.parquet"
             table = read_parquet(files, source)
             rows = read_table(
@@ -124,7 +130,7 @@ class Glue(LabelTask):
         return self._dataset(rows)
 
     def _from_hub(self, data: Path | None) -> Path:
-        """The folder of the Hub's cache with this task, downloaded if need be."""
+        """Return the folder in the Hub's cache with this task, downloaded if necessary."""
         patterns = [
             f"{self.config}/{split}-*.parquet" for split in (TRAIN, *self.evaluation.values())
         ]
@@ -132,12 +138,12 @@ class Glue(LabelTask):
             return fetch_dataset(self.hub_id, self.revision, patterns)
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
+            shown = place.absolute() if data else place
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local "
-                f"data, put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+                f"{self.name}: there is no folder {shown}, and {error}. To use local data, put "
+                f"{self._expected()} there, or set paths.data to the folder that has "
+                f"{self.official}/ in it."
             ) from error.__cause__
-
-    # rows -> what a model learns from
 
     def _dataset(self, rows: Rows) -> Dataset:
         if len(rows.columns[LABEL]) == 0:
@@ -172,23 +178,32 @@ class Glue(LabelTask):
                 score = float("nan")
             if not low <= score <= high:
                 raise ValueError(
-                    f"{rows.where(index)}: score {value!r} is not a number from {low:g} to {high:g}."
+                    f"{rows.where(index)}: score {value!r} is not a number "
+                    f"from {low:g} to {high:g}."
                 )
             scores.append(score)
-        # the Hub's precision, so that all sources give the same fingerprint
+        # the Hub's precision: all sources must give the same fingerprint
         return pa.array(scores, pa.float32())
 
 
 def tsv_name(split: str) -> str:
-    """The official file name of a split of the Hub."""
+    """Return the official file name of one of the Hub's splits."""
     return split.replace(VALIDATION, "dev") + ".tsv"
 
 
 def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, str]) -> Rows:
-    """Read columns {our name: name in the file} of a GLUE TSV; `header` names the columns of a file without one.
+    """Read columns of a GLUE TSV.
 
-    GLUE's files quote nothing, so a quotation mark is text, and only a line feed ends a line (a form feed or U+2028 is
-    text, too). Raises ValueError with file and line for a row with more or fewer fields than columns, or not in UTF-8.
+    GLUE's files quote nothing, so a quotation mark is text. Only a line feed ends a line; a form
+    feed or U+2028 is text as well.
+
+    Args:
+        path: The file.
+        header: The column names of a file without a header line.
+        columns: The columns to read: our name -> the name in the file.
+
+    Raises:
+        ValueError: A row has a wrong number of fields or is not UTF-8. The message names the line.
     """
     with path.open("rb") as file:
         lines = enumerate(iter_lines(file, path), start=1)
@@ -217,7 +232,8 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
             else ""
         )
         raise ValueError(
-            f"{path}, line {number}: {count} fields instead of {len(names)} ({', '.join(names)}){others:.300}. "
+            f"{path}, line {number}: {count} fields instead of {len(names)} "
+            f"({', '.join(names)}){others:.300}. "
             "Repair or remove it, or take another copy of the file."
         )
     arrays = {
@@ -227,7 +243,7 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
 
 
 def iter_lines(file: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Lines without their ends and without a byte-order mark; empty lines are allowed at the end of the file only."""
+    """Yield lines without ends and byte-order mark. Empty lines may stand at the end only."""
     empty = 0
     for number, line in enumerate(file, start=1):
         line = line.removesuffix(b"\n").removesuffix(b"\r")
@@ -251,7 +267,11 @@ def decode(text: bytes, path: Path, line: int) -> str:
 
 
 def find_parquet(folder: Path, config: str, split: str) -> list[Path]:
-    """The parquet files of a split, in order; raises FileNotFoundError where some of a numbered set are missing."""
+    """Return the parquet files of a split in order.
+
+    Raises:
+        FileNotFoundError: Some files of a numbered set are missing.
+    """
     for place in (folder, folder / config):
         files = sorted([*place.glob(f"{split}.parquet"), *place.glob(f"{split}-*.parquet")])
         if files:
@@ -272,7 +292,10 @@ def read_parquet(files: list[Path], source: Path) -> pa.Table:
 
 
 def read_table(table: pa.Table, features: Features, source: Path, columns: tuple[str, ...]) -> Rows:
-    """Columns of an Arrow table; class ids become class names if the table knows them, as its order may not be ours."""
+    """Read columns of an Arrow table.
+
+    Class ids become class names if the table knows these, as its order may differ from ours.
+    """
     absent = [name for name in columns if name not in table.column_names]
     if absent:
         raise ValueError(

@@ -1,9 +1,10 @@
-r"""GSM8K (Cobbe et al. 2021): arithmetic word problems with worked solutions, from the official JSONL files or the Hub.
+r"""GSM8K (Cobbe et al. 2021): arithmetic word problems with solutions, as JSONL or from the Hub.
 
     {"question": "...", "answer": "... 3*4 = <<3*4=12>>12 ...\n#### 12"}
 
-The target is the answer as it stands, with the calculator's annotations; the number behind #### is what is scored.
-A local folder may also have the Hub's layout, main/train-*.parquet. Without a folder the Hub comes before the repository.
+The target is the unchanged answer with the calculator's annotations. The number after #### is
+scored. A local folder may also have the Hub's layout, main/train-*.parquet. Without a folder the
+Hub is tried before the authors' repository.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ QUESTION, ANSWER = "question", "answer"
 
 @dataclass(frozen=True, kw_only=True)
 class Gsm8k(OfficialTask):
-    """Word problems; loradrop.metrics.text.FinalAnswer finds the number in what is generated."""
+    """Word problems; loradrop.metrics.text.FinalAnswer finds the number in a generated text."""
 
     config: str  # name of the configuration on the Hub
     hub_id: str
@@ -33,7 +34,7 @@ class Gsm8k(OfficialTask):
 
         entries = super().entries(path, training)
         for number, (_, (answer,)) in enumerate(entries, start=1):
-            if final_answer(answer) is None:  # before a model is trained, not when it is scored
+            if final_answer(answer) is None:  # better now than after training
                 raise ValueError(
                     f"{path}, entry {number}: the answer has no number: {answer[-60:]!r}."
                 )

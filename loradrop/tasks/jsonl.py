@@ -1,4 +1,4 @@
-"""Files with one JSON object in each line."""
+"""Files with one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 
 def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """The objects of a file. ValueError, naming the line, for one that is no JSON object or lacks a text for a key."""
+    """Yield the objects of a file.
+
+    Args:
+        path: The file.
+        keys: Keys for which each object must have a text.
+
+    Raises:
+        ValueError: A line is not a JSON object or lacks a key. The message names the line.
+    """
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():

@@ -1,4 +1,4 @@
-"""Generation tasks in the files that their authors publish: from a local folder, or fetched once from their repository."""
+"""Generation tasks in the files of their authors, read from a local folder or downloaded once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """A file as its authors publish it. One of checksum and number of rows tells that a download is the right one."""
+    """A file as its authors publish it. The checksum or the number of rows verifies a download."""
 
     name: str
     rows: int | None = None
@@ -26,11 +26,11 @@ class OfficialFile:
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialTask(TextTask):
-    """A task in its authors' files: from a folder `<data>/<name>` or `<data>/<official>`, or fetched once from `url`."""
+    """A task in its authors' files, from `<data>/<name>` or `<data>/<official>`, or from `url`."""
 
     official: str  # folder of the files below paths.data
-    url: str  # of the folder with the files, at a pinned commit
-    files: Mapping[str, Any]  # train and the splits for evaluation -> OfficialFile
+    url: str  # the address of the folder with the files, at a pinned commit
+    files: Mapping[str, Any]  # OfficialFile by split: train and those for evaluation
     evaluation: tuple[str, ...]  # the splits to evaluate on
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class OfficialTask(TextTask):
             raise ValueError(
                 f"files: {unchecked[0]} needs sha256 or rows, or a damaged download would pass"
             )
-        # Hydra hands over lists and its own mapping
+        # Hydra passes lists and its own mapping
         object.__setattr__(self, "files", files)
         object.__setattr__(self, "evaluation", tuple(self.evaluation))
         known = [split for split in files if split != TRAIN]
@@ -54,30 +54,46 @@ class OfficialTask(TextTask):
             )
 
     def read(self, path: Path, training: bool) -> list[Entry]:
-        """The entries of a file in its order; without `training`, all references of a source in one entry.
+        """Return the entries of a file in its order.
 
-        ValueError, naming the file and the line, where it cannot be used.
+        Args:
+            path: The file.
+            training: If False, all references of a source are in one entry.
+
+        Raises:
+            ValueError: The file cannot be used. The message names the file and the line.
         """
         raise NotImplementedError
 
     def load(self, data: Path | None) -> Splits:
-        """Read the rows. FileNotFoundError where there are no files, ValueError where they cannot be used."""
+        """Read the rows.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+
+        Raises:
+            FileNotFoundError: There are no files.
+            ValueError: The files cannot be used.
+        """
         folder = find_local(data, self.name, self.official)
         splits = (TRAIN, *self.evaluation)
         paths = {split: path for split in splits if folder and (path := self.find(folder, split))}
         missing = [split for split in splits if split not in paths]
         if folder and missing:
             raise FileNotFoundError(
-                f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs {self._expected()}; it holds "
+                f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs "
+                f"{self._expected()}; it holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
         try:
             paths |= {split: self.fetch(split) for split in missing}
         except FileNotFoundError as error:
             place = Path(data or "<paths.data>") / self.official
+            shown = place.absolute() if data else place
             raise FileNotFoundError(
-                f"{self.name}: there is no folder {place.absolute() if data else place}, and {error}. To use local data, "
-                f"put {self._expected()} there, or set paths.data to the folder that has {self.official}/ in it."
+                f"{self.name}: there is no folder {shown}, and {error}. To use local data, put "
+                f"{self._expected()} there, or set paths.data to the folder that has "
+                f"{self.official}/ in it."
             ) from error.__cause__
         train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])
         evaluation = {
@@ -87,7 +103,7 @@ class OfficialTask(TextTask):
         return Splits(train, evaluation, notes)
 
     def entries(self, path: Path, training: bool) -> list[Entry]:
-        """What `read` gives. ValueError, naming the file, where that is not text."""
+        """Return what `read` returns. Raise ValueError, naming the file, if it is not text."""
         try:
             entries = self.read(path, training)
         except UnicodeDecodeError as error:
@@ -99,12 +115,16 @@ class OfficialTask(TextTask):
         return entries
 
     def find(self, folder: Path, split: str) -> Path | None:
-        """The file of a split in a local folder."""
+        """Return the file of a split in a local folder, None if there is none."""
         path = folder / self.files[split].name
         return path if path.is_file() else None
 
     def fetch(self, split: str) -> Path:
-        """The file of a split from the cache or its public place. FileNotFoundError with the reason."""
+        """Return the file of a split from the cache or its public place.
+
+        Raises:
+            FileNotFoundError: The file cannot be downloaded. The message says why.
+        """
         file = self.files[split]
 
         def check(path: Path) -> None:
@@ -121,7 +141,8 @@ class OfficialTask(TextTask):
         )
 
     def _expected(self) -> str:
-        return f"the official files ({', '.join(self.files[split].name for split in (TRAIN, *self.evaluation))})"
+        names = ", ".join(self.files[split].name for split in (TRAIN, *self.evaluation))
+        return f"the official files ({names})"
 
     def _train_rows(self, entries: list[Entry], path: Path) -> tuple[Dataset, list[str]]:
         pairs = [(source, text) for source, texts in entries for text in texts or [""]]

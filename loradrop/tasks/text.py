@@ -1,13 +1,15 @@
-"""Tasks whose answer is a text: rows, prompts, token ids and scores.
+"""Tasks that answer with a text: rows, prompts, token ids and scores.
 
-A training row has `source` and `target`, one row for each reference; an evaluation row has `source` and `references`, a list
-of all of them. The prompt is the task's template with the source in it, and the target follows: token ids of both are made
-apart and put in a row, so that the boundary is the same in training and in generating, whatever the tokenizer merges.
+A training row has `source` and `target`, one row for each reference. An evaluation row has `source`
+and `references`, a list of all of them. The prompt is the task's template with the source filled
+in, and the target follows it. Prompt and target are tokenised separately and concatenated, so
+the boundary is the same in training and generation, whatever the tokenizer merges.
 
-    training     [bos] prompt target eos, at most max_length tokens; labels are -100 on bos and prompt
+    training     [bos] prompt target eos, at most max_length tokens; labels of [bos] prompt are -100
     evaluation   [bos] prompt, at most max_length - max_new_tokens tokens
 
-A prompt that does not fit loses the end of its source, whole words at a time; the template and the target stay whole.
+If a prompt is too long, the end of its source is cut off, word by word. The template and the target
+are never cut.
 """
 
 from __future__ import annotations
@@ -26,18 +28,23 @@ from loradrop.tasks.base import Task, Values
 SOURCE, TARGET, REFERENCES = "source", "target", "references"
 LABELS, TRUNCATED = "labels", "truncated"  # of encoded rows
 SLOT = "{source}"
-IGNORED = -100  # a label that the loss leaves out
+IGNORED = -100  # the loss skips this label
 Entry = tuple[str, list[str]]  # a source and its references
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """A task whose answer is a text."""
+    """A task that answers with a text.
+
+    Args:
+        template: The prompt, with {source} in it. It ends where the target begins.
+        max_new_tokens: The largest number of tokens to generate.
+    """
 
     generates: ClassVar[bool] = True
 
-    template: str  # of the prompt, with {source} in it; it ends where the target begins
-    max_new_tokens: int  # longest text that is generated
+    template: str
+    max_new_tokens: int
 
     def __post_init__(self) -> None:
         if self.template.count(SLOT) != 1:
@@ -53,14 +60,19 @@ class TextTask(Task):
         return self.template.replace(SLOT, source)
 
     def encode(self, rows: Mapping[str, list], tokenizer: Any, max_length: int) -> dict[str, list]:
-        """Lists of `input_ids`, of `labels` for training rows, and `truncated`: 1 where the source was cut, else 0.
+        """Tokenise a batch of rows. Rows with a `target` are training rows.
 
-        Rows with a `target` are training rows. ValueError: a row whose template and target alone are longer than max_length,
-        a max_length without room for the template and max_new_tokens, or a tokenizer without an end-of-text token.
+        Returns:
+            `input_ids`, `labels` for training rows, and `truncated`: 1 if the source was cut.
+
+        Raises:
+            ValueError: The template and a target alone are longer than max_length, max_length has
+                no room for the template and max_new_tokens, or the tokenizer has no end token.
         """
         if tokenizer.eos_token_id is None:
             raise ValueError(
-                f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a generating model"
+                f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a "
+                "generating model"
             )
         prompts = list(zip(rows[SOURCE], self._prompt_ids(rows[SOURCE], tokenizer), strict=True))
         if TARGET in rows:
@@ -93,8 +105,9 @@ class TextTask(Task):
             cut = self._cut(source, whole, max_length - len(target), tokenizer)
             if cut is None:
                 raise ValueError(
-                    f"{self.name}: recipe.max_length is {max_length}, too short for a target of {len(target)} tokens behind "
-                    f"the template: the training row whose target begins {text[:60]!r}"
+                    f"{self.name}: recipe.max_length is {max_length}, too short for a target of "
+                    f"{len(target)} tokens after the template: the training row whose target "
+                    f"begins {text[:60]!r}"
                 )
             prompt, short = cut
             encoded["input_ids"].append(prompt + target)
@@ -103,28 +116,29 @@ class TextTask(Task):
         return encoded
 
     def notes(self, split: str, encoded: Dataset) -> list[str]:
-        """What a run has to report of a split's encoded rows."""
+        """Report how many sources of a split were cut."""
         cut = sum(encoded[TRUNCATED])
         return (
             [
-                f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit recipe.max_length"
+                f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit "
+                "recipe.max_length"
             ]
             if cut
             else []
         )
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
-        """Tenths of the training rows by the length of their target in characters: these tasks have no classes."""
+        """Return the decile of each target's length in characters: these tasks have no classes."""
         return quantile_bins([len(text) for text in rows[TARGET]])
 
     def decode(self, text: str) -> str:
-        """What is scored of a generated text (without prompt and special tokens)."""
+        """Return the part to score of a generated text without prompt and special tokens."""
         return text.strip()
 
     def score_texts(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
-        """Metrics of decoded texts, 0 to 1. `score` does it for several evaluation splits at once."""
+        """Score decoded texts of one split, 0 to 1. `score` takes several splits at once."""
         return self.score({"": (predictions, references)})
 
     def _made_up(self) -> tuple[Values, Values]:
@@ -139,7 +153,12 @@ class TextTask(Task):
     def _cut(
         self, source: str, prompt: list[int], room: int, tokenizer: Any
     ) -> tuple[list[int], int] | None:
-        """The prompt's ids with as much of the source as fits into `room` tokens, and whether that is less than all."""
+        """Fit a prompt into `room` tokens.
+
+        Returns:
+            The prompt's ids with as much of the source as fits, and whether it was cut. None if the
+            template alone does not fit.
+        """
         if len(prompt) <= room:
             return prompt, 0
         words = source.split(" ")
@@ -152,7 +171,7 @@ class TextTask(Task):
 
 
 def training_rows(pairs: Sequence[tuple[str, str]], path: Path | str) -> Dataset:
-    """Rows of (source, target). ValueError: none."""
+    """Make rows of (source, target). Raise ValueError if there are none."""
     if not pairs:
         raise ValueError(f"{path} has no rows.")
     features = Features({SOURCE: Value("string"), TARGET: Value("string")})
@@ -161,7 +180,11 @@ def training_rows(pairs: Sequence[tuple[str, str]], path: Path | str) -> Dataset
 
 
 def evaluation_rows(entries: Sequence[Entry], path: Path | str) -> Dataset:
-    """Rows of (source, all its references). ValueError: none, or one without a reference that is not empty."""
+    """Make rows of (source, all its references).
+
+    Raises:
+        ValueError: There are no rows, or a row has only empty references.
+    """
     if not entries:
         raise ValueError(f"{path} has no rows.")
     for number, (source, texts) in enumerate(entries, start=1):

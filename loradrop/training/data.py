@@ -1,6 +1,7 @@
 """Tokenise once, batch by length: the loaders of a run.
 
-The order of a training epoch is a function of (seed, epoch) alone, so an interrupted run can go on inside an epoch.
+The order of a training epoch depends only on (seed, epoch), so an interrupted run can continue
+within an epoch.
 """
 
 from __future__ import annotations
@@ -24,14 +25,19 @@ from loradrop.seeds import Seeds
 from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits, Task
 from loradrop.tasks.text import IGNORED, LABELS
 
-POOL = 32  # batches that are sorted by length together: little padding, yet batches change from epoch to epoch
-LONG = 20_000  # rows whose tokenising takes long enough for a progress bar
+# this many batches are sorted by length together: little padding, and batches still vary by epoch
+POOL = 32
+LONG = 20_000  # from this many rows on, tokenising shows a progress bar
 
 
 class LengthGroupedSampler(Sampler[list[int]]):
-    """Lists of row numbers of similar length, in an order that depends on (seed, epoch) only.
+    """Yield lists of rows of similar length, in an order that depends only on (seed, epoch).
 
-    `skip` leaves out the first batches of the next epoch (resuming).
+    Args:
+        lengths: The number of tokens of each row.
+        batch_size: Rows in a batch.
+        seeds: The run's seeds.
+        skip: The number of batches to leave out of the next epoch, to resume a run.
     """
 
     def __init__(
@@ -62,7 +68,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
 
 
 class Collator:
-    """Rows -> one batch, padded to its longest row on the tokenizer's side."""
+    """Join rows to one batch, padded to its longest row on the tokenizer's side."""
 
     def __init__(self, tokenizer: Any, is_regression: bool) -> None:
         self.tokenizer, self.label_type = tokenizer, torch.float32 if is_regression else torch.int64
@@ -74,7 +80,11 @@ class Collator:
 
 
 class TextCollator:
-    """Rows -> one batch: prompts with targets padded on the right, prompts alone on the left, where generating starts."""
+    """Join rows to one batch.
+
+    Prompts with targets are padded on the right. Prompts alone are padded on the left, as
+    generation starts at their right end.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.padding = tokenizer.pad_token_id
@@ -101,7 +111,23 @@ class TextCollator:
 
 
 class TaskData:
-    """A task's rows as token ids, and loaders over them."""
+    """A task's rows as token ids, and loaders over them.
+
+    Args:
+        task: The task.
+        splits: Its rows.
+        tokenizer: The backbone's tokenizer.
+        max_length: The largest number of tokens of a row.
+        batch_size: Rows in a batch of training.
+        seeds: The run's seeds.
+        num_workers: Worker processes of each loader.
+        pin_memory: Whether to pin memory, which speeds up copies to a GPU.
+        cache: A folder that keeps token ids for later runs.
+        evaluation_batch_size: Rows in a batch of evaluation. None doubles `batch_size`.
+
+    Raises:
+        ValueError: max_length is too small for the task.
+    """
 
     def __init__(
         self,
@@ -112,13 +138,14 @@ class TaskData:
         batch_size: int,
         seeds: Seeds,
         num_workers: int = 0,
-        pin_memory: bool = False,  # speeds up copies to a GPU
+        pin_memory: bool = False,
         cache: Path | None = None,
-        evaluation_batch_size: int | None = None,  # None: twice the batch size of training
+        evaluation_batch_size: int | None = None,
     ) -> None:
         if max_length < task.shortest(tokenizer):
             raise ValueError(
-                f"recipe.max_length must be at least {task.shortest(tokenizer)} for {task.name}, got {max_length}"
+                f"recipe.max_length must be at least {task.shortest(tokenizer)} for {task.name}, "
+                f"got {max_length}"
             )
         self.task, self.splits, self.seeds = task, splits, seeds
         self.evaluation_batch_size = evaluation_batch_size
@@ -144,10 +171,10 @@ class TaskData:
             splits.notes += task.notes(name, rows)
 
     def _cache_key(self, tokenizer: Any, max_length: int) -> str:
-        """Stands for all that token ids depend on."""
+        """Hash everything on which token ids depend."""
         if tokenizer.is_fast:
             settings = json.loads(tokenizer.backend_tokenizer.to_str())
-            # these two are set by use
+            # using a tokenizer changes these two
             vocabulary = json.dumps(
                 {
                     key: value
@@ -158,9 +185,7 @@ class TaskData:
         else:
             vocabulary = repr(tokenizer)
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
-        special = json.dumps(
-            tokenizer.special_tokens_map
-        )  # which stand beside the vocabulary, at the ends of texts
+        special = json.dumps(tokenizer.special_tokens_map)  # not part of the vocabulary
         parts = (
             self.fingerprint,
             encoder,
@@ -172,39 +197,39 @@ class TaskData:
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
     def of_rows(self, rows: Sequence[int]) -> TaskData:
-        """The same data with these rows as its training set."""
+        """Return the same data with these rows as its training set."""
         part = copy(self)
         part.train = self.train.select(rows)
         part.lengths = [self.lengths[row] for row in rows]
         return part
 
     def train_loader(self, skip: int = 0) -> DataLoader:
-        """Shuffled batches of the training set; the first epoch leaves out its first `skip` batches."""
+        """Return shuffled training batches; the first epoch leaves out its first `skip` batches."""
         return self._loader(
             self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seeds, skip)
         )
 
     def ordered_train_loader(self) -> DataLoader:
-        """The training set once, in a fixed order (for measuring)."""
+        """Return the training set once in a fixed order, for measuring."""
         return self._loader(self.train, self._batches(_longest_first(self.lengths)))
 
     def evaluation_loaders(self) -> list[DataLoader]:
-        """Each split once, in the order of `evaluation_order`."""
+        """Return each split once, in the order of `evaluation_order`."""
         return [
             self._loader(self.evaluation[name], self._batches(self.evaluation_order(name)))
             for name in self.evaluation
         ]
 
     def evaluation_order(self, split: str) -> list[int]:
-        """The rows of a split in the order of its batches."""
+        """Return the rows of a split in the order of its batches."""
         return _longest_first([len(ids) for ids in self.evaluation[split]["input_ids"]])
 
     def sample(self, ratio: float) -> list[int]:
-        """Rows of a stratified sample of the training set: by the task's strata."""
+        """Return the rows of a sample of the training set, stratified by the task's strata."""
         return stratified_sample(self.task.strata(self.splits.train), ratio, self.seeds.sample)
 
     def _batches(self, order: list[int]) -> list[list[int]]:
-        size = self.evaluation_batch_size or 2 * self.batch_size  # without gradients more fits
+        size = self.evaluation_batch_size or 2 * self.batch_size  # more fits without gradients
         return [order[i : i + size] for i in range(0, len(order), size)]
 
     def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
@@ -220,14 +245,14 @@ class TaskData:
 
 
 def _longest_first(lengths: Sequence[int]) -> list[int]:
-    """So that a batch that does not fit the memory shows at once."""
+    """Sort rows by descending length, so that a batch that exceeds the memory fails at once."""
     return sorted(range(len(lengths)), key=lambda row: -lengths[row])
 
 
 def _tokenise(
     rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None
 ) -> Dataset:
-    """Token ids and labels; read from `cache` where they have been made before."""
+    """Return token ids and labels. They are read from `cache` if they are there."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
     path = None if cache is None else cache / f"{name}.arrow"

@@ -1,4 +1,7 @@
-"""The Lightning module of runs that answer with a text: trained on prompts and targets, scored on what it generates."""
+"""The Lightning module for tasks that answer with a text.
+
+It trains on prompts and targets and scores what the model generates.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,15 @@ from loradrop.training.recipe import Decoding
 
 
 class NoRepeatedNgrams(NoRepeatNGramLogitsProcessor):
-    """No n-gram comes twice among the tokens behind `start`, the width of the prompts.
+    """Forbid repeated n-grams among the generated tokens.
 
-    transformers' own setting also forbids what stands in the prompt, and so the names that a text has to copy from it. In
-    the LoRA paper's search only the generated text counts (microsoft/LoRA, examples/NLG/src/gpt2_beam.py: `history`).
+    transformers' own setting also forbids n-grams of the prompt, and so the names that a text has
+    to copy from it. In the LoRA paper's search only the generated text counts (microsoft/LoRA,
+    examples/NLG/src/gpt2_beam.py: `history`).
+
+    Args:
+        size: The n of the n-grams.
+        start: The width of the prompts, at which the generated tokens start.
     """
 
     def __init__(self, size: int, start: int) -> None:
@@ -30,14 +38,22 @@ class NoRepeatedNgrams(NoRepeatNGramLogitsProcessor):
 
 
 class GenerationModule(RunModule):
-    """Batches of prompts are padded on the left, so that all texts of a batch begin at the same position."""
+    """Train on prompts and targets, score generated texts.
+
+    Batches of prompts are padded on the left, so all texts of a batch begin at the same position.
+
+    Args:
+        tokenizer: The backbone's tokenizer.
+        decoding: How texts are generated.
+        args, kwargs: As in RunModule.
+    """
 
     def __init__(self, *args: Any, tokenizer: Any, decoding: Decoding, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tokenizer = tokenizer
         self.task = cast(TextTask, self.data.task)
         self.no_repeat_ngram_size = decoding.no_repeat_ngram_size
-        # in the checkpoint's place, of which generate() would take all that is not set here, e.g. a repetition penalty
+        # replaces the checkpoint's, from which generate() would take e.g. a repetition penalty
         self.model.generation_config = GenerationConfig(
             max_new_tokens=self.task.max_new_tokens,
             num_beams=decoding.num_beams,
@@ -47,12 +63,10 @@ class GenerationModule(RunModule):
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-        self.predictions: dict[
-            str, list[str]
-        ] = {}  # of the epoch scored last, in the order of the split's rows
-        self.unended: dict[
-            str, int
-        ] = {}  # texts of that epoch that reached max_new_tokens, by split
+        # the texts of the epoch scored last, by split, in the order of its rows
+        self.predictions: dict[str, list[str]] = {}
+        # how many of them reached max_new_tokens, by split
+        self.unended: dict[str, int] = {}
 
     def validation_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -87,7 +101,8 @@ class GenerationModule(RunModule):
             {split: len(rows) for split, rows in self.data.evaluation.items()},
         )
         return [
-            f"{name}: {count} of {sizes[split]} texts for {split} were cut off at task.max_new_tokens"
+            f"{name}: {count} of {sizes[split]} texts for {split} were cut off at "
+            "task.max_new_tokens"
             for split, count in self.best.get("unended", {}).items()
             if count
         ]

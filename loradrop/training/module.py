@@ -1,8 +1,8 @@
-"""The Lightning modules of a run: what all of them share, and sequence classification and regression.
+"""The Lightning modules of a run: the common part, and sequence classification and regression.
 
-AdamW, linear schedule with warm-up, no weight decay on biases and layer norms (as run_glue.py of Hu et al. 2021). The
-random numbers of a step (dropout) are a function of (seed, step), so that a resumed run is the uninterrupted one.
-Generation is in generation.py.
+AdamW with a linear schedule and warm-up, no weight decay on biases and layer norms (as in
+run_glue.py of Hu et al. 2021). The random numbers of a step (dropout) depend only on (seed, step),
+so a resumed run equals an uninterrupted one. Generation is in generation.py.
 """
 
 from __future__ import annotations
@@ -26,9 +26,17 @@ from loradrop.training.recipe import Recipe
 
 
 class RunModule(pl.LightningModule):
-    """Trains what a method left trainable, scores every epoch, remembers the best epoch's parameters.
+    """Train what the method left trainable, score each epoch, remember the best epoch's parameters.
 
-    A subclass collects a split's outputs in validation_step and makes scores of them in `collected`.
+    A subclass collects a split's outputs in validation_step and turns them into predictions in
+    `collected`.
+
+    Args:
+        model: The model with its adapters.
+        data: The task's data.
+        recipe: How to train.
+        method: The method, None for none.
+        identity: Stands for data and weights. A checkpoint with another identity is refused.
     """
 
     def __init__(
@@ -37,21 +45,18 @@ class RunModule(pl.LightningModule):
         data: TaskData,
         recipe: Recipe,
         method: Method | None,
-        identity: str = "",  # of data and weights: a checkpoint of others is refused
+        identity: str = "",
     ) -> None:
         super().__init__()
         self.identity = identity
         self.model, self.data, self.recipe, self.method = model, data, recipe, method
-        self.epochs: list[dict[str, float]] = []  # scores of each epoch, from 1
-        self.best: dict[
-            str, Any
-        ] = {}  # what is remembered of the best epoch: its number and its trainable parameters
+        self.epochs: list[dict[str, float]] = []  # the scores of each epoch
+        self.best: dict[str, Any] = {}  # the best epoch's score and what `remembered` returned
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
-        self.outputs: dict[
-            str, list[tuple[Any, Any]]
-        ] = {}  # split -> what validation_step keeps of each batch
-        self.skip = 0  # batches of the current epoch that were done before an interruption
-        self.train_seconds, self.resumed_at = 0.0, time.perf_counter()  # validation left out
+        # by split: what validation_step keeps of each batch
+        self.outputs: dict[str, list[tuple[Any, Any]]] = {}
+        self.skip = 0  # batches of the current epoch done before an interruption
+        self.train_seconds, self.resumed_at = 0.0, time.perf_counter()  # without validation
         self.strict_loading = False  # checkpoints hold trainable parameters only
 
     def train_dataloader(self) -> Any:
@@ -65,7 +70,7 @@ class RunModule(pl.LightningModule):
         self.resumed_at = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
-        # here and not where an epoch is scored, which not every epoch is
+        # here, as not every epoch is scored
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
 
     def on_validation_epoch_start(self) -> None:
@@ -86,12 +91,11 @@ class RunModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.method is not None:
-            self.method.on_step_end(
-                self.model, self.global_step + 1
-            )  # Lightning counts it only afterwards
+            # Lightning counts the step only afterwards
+            self.method.on_step_end(self.model, self.global_step + 1)
 
     def collected(self) -> Mapping[str, tuple[Values, Values]]:
-        """{split: (predictions, references)} of the epoch's outputs."""
+        """Return {split: (predictions, references)} for the epoch's outputs."""
         raise NotImplementedError
 
     def split_name(self, dataloader_idx: int) -> str:
@@ -113,11 +117,11 @@ class RunModule(pl.LightningModule):
         self.resumed_at = time.perf_counter()
 
     def remembered(self) -> dict[str, Any]:
-        """What is kept of the best epoch."""
+        """Return what is kept of the best epoch."""
         return {"epoch": self.current_epoch + 1, "state": self.trainable_state()}
 
     def notes(self) -> list[str]:
-        """What a run has to report of its best epoch."""
+        """Return what a run reports about its best epoch."""
         return []
 
     def diverged(self) -> FloatingPointError:
@@ -126,7 +130,7 @@ class RunModule(pl.LightningModule):
         )
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Trainable parameters on the CPU by their name in the model, each shared one once."""
+        """Copy trainable parameters to the CPU, by their name in the model; a shared one once."""
         return {
             n: p.detach().cpu().clone() for n, p in self.model.named_parameters() if p.requires_grad
         }
@@ -196,7 +200,7 @@ class SequenceModule(RunModule):
                 torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)
             )
             if not np.isfinite(logits).all():
-                # the class of the largest NaN is the first one: that would pass for a score
+                # argmax of NaNs is class 0, which would pass for a prediction
                 raise self.diverged()
             decoded[split] = task.decode(logits), labels
         return decoded

@@ -1,6 +1,6 @@
-"""How a model is trained and how it generates: the keys of a YAML in conf/recipe and in conf/decoding.
+"""How a model is trained and how it generates: the keys of conf/recipe and conf/decoding.
 
-Free of torch, so that a config is checked in no time.
+This module does not import torch, so a config is checked at once.
 """
 
 from __future__ import annotations
@@ -10,16 +10,32 @@ from dataclasses import dataclass
 
 @dataclass
 class Recipe:
-    """AdamW with a linear schedule; values come from YAML alone. ValueError: a number out of range."""
+    """AdamW with a linear schedule. All values come from YAML.
+
+    Args:
+        learning_rate: The peak learning rate.
+        batch_size: The global batch size, over all devices.
+        epochs: The number of epochs. 0 runs only what precedes training (LoRA-drop's measurement).
+        warmup_ratio: The share of all steps that warm up.
+        weight_decay: AdamW's weight decay.
+        max_length: The largest number of tokens of a row, with special tokens.
+        max_grad_norm: Gradients are clipped to this norm. None does not clip.
+        lora_alpha: LoRA's alpha that goes with this learning rate.
+        adapter_learning_rate: The learning rate of what trains outside the head. None takes
+            `learning_rate`.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
 
     learning_rate: float
-    batch_size: int  # global: over all devices
-    epochs: int  # 0: what comes before training alone, LoRA-drop's measurement
-    warmup_ratio: float  # of all steps
+    batch_size: int
+    epochs: int
+    warmup_ratio: float
     weight_decay: float
-    max_length: int  # tokens, special tokens included
+    max_length: int
     max_grad_norm: float | None
-    lora_alpha: float  # the alpha of LoRA that goes with this learning rate
+    lora_alpha: float
     adapter_learning_rate: float | None = (
         None  # of what trains outside the head; None: learning_rate
     )
@@ -30,7 +46,8 @@ class Recipe:
                 raise ValueError(f"recipe.{key} must be positive, got {getattr(self, key)}")
         if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
             raise ValueError(
-                f"recipe.adapter_learning_rate must be positive or null, got {self.adapter_learning_rate}"
+                "recipe.adapter_learning_rate must be positive or null, "
+                f"got {self.adapter_learning_rate}"
             )
         if self.epochs < 0:
             raise ValueError(f"recipe.epochs must not be negative, got {self.epochs}")
@@ -46,7 +63,19 @@ class Recipe:
 
 @dataclass
 class Decoding:
-    """How texts are generated, by greedy search (num_beams 1) or beam search. ValueError: a number out of range."""
+    """How texts are generated, by greedy search or beam search.
+
+    Args:
+        num_beams: The number of beams; 1 is greedy search.
+        length_penalty: A beam's score is divided by its length to this power. Above 1, longer texts
+            win.
+        no_repeat_ngram_size: No n-gram of this size occurs twice in a text; 0 sets no limit.
+        batch_size: The number of prompts in a batch.
+        every_epoch: Whether to score every epoch, or only the last one.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
 
     num_beams: int
     length_penalty: (
@@ -55,8 +84,8 @@ class Decoding:
     no_repeat_ngram_size: (
         int  # no n-gram of this size comes twice in a generated text; 0 for no limit
     )
-    batch_size: int  # prompts at once
-    every_epoch: bool  # score every epoch, or only the last one
+    batch_size: int
+    every_epoch: bool
 
     def __post_init__(self) -> None:
         for key in ("num_beams", "batch_size"):
@@ -64,5 +93,6 @@ class Decoding:
                 raise ValueError(f"decoding.{key} must be at least 1, got {getattr(self, key)}")
         if self.no_repeat_ngram_size < 0:
             raise ValueError(
-                f"decoding.no_repeat_ngram_size must not be negative, got {self.no_repeat_ngram_size}"
+                "decoding.no_repeat_ngram_size must not be negative, "
+                f"got {self.no_repeat_ngram_size}"
             )

@@ -51,7 +51,7 @@ def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
     method.install(model)
     assert parameter_counts(model, method.result_fields().get("inactive", 0))["adapter"] == printed
     if formula:
-        symbols = {"r": "rank", "s": "sparsity", "num_layers": "dropped_layers", "b": "bottleneck", "v": "virtual_tokens"}
+        symbols = {"r": "rank", "s": "sparsity", "k": "dropped_layers", "b": "bottleneck", "v": "virtual_tokens"}
         values = {symbol: getattr(method, key) for symbol, key in symbols.items() if hasattr(method, key)}
         if name == "prilora":
             values["R"] = 96

@@ -1,4 +1,4 @@
-"""Dialogues of two people of which one asks and the other answers, with the answer in one sentence: mini_summary."""
+"""Dialogues in which one person asks and the other answers, with summaries: mini_summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DELAY = ("let me think.", "please tell me.")
 
 
 class DialogueGenerator:
-    """Draws dialogues; a call gives one, a turn in each line, with three summaries."""
+    """Draw dialogues. A call returns one, a line for each turn, and three summaries."""
 
     def __init__(self, rng: random.Random, training: bool) -> None:
         self.rng = rng
@@ -52,7 +52,7 @@ class DialogueGenerator:
         ]
 
     def exchange(self, answers: str, other: str) -> tuple[str, str, str]:
-        """A question, its answer, and the fact as somebody else puts it."""
+        """Return a question, its answer, and the fact in the words of a third person."""
         choose = self.rng.choice
         thing, place, day, colour, verb = (
             choose(x) for x in (self.things, self.places, DAYS, COLOURS, self.verbs)
@@ -80,7 +80,7 @@ class DialogueGenerator:
         )
 
     def filler(self) -> str:
-        """A turn that nobody asked for: small talk, or a fact of another thing."""
+        """Return an unrelated turn: small talk, or a fact about another thing."""
         if self.rng.random() < 0.4:
             return self.rng.choice(SMALL_TALK)
         thing, place, person = (

@@ -1,7 +1,8 @@
-"""Built-in tasks in the shapes of GLUE's, generated from a fixed seed by the grammar: no download, no files.
+"""Built-in tasks in the form of GLUE's. A grammar generates them from a fixed seed: no download.
 
-Each task has a maker that draws one row. Half the words of praise and blame never occur in mini_sentiment's training
-rows, so that what the pretrained model knows about words is needed. Some labels are wrong, as annotators err.
+Each task has a maker that draws one row. Half the words of praise and blame never occur in
+mini_sentiment's training rows, so a model needs what it learned about words in pretraining. Some
+labels are wrong, as annotators make mistakes.
 """
 
 from __future__ import annotations
@@ -33,15 +34,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Mini(LabelTask):
-    """A generated task; `name` picks the maker."""
+    """A generated task; `name` picks the maker.
+
+    Args:
+        train_size: The number of training rows.
+        validation_size: The number of validation rows.
+        data_seed: The seed of the rows.
+        label_noise: The share of rows whose class is drawn at random, or the standard deviation of
+            the score's error.
+    """
 
     train_size: int
     validation_size: int
     data_seed: int
-    label_noise: float  # share of rows whose class is drawn at random, or standard deviation of the score's error
+    label_noise: float
 
     def load(self, data: Path | None) -> Splits:
-        """Generate both splits; no text of the one occurs in the other."""
+        """Generate both splits. No text of one occurs in the other."""
         rng = random.Random(f"{self.name} {self.data_seed}")
         seen: set[str] = set()
         rows = {}
@@ -54,7 +63,7 @@ class Mini(LabelTask):
     def _rows(
         self, make: Callable[[], Row | None], size: int, rng: random.Random, seen: set[str]
     ) -> list[Row]:
-        """`size` rows with equal shares of the classes and no text twice or in `seen`."""
+        """Draw `size` rows with equal shares of the classes and no text twice or in `seen`."""
         rows: list[Row] = []
         texts, counts = set(seen), dict.fromkeys(range(self.num_labels), 0)
         while len(rows) < size:
@@ -70,14 +79,14 @@ class Mini(LabelTask):
         return [{**row, LABEL: self._annotate(row[LABEL], rng)} for row in rows]
 
     def _annotate(self, label: float, rng: random.Random) -> float:
-        """The label as an annotator who errs would give it."""
+        """Return the label as an annotator who makes mistakes would give it."""
         if self.is_regression:
             return round(min(5.0, max(0.0, label + rng.gauss(0, self.label_noise))), 1)
         return rng.randrange(self.num_labels) if rng.random() < self.label_noise else label
 
 
 def acceptability(rng: random.Random, split: str) -> Callable[[], Row | None]:
-    """Like CoLA: is the sentence grammatical?"""
+    """Like CoLA: whether the sentence is grammatical."""
     grammar = Grammar(rng, 0.35)
 
     def make() -> Row | None:
@@ -90,7 +99,10 @@ def acceptability(rng: random.Random, split: str) -> Callable[[], Row | None]:
 
 
 def sentiment(rng: random.Random, split: str) -> Callable[[], Row | None]:
-    """Like SST-2: is the opinion positive? Negation and contrast decide as often as the words do."""
+    """Like SST-2: whether the opinion is positive.
+
+    Negation and contrast decide as often as the words do.
+    """
     critic = ReviewGenerator(rng, twist=0.3, common_only=split == TRAIN)
 
     def make() -> Row | None:
@@ -101,7 +113,7 @@ def sentiment(rng: random.Random, split: str) -> Callable[[], Row | None]:
 
 
 def entailment(rng: random.Random, split: str) -> Callable[[], Row | None]:
-    """Like RTE: does the second sentence follow? Class 0 is entailment, as in GLUE."""
+    """Like RTE: whether the second sentence follows. Class 0 is entailment, as in GLUE."""
     grammar = Grammar(rng, 0.15)
 
     def make() -> Row | None:
@@ -119,7 +131,7 @@ def entailment(rng: random.Random, split: str) -> Callable[[], Row | None]:
 
 
 def similarity(rng: random.Random, split: str) -> Callable[[], Row | None]:
-    """Like STS-B: how much of the meaning is shared, from 0 to 5?"""
+    """Like STS-B: how much of the meaning is shared, from 0 to 5."""
     grammar = Grammar(rng, 0.3)
 
     def make() -> Row | None:
@@ -138,7 +150,7 @@ def pair(one: Clause, other: Clause, label: float) -> Row | None:
 
 
 def wrong_agreement(clause: Clause, grammar: Grammar) -> str | None:
-    """The finite verb in the other number than its subject."""
+    """Put the finite verb into the number that its subject does not have."""
     inflected = clause.tense in (PRESENT, PERFECT) or clause.is_copula
     if not inflected or clause.reflexive:
         return None
@@ -159,7 +171,7 @@ def wrong_determiner(clause: Clause, grammar: Grammar) -> str | None:
 
 
 def wrong_order(clause: Clause, grammar: Grammar) -> str | None:
-    """Two neighbouring words exchanged."""
+    """Swap two neighbouring words."""
     words = str(clause).split()
     place = grammar.rng.randrange(len(words) - 1)
     if words[place][-1] == ",":
@@ -169,7 +181,7 @@ def wrong_order(clause: Clause, grammar: Grammar) -> str | None:
 
 
 def wrong_objects(clause: Clause, grammar: Grammar) -> str | None:
-    """An object after a verb that takes none, or none after one that needs it."""
+    """Add an object to a verb that takes none, or remove the object of a verb that needs one."""
     if clause.is_copula or clause.reflexive:
         return None
     if clause.object:
@@ -203,7 +215,7 @@ def wrong_reflexive(clause: Clause, grammar: Grammar) -> str | None:
 
 
 def wrong_roles(clause: Clause, grammar: Grammar) -> str | None:
-    """A thing does what only a person can do."""
+    """Let a thing do what only a person can do."""
     if not clause.object or clause.verb.synset.object_class in ("person", "being", "creature"):
         return None
     return str(replace(clause, subject=clause.object, object=clause.subject))

@@ -1,4 +1,4 @@
-"""Records of a thing for sale, and the sentences that say all of a record: what mini_table2text is made of."""
+"""Records of things for sale, and sentences that state a whole record: mini_table2text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DAYS = ("monday", "tuesday", "friday", "sunday")
 
 
 def values(pool: list[Synset], training: bool) -> list[str]:
-    """The first word of each set; without those held out of training."""
+    """Return the first word of each set. Training lacks the held-out words."""
     words = [synset.words[0][0] for synset in pool]
     return [word for number, word in enumerate(words, start=1) if not training or number % HELD_OUT]
 
 
 def things(training: bool) -> list[str]:
-    """What can be sold and carried."""
+    """Return what can be sold and carried."""
     categories = ("tool", "garment", "instrument", "container", "toy", "machine")
     return values(
         [synset for category in categories for synset in lex.NOUN_SETS[category]], training
@@ -39,7 +39,7 @@ def places(training: bool) -> list[str]:
 
 
 class RecordGenerator:
-    """Draws records; a call gives one as text, with its five sentences."""
+    """Draw records. A call returns one as text, and its five sentences."""
 
     def __init__(self, rng: random.Random, training: bool) -> None:
         self.rng = rng
@@ -54,7 +54,7 @@ class RecordGenerator:
         }
 
     def __call__(self) -> tuple[str, list[str]]:
-        """("thing : guitar | seller : doctor | place : bridge | price : cheap", [sentences])."""
+        """Return e.g. ("thing : guitar | seller : doctor | price : cheap", [sentences])."""
         optional = self.rng.sample(
             ("place", "colour", "age", "price", "day"), self.rng.randint(2, 4)
         )
@@ -64,7 +64,7 @@ class RecordGenerator:
 
 
 def sentences(record: dict[str, str]) -> list[str]:
-    """Five ways to say a record in one sentence; each names every value."""
+    """Return five ways to state a record in one sentence; each names every value."""
     plain = _phrase(record, "age", "colour", "thing")
     full = _phrase(record, "price", "age", "colour", "thing")
     place = f" near the {record['place']}" if "place" in record else ""
@@ -82,6 +82,6 @@ def sentences(record: dict[str, str]) -> list[str]:
 
 
 def _phrase(record: dict[str, str], *names: str) -> str:
-    """An indefinite noun phrase of those values that the record has."""
+    """Return an indefinite noun phrase of those values that the record has."""
     words = [record[name] for name in names if name in record]
     return " ".join([article(words[0]), *words])

@@ -1,4 +1,4 @@
-"""Opinions on films, books and the like, with a verdict that negation and contrast can turn round."""
+"""Opinions on films, books and the like, whose verdict negation and contrast can reverse."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ REVERSERS = ("not", "never", "hardly", "anything but", "far from", "by no means"
 
 
 class ReviewGenerator:
-    """Draws opinions; `twist` is how often a statement or a contrast turns the verdict of its words round.
+    """Draw opinions.
 
-    With `common_only`, half the words of each synonym set of praise or blame are never used.
+    Args:
+        rng: The source of all random choices.
+        twist: How often a statement or a contrast reverses the verdict of its words.
+        common_only: Leave out half the words of each synonym set of praise or blame.
     """
 
     def __init__(self, rng: random.Random, twist: float, common_only: bool = False) -> None:
@@ -37,19 +40,19 @@ class ReviewGenerator:
         ).form()
 
     def thing(self) -> str:
-        """Part of the work under review, or the work."""
+        """Return a part of the work under review, or the work."""
         synset = self.work if self.chance(0.25) else self.rng.choice(self.parts)
         return self.rng.choice(synset.words)[0]
 
     def quality(self, verdict: int) -> str:
-        """What follows `is`: an adjective, or the opposite one reversed."""
+        """Return what follows `is`: an adjective, or the opposite one reversed."""
         if self.chance(self.twist):
             return f"{self.rng.choice(REVERSERS)} {self.word(ADJECTIVES[-verdict])}"
         adjective = self.word(ADJECTIVES[verdict])
         return f"{self.rng.choice(INTENSIFIERS)} {adjective}" if self.chance(0.4) else adjective
 
     def statement(self, verdict: int, draw: float | None = None) -> str:
-        """A clause with this verdict; `draw` picks its form, below 0.9 a simple one."""
+        """Return a clause with this verdict. `draw` picks its form; below 0.9 it is simple."""
         thing, draw = self.thing(), self.rng.random() if draw is None else draw
         if draw < 0.45:
             return f"the {thing} {self.rng.choice(('is', 'was'))} {self.quality(verdict)}"
@@ -62,7 +65,8 @@ class ReviewGenerator:
                 return f"the {thing} never {self.word(EFFECTS[-verdict])} me"
             return f"the {thing} {self.word(EFFECTS[verdict])} me"
         if draw < 0.9 or not self.chance(2 * self.twist):
-            return f"the {thing} was {self.word(ADJECTIVES[verdict])} and {self.word(ADJECTIVES[verdict])}"
+            first, second = (self.word(ADJECTIVES[verdict]) for _ in range(2))
+            return f"the {thing} was {first} and {second}"
         if draw < 0.95:
             return f"nobody could call the {thing} {self.word(ADJECTIVES[-verdict])}"
         feared = self.word(ADJECTIVES[-verdict])
@@ -72,7 +76,7 @@ class ReviewGenerator:
         return self.statement(verdict, self.rng.uniform(0, 0.9))
 
     def review(self, verdict: int) -> str:
-        """One sentence with this verdict; in a contrast the main clause decides."""
+        """Return one sentence with this verdict. In a contrast the main clause decides."""
         self.work, self.parts = self.rng.choice(WORKS)
         if self.chance(0.5):
             return self.statement(verdict)
@@ -85,18 +89,22 @@ class ReviewGenerator:
         )
 
     def column(self, verdict: int) -> str:
-        """A longer opinion without turns: words of one verdict side by side."""
+        """Return a longer opinion without reversals: words of one verdict side by side."""
         self.work, self.parts = self.rng.choice(WORKS)
         words = [self.word(ADJECTIVES[verdict]) for _ in range(5)]
         first, second = (self.thing() for _ in range(2))
         attitude = f"i {self.word(ATTITUDES[verdict])} it, and it {self.word(EFFECTS[verdict])} me"
-        return f"the {first} is {words[0]}, {words[1]} and {words[2]}, the {second} is {words[3]} and {words[4]}, {attitude}"
+        return (
+            f"the {first} is {words[0]}, {words[1]} and {words[2]}, "
+            f"the {second} is {words[3]} and {words[4]}, {attitude}"
+        )
 
     def conclusion(self, verdict: int) -> str:
-        """A sentence that sums a review up, on the work last reviewed."""
+        """Return a sentence that sums up a review of the work last reviewed."""
         work, draw = self.work.words[0][0], self.rng.random()
         if draw < 0.3:
-            return f"in short, the {work} is {self.word(ADJECTIVES[verdict])} and {self.word(ADJECTIVES[verdict])}"
+            first, second = (self.word(ADJECTIVES[verdict]) for _ in range(2))
+            return f"in short, the {work} is {first} and {second}"
         if draw < 0.4:
             return f"so i {self.word(ATTITUDES[verdict])} it"
         if draw < 0.9:

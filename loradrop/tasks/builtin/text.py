@@ -1,7 +1,8 @@
-"""Built-in generation tasks, made from a fixed seed out of the words of the built-in language: no download, no files.
+"""Built-in generation tasks from the words of the built-in language: a fixed seed, no download.
 
-A fifth of the things, people and places never occurs in training rows, so that copying a word has to be learned, not the
-word. A training row has one of the right sentences, an evaluation row all of them.
+A fifth of the things, people and places never occurs in training rows, so a model has to learn to
+copy a word, not the word. A training row has one of the right sentences, an evaluation row has all
+of them.
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ MAKERS: dict[str, Maker] = {"mini_table2text": RecordGenerator, "mini_summary": 
 
 @dataclass(frozen=True, kw_only=True)
 class MiniText(TextTask):
-    """A generated task; `name` picks the maker."""
+    """A generated task; `name` picks the maker.
+
+    Args:
+        train_size: The number of training rows.
+        validation_size: The number of validation rows.
+        data_seed: The seed of the rows.
+    """
 
     train_size: int
     validation_size: int
     data_seed: int
 
     def load(self, data: Path | None) -> Splits:
-        """Generate both splits; no source and no right answer occurs twice, in one split or in both."""
+        """Generate both splits. No source and no right answer occurs twice in them."""
         rng = random.Random(f"{self.name} {self.data_seed}")
         seen: set[str] = set()
         train = [

@@ -104,14 +104,14 @@ def test_of_a_sweep_the_first_run_is_explained(capsys):
     assert capsys.readouterr().out.startswith("The first of 2 runs")
 
 
-@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("width", [80, 200])
 def test_lines_fit_and_no_source_is_cut(width):
     settings = explain(["experiment=learning_rate_sensitivity", "task=rte", "method=vera"]).settings
     shown = list(lines(settings, width))
     assert max(map(len, shown)) <= width
     found = [match[1] for line in shown if (match := re.search(r"  # (.+)$", line))]
     assert found == [setting.source for setting in settings]
-    assert ("…" in "".join(shown)) == (width == 80)
+    assert ("…" in "".join(shown)) == (width < 120)  # of the long values
 
 
 def test_other_options_and_unknown_names_are_refused():

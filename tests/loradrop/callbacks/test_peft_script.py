@@ -11,6 +11,8 @@ import loradrop
 from experiments.config.validation import instantiate_group
 from loradrop.hub import ASSETS
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,8 +20,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 from transformers import Trainer, TrainingArguments
 import loradrop  # +
-
-pytestmark = pytest.mark.slow
 
 torch.manual_seed(0)
 tokenizer = AutoTokenizer.from_pretrained(folder)

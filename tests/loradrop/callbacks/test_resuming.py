@@ -22,9 +22,9 @@ def trainer(folder, make, when, share=True, callback=True, **settings):
     return Ordered(make(), arguments(folder, **options), train_dataset=rows(), callbacks=callbacks)
 
 
-@pytest.mark.parametrize("restore", [False, True])
 @pytest.mark.parametrize(
-    ("make", "share", "when"), [(ours, True, {"epochs": 1}), (theirs, True, {"steps": 6}), (theirs, False, {"epochs": 2})]
+    ("make", "share", "when", "restore"),
+    [(ours, True, {"epochs": 1}, False), (theirs, True, {"steps": 6}, True), (theirs, False, {"epochs": 2}, False)],
 )
 def test_a_checkpoint_that_was_moved(make, share, when, restore, tmp_path, monkeypatch):
     whole = trainer(tmp_path / "whole", make, when, share)

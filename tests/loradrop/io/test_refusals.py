@@ -204,6 +204,19 @@ def test_pissa_has_changed_its_base(batch, tmp_path):
     untouched(base, lambda: loradrop.from_pretrained(base, tmp_path), ValueError, match)
 
 
+@pytest.mark.parametrize("initial", ["pissa", "olora"])
+def test_an_initialisation_that_changes_the_base_is_taken_back(initial, batch, tmp_path):
+    loradrop.save_pretrained(own(share=False), tmp_path)
+    config, state, _ = read(tmp_path)
+    state.pop(f"{QUERY}.lora_A.weight")
+    state.pop(f"{QUERY}.lora_B.weight")
+    write(tmp_path, config | {"init_lora_weights": initial}, state)
+    (tmp_path / "plan.json").unlink()
+    base = tiny_model()
+    call = lambda: loradrop.from_pretrained(base, tmp_path, as_peft=True)  # noqa: E731
+    untouched(base, call, ValueError, r"files have no .*query\.lora_A\.weight, which its config promises")
+
+
 # --- files that were damaged in one place -----------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from loradrop.methods.full import Full
 from loradrop.methods.linear_probe import LinearProbe
 from loradrop.methods.lora import LoRA
 from loradrop.methods.lora_drop import LoRADrop
+from loradrop.seeds import Seeds
 
 # query keeps layer 1, value layer 2
 IMPORTANCE = Importance(
@@ -24,7 +25,7 @@ IMPORTANCE = Importance(
 class Given:
     """A probe whose stage 1 has been done: it trains B of the model and measures IMPORTANCE."""
 
-    seed = 0
+    seeds = Seeds(0)
 
     def __init__(self, model):
         self.model = model

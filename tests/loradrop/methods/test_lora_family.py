@@ -120,7 +120,7 @@ def test_s2_lora_shares_both_matrices_and_punishes_its_coefficients(batch):
     assert count(model) == 4 * 48 + 48 * 4 + 18 * 4  # as wide as the widest module
     randomise(model, "lora_B", "lora_u")
     expected = 0.1 * sum(abs(c) for module in modules for c in module.lora_u.tolist())
-    assert float(method.penalty(model)) == pytest.approx(expected, rel=1e-5)
+    assert method.penalty(model).item() == pytest.approx(expected, rel=1e-5)
     # h = W x + (alpha / r) B diag(c) A x, in a module that is narrower than the matrices
     module, x = modules[0], torch.randn(5, 32)
     delta = 2 * module.lora_B[:32] @ torch.diag(module.lora_u) @ module.lora_A[:, :32]

@@ -1,8 +1,9 @@
-"""A small English: sentences with a meaning. `Grammar(random.Random(seed)).clause()` draws one, `str(...)` is its text.
+"""A small English whose sentences have a meaning.
 
-Clauses agree in number, select their subjects and objects, and can be negated, passive, or somebody's belief. What
-changes of a clause do to its meaning is in meaning.py. The built-in tasks and the text on which tiny_roberta is
-pretrained come from here.
+`Grammar(random.Random(seed)).clause()` draws a sentence and `str(...)` is its text. Clauses agree
+in number, select their subjects and objects, and can be negated, passive, or somebody's belief.
+meaning.py has the changes that keep or alter a clause's meaning. The built-in tasks and the text on
+which tiny_roberta is pretrained come from here.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ PRESENT, PAST, PERFECT = "present", "past", "perfect"
 PRONOUNS = {"man": ("he", "him", "himself"), "woman": ("she", "her", "herself")}
 SINGULAR_DETERMINERS = ("the", "the", "the", "a", "a", "this", "that")
 PLURAL_DETERMINERS = ("the", "the", "the", "some", "these", "those", "two", "three", "many")
+# to know implies what is known; to claim does not imply what is claimed
 BELIEFS = (
     ("know", "knew"),
     ("see", "saw"),
     ("regret", "regretted"),
     ("remember", "remembered"),
-)  # imply what is believed
+)
 DOUBTS = (
     ("claim", "claimed"),
     ("think", "thought"),
     ("hope", "hoped"),
     ("pretend", "pretended"),
-)  # do not
+)
 
 
 class Word(NamedTuple):
@@ -38,13 +40,16 @@ class Word(NamedTuple):
     synset: Synset
     position: int  # in the set
 
-    def form(self, kind: int = 0) -> str:
-        return self.synset.words[self.position][kind]
+    def form(self, number: int = 0) -> str:
+        return self.synset.words[self.position][number]
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase; `link` and `inner` are a prepositional phrase, `clause` a relative clause without subject."""
+    """A noun phrase.
+
+    `link` and `inner` form a prepositional phrase; `clause` is a relative clause without a subject.
+    """
 
     determiner: str
     noun: Word
@@ -69,7 +74,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Clause:
-    """A sentence; `verb` is a verb, or an adjective after a form of `be`."""
+    """A sentence. `verb` is a verb, or an adjective after a form of `be`."""
 
     subject: Phrase
     verb: Word
@@ -96,7 +101,7 @@ class Clause:
         return len(self.verb.synset.words[0]) == 1
 
     def predicate(self, plural: bool) -> str:
-        """Verb phrase of an active clause, agreeing with the number given."""
+        """Return the verb phrase of an active clause, agreeing with the given number."""
         words = [verb_group(self.verb, self.tense, plural, self.negated, self.is_copula, False)]
         if self.object:
             words.append(str(self.object))
@@ -167,7 +172,7 @@ def preposition(place: Word) -> str:
 def verb_group(
     verb: Word, tense: str, plural: bool, negated: bool, copula: bool, passive: bool
 ) -> str:
-    """The finite verb with its auxiliaries and negation."""
+    """Return the finite verb with its auxiliaries and negation."""
     no = ["not"] if negated else []
     have = "have" if plural else "has"
     if copula or passive:
@@ -192,7 +197,7 @@ def verb_group(
 
 
 class Grammar:
-    """Draws phrases and clauses. `richness` (0 to 1) is how often optional parts are there."""
+    """Draw phrases and clauses. `richness` (0 to 1) is how often they have optional parts."""
 
     def __init__(self, rng: random.Random, richness: float = 0.35) -> None:
         self.rng = rng
@@ -205,18 +210,18 @@ class Grammar:
         synset = self.rng.choice(synsets)
         return Word(synset, self.rng.randrange(len(synset.words)))
 
-    def noun(self, kind: str) -> Word:
-        category = self.rng.choice(lex.CLASS_CATEGORIES[kind])
+    def noun(self, noun_class: str) -> Word:
+        category = self.rng.choice(lex.CLASS_CATEGORIES[noun_class])
         if self.chance(0.08):
             return self.word([lex.HYPERNYM_SETS[category]])
         return self.word(lex.NOUN_SETS[category])
 
     def adjective(self, noun: Word) -> Word:
-        return self.word(lex.ADJECTIVE_SETS[adjective_kind(noun)])
+        return self.word(lex.ADJECTIVE_SETS[adjective_class(noun)])
 
-    def phrase(self, kind: str, simple: bool = False) -> Phrase:
-        """A noun phrase whose noun belongs to a class of the lexicon."""
-        noun, plural = self.noun(kind), self.chance(0.35)
+    def phrase(self, noun_class: str, simple: bool = False) -> Phrase:
+        """Draw a noun phrase whose noun belongs to a class of the lexicon."""
+        noun, plural = self.noun(noun_class), self.chance(0.35)
         determiner = self.rng.choice(PLURAL_DETERMINERS if plural else SINGULAR_DETERMINERS)
         phrase = Phrase(determiner, noun, plural)
         if self.chance(self.richness):
@@ -237,9 +242,11 @@ class Grammar:
             clause if clause.is_copula else replace(clause, tense=self.rng.choice((PRESENT, PAST)))
         )
 
-    def bare_clause(self, kind: str | None = None, subject: Phrase | None = None) -> Clause:
-        """A clause without adjuncts; with a given subject it is short and of the subject's class."""
-        if subject and (kind is None or self.chance(0.4)):
+    def bare_clause(
+        self, subject_class: str | None = None, subject: Phrase | None = None
+    ) -> Clause:
+        """Draw a clause without adjuncts. With a given subject it is short and fits the subject."""
+        if subject and (subject_class is None or self.chance(0.4)):
             return Clause(
                 subject, self.adjective(subject.noun), tense=self.rng.choice((PRESENT, PAST))
             )
@@ -263,12 +270,12 @@ class Grammar:
         return Clause(
             subject,
             self.word(
-                [s for s in lex.ADJECTIVE_SETS[adjective_kind(subject.noun)] if s not in taken]
+                [s for s in lex.ADJECTIVE_SETS[adjective_class(subject.noun)] if s not in taken]
             ),
         )
 
     def clause(self) -> Clause:
-        """A whole sentence."""
+        """Draw a whole sentence."""
         clause = self.bare_clause()
         tense = self.rng.choice((PRESENT, PAST, PAST, PERFECT))
         clause = replace(clause, tense=tense, negated=self.chance(0.2))
@@ -286,8 +293,8 @@ class Grammar:
         return clause
 
 
-def adjective_kind(noun: Word) -> str:
-    for kind in ("person", "creature"):
-        if noun.synset.category in lex.CLASS_CATEGORIES[kind]:
-            return kind
+def adjective_class(noun: Word) -> str:
+    for noun_class in ("person", "creature"):
+        if noun.synset.category in lex.CLASS_CATEGORIES[noun_class]:
+            return noun_class
     return "thing"

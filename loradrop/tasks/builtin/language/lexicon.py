@@ -1,7 +1,8 @@
 """The words of the built-in language: synonym sets, antonyms, categories and inflected forms.
 
-Notation of the tables: a space separates synonym sets, `/` the members of one; `:` separates a word's forms (noun:
-plural; verb: past and participle) where they are irregular; `|` separates a set from its antonym.
+Notation of the tables: a space separates synonym sets and `/` the members of one; `:` separates the
+irregular forms of a word (noun: plural; verb: past and participle); `|` separates a set from its
+antonym.
 """
 
 from __future__ import annotations
@@ -261,7 +262,15 @@ def synsets(
     object_class: str = "",
     sep: str | None = None,
 ) -> list[Synset]:
-    """Parse one string of the notation above; antonyms are linked both ways."""
+    """Parse one string of the notation above; antonyms are linked both ways.
+
+    Args:
+        table: The string.
+        forms: Turns a word of the table into its forms.
+        category: The category of the sets.
+        object_class: The class of the objects of transitive verbs.
+        sep: What separates sets, as in str.split.
+    """
     found = []
     for entry in table.split(sep):
         pair = [
@@ -288,7 +297,9 @@ TRANSITIVE_SETS = [
 INTRANSITIVE_SETS = [
     verb for subject, table in INTRANSITIVE.items() for verb in synsets(table, _verb, subject)
 ]
-ADJECTIVE_SETS = {kind: synsets(table, category=kind) for kind, table in ADJECTIVES.items()}
+ADJECTIVE_SETS = {
+    noun_class: synsets(table, category=noun_class) for noun_class, table in ADJECTIVES.items()
+}
 MANNER_SETS = synsets(MANNER)
 PLACE_SETS = synsets(PLACES)
 TIME_SETS = synsets(TIMES, sep="; ")

@@ -1,4 +1,4 @@
-"""Changes of a clause whose effect on its meaning is known, and a measure of how much meaning two clauses share."""
+"""Changes of a clause with a known effect on its meaning, and the meaning two clauses share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loradrop.tasks.builtin.language.grammar import (
     Grammar,
     Phrase,
     Word,
-    adjective_kind,
+    adjective_class,
 )
 from loradrop.tasks.builtin.language.lexicon import Synset
 
@@ -24,7 +24,7 @@ FALSE, UNKNOWN = "false", "unknown"  # what an altered clause is, given the orig
 
 
 def map_words(part: Any, change: Callable[[Word], Word]) -> Any:
-    """The same phrase or clause with every word replaced by change(word)."""
+    """Return the same phrase or clause with every word replaced by change(word)."""
     if isinstance(part, Word):
         return change(part)
     if isinstance(part, Phrase):
@@ -45,7 +45,7 @@ def map_words(part: Any, change: Callable[[Word], Word]) -> Any:
 
 
 def paraphrase(clause: Clause, rng: random.Random, probability: float = 0.6) -> Clause:
-    """The same meaning in other words: synonyms, voice and the place of the time."""
+    """Say the same in other words: change synonyms, voice and the position of the time."""
 
     def synonym(word: Word) -> Word:
         size = len(word.synset.words)
@@ -81,7 +81,11 @@ def vaguer(phrase: Phrase) -> Phrase:
 
 
 def weaken(clause: Clause, rng: random.Random) -> Clause | None:
-    """A clause that follows from this one and says less, None where none is known (below a negation or a doubt)."""
+    """Return a clause that follows from this one and says less.
+
+    Returns:
+        The clause, or None if none is known, as below a negation or a doubt.
+    """
     if clause.negated or (clause.holder and clause.holder[1] not in BELIEFS):
         return None
     options = [
@@ -115,14 +119,14 @@ def weaken(clause: Clause, rng: random.Random) -> Clause | None:
 
 
 def sibling(word: Word, rng: random.Random) -> Word:
-    """Another noun of the category, which is not true of the same thing."""
+    """Return another noun of the category; it is not true of the same thing."""
     others = [synset for synset in lex.NOUN_SETS[word.synset.category] if synset is not word.synset]
     synset = rng.choice(others)
     return Word(synset, rng.randrange(len(synset.words)))
 
 
 def other_verb(verb: Word, grammar: Grammar) -> Word:
-    """Another verb or predicate that takes the same subjects and objects, and is no antonym."""
+    """Return another verb or predicate with the same subjects and objects that is no antonym."""
     synset = verb.synset
     if len(synset.words[0]) == 1:
         pool = lex.ADJECTIVE_SETS[synset.category]
@@ -137,7 +141,7 @@ def other_verb(verb: Word, grammar: Grammar) -> Word:
 
 
 def swap_roles(clause: Clause) -> Clause | None:
-    """Subject and object exchanged, where the verb allows both orders."""
+    """Swap subject and object, if the verb allows both orders."""
     if not clause.object:
         return None
     allowed = lex.CLASS_CATEGORIES[clause.verb.synset.category]
@@ -149,7 +153,7 @@ def swap_roles(clause: Clause) -> Clause | None:
 
 
 def alter(clause: Clause, grammar: Grammar) -> tuple[Clause, str]:
-    """A clause that does not follow from this one, and whether it is then false or unknown."""
+    """Return a clause that does not follow from this one, and whether it is false or unknown."""
     rng, options = grammar.rng, [(replace(clause, negated=not clause.negated), FALSE)]
     firm = not clause.negated
     swapped, opposite = swap_roles(clause), antonym(clause.verb, rng)
@@ -183,23 +187,25 @@ def alter(clause: Clause, grammar: Grammar) -> tuple[Clause, str]:
 
 
 def vary(clause: Clause, grammar: Grammar, strength: float) -> Clause:
-    """A clause like this one in which each part is exchanged with the probability `strength`."""
+    """Return a similar clause in which each part changes with the probability `strength`."""
     rng = grammar.rng
     changed: dict[str, Any] = {}
     for name in ("subject", "object"):
         phrase = getattr(clause, name)
         if phrase and grammar.chance(strength):
-            kind = (
+            noun_class = (
                 clause.verb.synset.category
                 if name == "subject"
                 else clause.verb.synset.object_class
             )
             if clause.is_copula:
-                kind = {"thing": "ware"}.get(
-                    adjective_kind(phrase.noun), adjective_kind(phrase.noun)
+                noun_class = {"thing": "ware"}.get(
+                    adjective_class(phrase.noun), adjective_class(phrase.noun)
                 )
             near = replace(bare(phrase), noun=sibling(phrase.noun, rng))
-            changed[name] = rng.choice((near, general(phrase), grammar.phrase(kind, simple=True)))
+            changed[name] = rng.choice(
+                (near, general(phrase), grammar.phrase(noun_class, simple=True))
+            )
         elif phrase and grammar.chance(strength):
             changed[name] = bare(phrase)
     if grammar.chance(strength):
@@ -219,7 +225,7 @@ def vary(clause: Clause, grammar: Grammar, strength: float) -> Clause:
 
 
 def likeness(one: Word, other: Word) -> float:
-    """1 for synonyms, less for related words, 0 for unrelated ones."""
+    """Return 1 for synonyms, less for related words, 0 for unrelated ones."""
     a, b = one.synset, other.synset
     if a is b:
         return 1.0
@@ -235,7 +241,7 @@ def likeness(one: Word, other: Word) -> float:
 
 
 def overlap(one: Clause, other: Clause) -> float:
-    """Share of the meaning that two clauses have in common, 0 to 1."""
+    """Return the share of the meaning that two clauses have in common, 0 to 1."""
     parts = [(4.0, likeness(one.verb, other.verb))]
     subjects = likeness(one.subject.noun, other.subject.noun)
     if one.object and other.object:
