@@ -36,7 +36,7 @@ NEW = 0.2
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE; words are one token anywhere in a line, and texts begin with `<s>`."""
+    """Train a byte-level BPE; a word is one token anywhere in a line, a text begins with `<s>`."""
     bpe = Tokenizer(models.BPE())
     lines, in_words = (
         pre_tokenizers.Split("\n", "isolated"),
