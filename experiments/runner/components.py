@@ -106,8 +106,8 @@ def check_method(method: Method, backbone: Backbone, task: Task, models: Path | 
         for parameter in model.parameters()
     ):
         raise ValueError(
-            f"method {method.name} trains weights of backbone {backbone.name} itself, "
-            f"and small updates of {backbone.dtype} are lost to rounding: set backbone.dtype=float32"
+            f"method {method.name} trains weights of backbone {backbone.name} itself, and "
+            f"small updates of {backbone.dtype} are lost to rounding: set backbone.dtype=float32"
         )
 
 

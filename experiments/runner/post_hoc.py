@@ -145,7 +145,8 @@ def _removal(id: str, outputs: Path) -> dict[str, Any]:
     components = _setup(id, outputs)
     if components.data.task.generates:
         raise ValueError(
-            f"{id}: layers are removed on tasks with labels only, not on {components.data.task.name}"
+            f"{id}: layers are removed on tasks with labels only, "
+            f"not on {components.data.task.name}"
         )
     probe = RunProbe(components, outputs / "cache" / "stage1")
     rows = probe.sample(min(1.0, MAX_ROWS / len(components.data.train)))

@@ -43,7 +43,8 @@ def restore(
     built = build(config)
     if built.backbone.fingerprint(built.models) != result.weights_fingerprint:
         raise ValueError(
-            f"the pretrained weights of {built.backbone.hub_id} are others than those of the run {id}"
+            f"the pretrained weights of {built.backbone.hub_id} "
+            f"are others than those of the run {id}"
         )
     model, tokenizer = load_model(built)
     load_trained(model, built.method, result, results.run_folder(outputs, id))
@@ -75,7 +76,10 @@ def finished(
         "models": models or os.environ.get("LORADROP_MODELS"),
         "data": os.environ.get("LORADROP_DATA"),
     }
-    paths = {"outputs": str(outputs), "cache": str(Path(outputs) / "cache")}
+    paths: dict[str, str | None] = {
+        "outputs": str(outputs),
+        "cache": str(Path(outputs) / "cache"),
+    }
     paths |= {key: folder and str(folder) for key, folder in folders.items()}
     return as_config(result.config, **paths), result
 

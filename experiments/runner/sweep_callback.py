@@ -75,7 +75,8 @@ def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
         console.error(text)
     if len(unfinished):
         console.error(
-            f"{len(unfinished)} of {len(frame)} runs did not finish; the same command tries them again"
+            f"{len(unfinished)} of {len(frame)} runs did not finish; "
+            "the same command tries them again"
         )
     return len(unfinished) + len(changed)
 

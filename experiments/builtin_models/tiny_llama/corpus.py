@@ -88,7 +88,7 @@ class Corpus:
         return line.format(**{kind: self.pick(kind) for kind in self.pools})
 
     def copy(self) -> str:
-        """Random words, repeated two to five times; with repetitions copying is learnt much sooner."""
+        """Random words, repeated two to five times; repetitions teach copying much sooner."""
         words = self.rng.choice((" ", ", ")).join(
             self.rng.choice(self.words) for _ in range(self.rng.randint(4, 9))
         )
@@ -124,7 +124,7 @@ class Corpus:
         return "\n".join(parts if self.chance(0.8) else parts[::-1])
 
     def told(self, record: dict[str, str]) -> list[str]:
-        """Sentences that say everything in a record: what was done, then the remaining attributes."""
+        """Sentences that say everything in a record: what was done, then other attributes."""
         (doer,) = (name for name in record if name in DOERS)
         said = [name for name in record if self.chance(0.85)]
         adjectives = [record[name] for name in self.adjectives if name in said and name in record]

@@ -30,12 +30,13 @@ from experiments.builtin_models.tiny_llama.corpus import Corpus
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 POSITIONS = 256
-# Training weight of tokens that did not occur earlier in the text. With 1, copying is learnt much later.
+# Training weight of tokens that did not occur earlier in the text. With 1, copying is learnt
+# much later.
 NEW = 0.2
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE. A word is the same token anywhere in a line; texts begin with `<s>`."""
+    """Train a byte-level BPE; a word is one token anywhere in a line, a text begins with `<s>`."""
     bpe = Tokenizer(models.BPE())
     lines, in_words = (
         pre_tokenizers.Split("\n", "isolated"),
@@ -125,7 +126,8 @@ def main() -> None:
     held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
     tokens = sum(length * len(rows) for length, rows in train.by_length.items())
     print(
-        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s",
+        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, "
+        f"{time.time() - begin:.0f} s",
         flush=True,
     )
     model, stages = grow(

@@ -1,8 +1,8 @@
-"""Text for pretraining: related sentences, so that one helps to predict the other's masked words.
+"""Text for pretraining: related sentences that help to predict each other's masked words.
 
-A text has one or two segments. Paraphrases, consequences, contradictions, questions with answers and
-opinions with conclusions teach synonymy, antonymy, negation and polarity. Words that state how two
-sentences are related (SALIENT) are masked more often than others.
+A text has one or two segments. Paraphrases, consequences, contradictions, questions with answers,
+and opinions with conclusions teach synonymy, antonymy, negation and polarity. Words that state how
+two sentences are related (SALIENT) are masked more often than others.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Corpus:
         return str(clause), f"it is {ANSWERS[truth][1]} that {other}"
 
     def claims(self) -> tuple[str, str]:
-        """Three statements about one short sentence, each with its truth: much to learn in few words."""
+        """Three statements about a short sentence, and their truth: many lessons in few words."""
         self.grammar.richness = 0.1
         clause = self.grammar.clause()
         judged = [self.claim(clause) for _ in range(3)]

@@ -40,7 +40,7 @@ MASKED, REPLACED, KEPT = 0.75, 0.15, 0.10
 
 
 def train_tokenizer(texts: list[list[str]], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE with RoBERTa's special tokens and template; most words are one token."""
+    """Train a byte-level BPE with RoBERTa's special tokens and pair template."""
     bpe = ByteLevelBPETokenizer(add_prefix_space=True)
     bpe.train_from_iterator(
         (" ".join(text) for text in texts), vocabulary, special_tokens=SPECIAL, show_progress=False
@@ -74,7 +74,8 @@ def build(layers: int, vocabulary: int, smaller: RobertaForMaskedLM | None) -> R
         hidden_size=128,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        intermediate_size=256,  # twice the width, not four times: a third faster on CPU, where the demo runs
+        # twice the width, not four times: a third faster on CPU, where the demo runs
+        intermediate_size=256,
         max_position_embeddings=130,
         type_vocab_size=1,
         hidden_dropout_prob=0.0,  # a model this small underfits; dropout would only cost time
@@ -170,7 +171,8 @@ def main() -> None:
     held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
     tokens = sum(length * len(rows) for length, rows in train.by_length.items())
     print(
-        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, {time.time() - begin:.0f} s",
+        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, "
+        f"{time.time() - begin:.0f} s",
         flush=True,
     )
     model, stages = grow(
