@@ -13,5 +13,6 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 # the docstrings are plain text with `code` in single backquotes
 default_role = "code"
-# the guide and its page on when it helps stand in the package; their links reach files of the repository
+# the guide and its page on when it helps stand in the package; their links reach files of the
+# repository
 suppress_warnings = ["myst.xref_missing"]

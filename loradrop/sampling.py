@@ -1,7 +1,9 @@
-"""Stratified samples of a training set (LoRA-drop, arXiv 2402.07721, Section 3: sampling ratio alpha).
+"""Stratified samples of a training set (LoRA-drop, arXiv 2402.07721, Section 3: sampling ratio
+alpha).
 
-Classes are strata as they are; scores and lengths are first binned by quantiles, since the paper's regression and
-generation tasks have no classes. Each stratum gives its share of the sample, and at least one example.
+Classes are strata as they are; scores and lengths are first binned by quantiles, since the paper's
+regression and generation tasks have no classes. Each stratum gives its share of the sample, and at
+least one example.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any
 
 
 def stratified_sample(strata: Sequence[Any], ratio: float, seed: int = 0) -> list[int]:
-    """Indices, ascending, of a sample: from each stratum its share of round(ratio * n) examples, and at least one.
+    """Indices, ascending, of a sample: from each stratum its share of round(ratio * n) examples,
+    and at least one.
 
-    `strata` holds the stratum of each example (its class, say), as a list, array or tensor. The same seed gives the same
-    sample. ValueError: no examples, or a ratio outside (0, 1].
+    `strata` holds the stratum of each example (its class, say), as a list, array or tensor. The
+    same seed gives the same sample. ValueError: no examples, or a ratio outside (0, 1].
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"sample ratio must lie in (0, 1], got {ratio}")
@@ -28,13 +31,17 @@ def stratified_sample(strata: Sequence[Any], ratio: float, seed: int = 0) -> lis
         members[stratum.item() if hasattr(stratum, "item") else stratum].append(index)
     draw = random.Random(seed)
     chosen = []
-    for indices, quota in zip(members.values(), _quotas([len(m) for m in members.values()], ratio), strict=True):
+    for indices, quota in zip(
+        members.values(), _quotas([len(m) for m in members.values()], ratio), strict=True
+    ):
         chosen += draw.sample(indices, len(indices))[:quota]
     return sorted(chosen)
 
 
 def quantile_bins(values: Sequence[float], bins: int = 10) -> list[int]:
-    """The bin of each value, with edges at the quantiles; equal values share a bin, so there may be fewer bins."""
+    """The bin of each value, with edges at the quantiles; equal values share a bin, so there may be
+    fewer bins.
+    """
     ordered = sorted(values)
     edges = sorted({ordered[len(ordered) * k // bins] for k in range(1, bins)}) if ordered else []
     return [sum(value >= edge for edge in edges) for value in values]

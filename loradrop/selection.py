@@ -1,8 +1,10 @@
-"""Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4). Pure Python.
+"""Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4). Pure
+Python.
 
-Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1 keeps all. Every module type is
-selected for itself, or all types are ranked together. Alternatively the largest set of kept layers is taken whose
-parameters, the shared LoRA included, stay within a ratio of plain LoRA's.
+Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1 keeps all.
+Every module type is selected for itself, or all types are ranked together. Alternatively the
+largest set of kept layers is taken whose parameters, the shared LoRA included, stay within a ratio
+of plain LoRA's.
 """
 
 from __future__ import annotations
@@ -34,16 +36,17 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How the layers that keep an own LoRA are chosen. ValueError: a combination that makes no sense.
+    """How the layers that keep an own LoRA are chosen. ValueError: a combination that makes no
+    sense.
 
     Args:
         threshold: T in (0, 1]: layers are kept in descending importance until their sum reaches T.
         parameter_ratio: Or, in (0, 1], the fraction of LoRA's parameters that the plan may have.
         num_layers: Or the number of kept layers of each module type.
         across_module_types: Rank the layers of all module types together.
-        strategy: Which layers keep their own, as many of each type as LoRA-drop would keep: the `largest` (LoRA-drop);
-            for the ablations of Section 4.4 the `smallest` or the `unselected` ones (both readings of "inv"), some at
-            `random`, or the `upper_layers`.
+        strategy: Which layers keep their own, as many of each type as LoRA-drop would keep: the
+            `largest` (LoRA-drop); for the ablations of Section 4.4 the `smallest` or the
+            `unselected` ones (both readings of "inv"), some at `random`, or the `upper_layers`.
         share: The other layers share one LoRA of each module type; False: they have none.
     """
 
@@ -57,16 +60,22 @@ class SelectionSettings:
     def __post_init__(self) -> None:
         sizes = {"threshold": self.threshold, "parameter_ratio": self.parameter_ratio}
         if sum(given is not None for given in (*sizes.values(), self.num_layers)) != 1:
-            raise ValueError("give one of threshold, parameter_ratio and num_layers; the others are null")
+            raise ValueError(
+                "give one of threshold, parameter_ratio and num_layers; the others are null"
+            )
         for name, limit in sizes.items():
             if limit is not None and not 0 < limit <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {limit}")
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
         if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got '{self.strategy}'")
+            raise ValueError(
+                f"strategy must be one of {', '.join(STRATEGIES)}, got '{self.strategy}'"
+            )
         if self.strategy == "unselected" and self.threshold is None:
-            raise ValueError("strategy=unselected keeps what a threshold would leave out: give a threshold")
+            raise ValueError(
+                "strategy=unselected keeps what a threshold would leave out: give a threshold"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ class SharingPlan:
     share: bool  # do the others share a LoRA (True) or get none (False)?
     lora_parameters: int  # of plain LoRA in all layers
     parameters: int  # of this plan, each shared LoRA counted once
-    # layers of the same types that LoRA was never put into, as plan_of finds them; no part of the plan
+    # layers of the same types that LoRA was never put into, as plan_of finds them; no part of the
+    # plan
     never_adapted: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     @property
@@ -101,7 +111,10 @@ class SharingPlan:
         values = asdict(self)
         if not self.never_adapted:
             del values["never_adapted"]
-        return {key: _listed(value) if isinstance(value, dict) else value for key, value in values.items()}
+        return {
+            key: _listed(value) if isinstance(value, dict) else value
+            for key, value in values.items()
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SharingPlan:
@@ -125,60 +138,87 @@ class SharingPlan:
             end = f"; never adapted: {_layers(never)}" if never else ""
             lines.append(f"{kind}: own LoRA in {_layers(layers)}; {fate} {_layers(rest)}{end}")
         percent = 100 * self.parameters / self.lora_parameters
-        lines.append(f"{self.parameters:,} of LoRA's {self.lora_parameters:,} parameters ({percent:.1f} %)")
+        lines.append(
+            f"{self.parameters:,} of LoRA's {self.lora_parameters:,} parameters ({percent:.1f} %)"
+        )
         return "\n".join([*lines, *self.notes])
 
 
 def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
     """Choose the layers that keep an own LoRA.
 
-    `settings` are those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and `num_layers`, and what else
-    differs from its defaults. `seed` is that of the `random` strategy. Ties go to the lower layer. ValueError: a number
-    out of range, an unknown strategy, importances that are all zero, a parameter_ratio smaller than the shared LoRAs
-    alone need, no layer left with a LoRA. TypeError: not an Importance, or an unknown setting.
+    `settings` are those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
+    `num_layers`, and what else differs from its defaults. `seed` is that of the `random` strategy.
+    Ties go to the lower layer. ValueError: a number out of range, an unknown strategy, importances
+    that are all zero, a parameter_ratio smaller than the shared LoRAs alone need, no layer left
+    with a LoRA. TypeError: not an Importance, or an unknown setting.
     """
     chosen = SelectionSettings(**settings)
     if not hasattr(importance, "normalized"):
-        raise TypeError(f"an Importance is needed, what measure returns, got {type(importance).__name__}")
+        raise TypeError(
+            f"an Importance is needed, what measure returns, got {type(importance).__name__}"
+        )
     kept: set[Key] = set()
     for group in _groups(importance, chosen.across_module_types):
         ranked = sorted(group, key=lambda key: (-group[key], key[1]))
         kept.update(ranked[: _count(importance, group, ranked, chosen)])
     if not kept and not chosen.share:
-        raise ValueError(f"parameter_ratio {chosen.parameter_ratio} is too small: no layer would have a LoRA")
+        raise ValueError(
+            f"parameter_ratio {chosen.parameter_ratio} is too small: no layer would have a LoRA"
+        )
     kept = _by_strategy(importance, kept, chosen.strategy, seed)
     if not kept and not chosen.share:
-        raise ValueError(f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower threshold")
+        raise ValueError(
+            f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower threshold"
+        )
     return _plan(importance, kept, chosen.share)
 
 
-def _count(importance: Measured, group: Mapping[Key, float], ranked: list[Key], settings: SelectionSettings) -> int:
+def _count(
+    importance: Measured, group: Mapping[Key, float], ranked: list[Key], settings: SelectionSettings
+) -> int:
     """How many of the ranked layers keep their own."""
     if settings.threshold is not None:
         return _reach(group, ranked, settings.threshold)
     if settings.parameter_ratio is not None:
         return _afford(importance, ranked, settings.parameter_ratio, settings.share)
     if settings.num_layers is None or settings.num_layers > len(ranked):
-        raise ValueError(f"num_layers must not exceed the {len(ranked)} layers there are, got {settings.num_layers}")
+        raise ValueError(
+            f"num_layers must not exceed the {len(ranked)} layers there are, got {settings.num_layers}"
+        )
     return settings.num_layers
 
 
 def _groups(importance: Measured, across_module_types: bool) -> list[dict[Key, float]]:
     """Normalised importances of what is ranked together: each module type, or everything."""
     if not across_module_types:
-        return [{(kind, i): y for i, y in layers.items()} for kind, layers in importance.normalized.items()]
+        return [
+            {(kind, i): y for i, y in layers.items()}
+            for kind, layers in importance.normalized.items()
+        ]
     total = math.fsum(g for layers in importance.values.values() for g in layers.values())
     if not (math.isfinite(total) and total > 0):
         raise ValueError("importances must be finite and not all zero")
-    return [{(kind, i): g / total for kind, layers in importance.values.items() for i, g in layers.items()}]
+    return [
+        {
+            (kind, i): g / total
+            for kind, layers in importance.values.items()
+            for i, g in layers.items()
+        }
+    ]
 
 
 def _reach(group: Mapping[Key, float], ranked: list[Key], threshold: float) -> int:
     """How many of the ranked it takes until their sum reaches the threshold."""
     if threshold == 1:
         return len(ranked)  # also the layers whose importance is lost in the rounding of the sum
-    # the tolerance keeps a sum that equals T on paper (0.5 + 0.25 + 0.15) from missing it by rounding
-    return next(k for k in range(1, len(ranked) + 1) if math.fsum(group[key] for key in ranked[:k]) >= threshold - 1e-9)
+    # the tolerance keeps a sum that equals T on paper (0.5 + 0.25 + 0.15) from missing it by
+    # rounding
+    return next(
+        k
+        for k in range(1, len(ranked) + 1)
+        if math.fsum(group[key] for key in ranked[:k]) >= threshold - 1e-9
+    )
 
 
 def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, share: bool) -> int:
@@ -196,7 +236,9 @@ def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, sha
 
 
 def _by_strategy(importance: Measured, selected: set[Key], strategy: str, seed: int) -> set[Key]:
-    """The layers that keep their own under an ablation, as many of each module type as were selected."""
+    """The layers that keep their own under an ablation, as many of each module type as were
+    selected.
+    """
     if strategy == "largest":
         return selected
     draw = random.Random(seed)
@@ -226,8 +268,12 @@ def _plan(importance: Measured, kept: set[Key], share: bool) -> SharingPlan:
     }
     sizes = importance.parameters
     own = sum(sizes[kind][layer] for kind, layers in split[True].items() for layer in layers)
-    shared = sum(sizes[kind][layers[0]] for kind, layers in split[False].items() if share and layers)
-    return SharingPlan(split[True], split[False], share, sum(sum(s.values()) for s in sizes.values()), own + shared)
+    shared = sum(
+        sizes[kind][layers[0]] for kind, layers in split[False].items() if share and layers
+    )
+    return SharingPlan(
+        split[True], split[False], share, sum(sum(s.values()) for s in sizes.values()), own + shared
+    )
 
 
 def _listed(layers: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
@@ -235,4 +281,8 @@ def _listed(layers: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
 
 
 def _layers(layers: tuple[int, ...]) -> str:
-    return ("layers " if len(layers) > 1 else "layer ") + ", ".join(map(str, layers)) if layers else "no layer"
+    return (
+        ("layers " if len(layers) > 1 else "layer ") + ", ".join(map(str, layers))
+        if layers
+        else "no layer"
+    )

@@ -1,7 +1,8 @@
-"""Share: layers that keep no own LoRA use one common LoRA of their module type, or none (LoRA-drop, Section 3).
+"""Share: layers that keep no own LoRA use one common LoRA of their module type, or none (LoRA-drop,
+Section 3).
 
-Sharing means the same `Parameter` objects, so optimisers, data parallelism and counting see one LoRA. Query and value
-have one shared LoRA each (Appendix A.1).
+Sharing means the same `Parameter` objects, so optimisers, data parallelism and counting see one
+LoRA. Query and value have one shared LoRA each (Appendix A.1).
 """
 
 from __future__ import annotations
@@ -23,43 +24,58 @@ from loradrop.selection import Key, SharingPlan
 SHARED_INIT = ("first", "mean")
 
 
-def share(model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapter: str | None = None) -> None:
+def share(
+    model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapter: str | None = None
+) -> None:
     """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place (Section 3).
 
-    Make optimisers, and wrap the model in DistributedDataParallel, afterwards. A plan that was carried out already
-    changes nothing, and one that is refused leaves the model as it was. Where a plan does not share, the target modules
-    of a PEFT adapter's config follow it, so that PEFT saves and loads what is left. Save a model whose adapters
-    transformers has added (model.add_adapter) by loradrop.save_pretrained: transformers refuses shared tensors.
+    Make optimisers, and wrap the model in DistributedDataParallel, afterwards. A plan that was
+    carried out already changes nothing, and one that is refused leaves the model as it was. Where a
+    plan does not share, the target modules of a PEFT adapter's config follow it, so that PEFT saves
+    and loads what is left. Save a model whose adapters transformers has added (model.add_adapter)
+    by loradrop.save_pretrained: transformers refuses shared tensors.
 
     Args:
-        model: A model that add_lora has adapted, or a PEFT model. torch.compile, DataParallel and Lightning are seen
-            through.
+        model: A model that add_lora has adapted, or a PEFT model. torch.compile, DataParallel and
+            Lightning are seen through.
         plan: What select returns.
-        shared_init: The initial value of a shared LoRA: the `first` (lowest) of its layers' A and B, or the `mean` of
-            their A's and of their B's.
+        shared_init: The initial value of a shared LoRA: the `first` (lowest) of its layers' A and
+            B, or the `mean` of their A's and of their B's.
         adapter: Which adapter of a PEFT model; None: the active one.
 
     Raises:
         TypeError: `model` is not a module, or `plan` is not a SharingPlan.
-        ValueError: A plan for other module types or layers than the model's; LoRAs of different shapes, types or devices
-            that are to share; layers that share already and are not to; a model in DistributedDataParallel, sharded or
-            merged; a kind of LoRA whose update is not B A x (DoRA).
+        ValueError: A plan for other module types or layers than the model's; LoRAs of different
+            shapes, types or devices that are to share; layers that share already and are not to; a
+            model in DistributedDataParallel, sharded or merged; a kind of LoRA whose update is not
+            B A x (DoRA).
     """
     if shared_init not in SHARED_INIT:
-        raise ValueError(f"shared_init must be one of {', '.join(SHARED_INIT)}, got '{shared_init}'")
+        raise ValueError(
+            f"shared_init must be one of {', '.join(SHARED_INIT)}, got '{shared_init}'"
+        )
     if not isinstance(plan, SharingPlan):
         raise TypeError(f"a SharingPlan is needed, what select returns, got {type(plan).__name__}")
     model = unwrap_to_change(model, "share")
-    sites = {(site.module_type, site.layer): (site.name, lora) for site, lora in adapted_sites(model, adapter).items()}
+    sites = {
+        (site.module_type, site.layer): (site.name, lora)
+        for site, lora in adapted_sites(model, adapter).items()
+    }
     for name, lora in sites.values():
         if isinstance(lora, PeftLoRA) and lora.adapter in lora.layer.merged_adapters:
-            raise ValueError(f"{name}: adapter '{lora.adapter}' is merged into the weights; unmerge it first")
+            raise ValueError(
+                f"{name}: adapter '{lora.adapter}' is merged into the weights; unmerge it first"
+            )
     others = _check_keys(plan, set(sites), "model")
     _check_apart({key: lora for key, (_, lora) in sites.items()}, others)
     if not plan.share and others.isdisjoint(sites):  # carried out already, or loaded without them
         _note_without_lora(model, adapter, others)
         return
-    groups = {kind: [sites[kind, layer] for layer in layers] for kind, layers in plan.others.items() if layers}
+    groups = {
+        kind: [sites[kind, layer] for layer in layers]
+        for kind, layers in plan.others.items()
+        if layers
+    }
     if plan.share:
         for kind, group in groups.items():
             _check_alike(kind, [lora for _, lora in group])
@@ -77,7 +93,8 @@ def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Te
         matrices: A and B by module type and layer.
 
     Raises:
-        ValueError: The plan is for other layers, or layers that it lets share have different values.
+        ValueError: The plan is for other layers, or layers that it lets share have different
+            values.
     """
     remedy = "delete plan.json if it belongs to another adapter"
     try:
@@ -87,32 +104,40 @@ def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Te
     for kind, layers in plan.others.items() if plan.share else ():
         first, *rest = (matrices[kind, layer] for layer in layers) if layers else [()]
         if any(not torch.equal(a, b) for pair in rest for a, b in zip(first, pair, strict=True)):
-            raise ValueError(f"the plan lets layers of {kind} share, whose stored A's and B's differ; {remedy}")
+            raise ValueError(
+                f"the plan lets layers of {kind} share, whose stored A's and B's differ; {remedy}"
+            )
 
 
 def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
-    """Read the plan that a model's LoRA follows from its parameters: which layers share A and B, which have none.
+    """Read the plan that a model's LoRA follows from its parameters: which layers share A and B,
+    which have none.
 
-    A layer that is alone in using its A and B keeps its own, whatever it was planned as. Where nothing is shared and layers
-    have lost their LoRA (share, remove_lora), the plan is one without sharing.
+    A layer that is alone in using its A and B keeps its own, whatever it was planned as. Where
+    nothing is shared and layers have lost their LoRA (share, remove_lora), the plan is one without
+    sharing.
 
     Args:
         model: A model with LoRA; wrappers are seen through.
         adapter: Which adapter of a PEFT model; None: the active one.
 
     Returns:
-        The plan. `never_adapted` names the layers of its module types that LoRA was never put into, as far as the model
+        The plan. `never_adapted` names the layers of its module types that LoRA was never put into,
+        as far as the model
         tells: PEFT's own files do not say what was dropped.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: As for share; and sharing that is no plan's: between module types, or several groups in one.
+        ValueError: As for share; and sharing that is no plan's: between module types, or several
+            groups in one.
     """
     model = unwrap(model)
     sites = adapted_sites(model, adapter)
     shared = _sharing({(site.module_type, site.layer): lora for site, lora in sites.items()})
     kinds = dict.fromkeys(site.module_type for site in sites)
-    if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len({keys[0][0] for keys in shared}) < len(shared):
+    if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len(
+        {keys[0][0] for keys in shared}
+    ) < len(shared):
         raise ValueError("the model shares its LoRA in another way than a plan does")
     present = {(site.module_type, site.layer): lora.size for site, lora in sites.items()}
     dropped, never = _without_lora(model, sites)
@@ -120,7 +145,10 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     sizes = present | without
     others = {key for keys in shared for key in keys} or set(without)
     kept, rest = (
-        {kind: tuple(sorted(i for k, i in sizes if k == kind and ((k, i) in others) == other)) for kind in kinds}
+        {
+            kind: tuple(sorted(i for k, i in sizes if k == kind and ((k, i) in others) == other))
+            for kind in kinds
+        }
         for other in (False, True)
     )
     own = sum(size for key, size in present.items() if key not in others)
@@ -131,7 +159,9 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
 
 
 def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> tuple[dict[Key, int], set[Key]]:
-    """Modules of the types that hold LoRA elsewhere: what those that lost it had there; and those that never had one."""
+    """Modules of the types that hold LoRA elsewhere: what those that lost it had there; and those
+    that never had one.
+    """
     dropped, never = {}, set()
     adapter, config = _whose(model, sites)
     for key, module in _bare_modules(model, sites).items():
@@ -144,7 +174,9 @@ def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> tuple[dict[Ke
 
 
 def _bare_modules(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, nn.Module]:
-    """Linear modules without LoRA whose types hold LoRA elsewhere; of another adapter's LoRA, what it is around."""
+    """Linear modules without LoRA whose types hold LoRA elsewhere; of another adapter's LoRA, what
+    it is around.
+    """
     places = split_names(model)
     types = {places[site.name][0]: site.module_type for site in sites}
     present = {site.name for site in sites}
@@ -195,17 +227,23 @@ def _check_apart(loras: Mapping[Key, LoRA], others: set[Key]) -> None:
     for keys in _sharing(loras):
         if len({kind for kind, _ in keys}) > 1 or not others.issuperset(keys):
             shown = ", ".join(f"{kind} {layer}" for kind, layer in keys)
-            raise ValueError(f"{shown} share a LoRA already, which the plan would part: share a model with plain LoRA")
+            raise ValueError(
+                f"{shown} share a LoRA already, which the plan would part: share a model with plain LoRA"
+            )
 
 
 def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
     """ValueError where LoRAs cannot use the same A and B."""
     for tensors in ([lora.lora_A for lora in loras], [lora.lora_B for lora in loras]):
         if len({tensor.shape for tensor in tensors}) > 1:
-            raise ValueError(f"{kind}: LoRAs of different shapes cannot be shared: {[tuple(t.shape) for t in tensors]}")
+            raise ValueError(
+                f"{kind}: LoRAs of different shapes cannot be shared: {[tuple(t.shape) for t in tensors]}"
+            )
         places = {f"{tensor.dtype} on {tensor.device}" for tensor in tensors}
         if len(places) > 1:
-            raise ValueError(f"{kind}: LoRAs of different types or devices cannot be shared: {', '.join(sorted(places))}")
+            raise ValueError(
+                f"{kind}: LoRAs of different types or devices cannot be shared: {', '.join(sorted(places))}"
+            )
 
 
 def _tie(loras: Sequence[LoRA], shared_init: str) -> None:
@@ -224,19 +262,31 @@ def _tie(loras: Sequence[LoRA], shared_init: str) -> None:
 
 
 def _check_keys(plan: SharingPlan, present: set[Key], what: str) -> set[Key]:
-    """The layers that are to share or have none. ValueError: the plan is for other layers than those that are there."""
-    kept, others = ({(kind, i) for kind, layers in part.items() for i in layers} for part in (plan.kept, plan.others))
+    """The layers that are to share or have none. ValueError: the plan is for other layers than
+    those that are there.
+    """
+    kept, others = (
+        {(kind, i) for kind, layers in part.items() for i in layers}
+        for part in (plan.kept, plan.others)
+    )
     if kept & others:
         kind, layer = sorted(kept & others)[0]
-        raise ValueError(f"the plan contradicts itself: {kind} {layer} is to keep its own LoRA and not to keep it")
+        raise ValueError(
+            f"the plan contradicts itself: {kind} {layer} is to keep its own LoRA and not to keep it"
+        )
     if kept | others != present and (plan.share or kept != present):
-        raise ValueError(f"the plan does not fit the {what}: {_difference(kept | others, present, what)}")
+        raise ValueError(
+            f"the plan does not fit the {what}: {_difference(kept | others, present, what)}"
+        )
     return others
 
 
 def _difference(planned: set[Key], present: set[Key], what: str) -> str:
     parts = []
-    for text, keys in (("only in the plan", planned - present), (f"only in the {what}", present - planned)):
+    for text, keys in (
+        ("only in the plan", planned - present),
+        (f"only in the {what}", present - planned),
+    ):
         if keys:
             shown = ", ".join(f"{kind} {layer}" for kind, layer in sorted(keys)[:6])
             parts.append(f"{text}: {shown}{', ...' if len(keys) > 6 else ''}")

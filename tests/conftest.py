@@ -1,4 +1,6 @@
-"""What several tests need: small models of every family, made on the spot, and runs in processes of their own."""
+"""What several tests need: small models of every family, made on the spot, and runs in processes of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,24 @@ from transformers import (
 from experiments.config.schema import CONF
 
 ROOT = Path(__file__).parents[1]
-SHAPE = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3}
+SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+}
 FAMILIES = {
     "roberta": (
         RobertaForSequenceClassification,
         RobertaConfig(**SHAPE, max_position_embeddings=40),
         ("query", "value"),
     ),
-    "bert": (BertForSequenceClassification, BertConfig(**SHAPE, max_position_embeddings=40), ("query", "value")),
+    "bert": (
+        BertForSequenceClassification,
+        BertConfig(**SHAPE, max_position_embeddings=40),
+        ("query", "value"),
+    ),
     "llama": (
         LlamaForSequenceClassification,
         # fewer value heads than query heads: modules of different width
@@ -43,7 +55,8 @@ FAMILIES = {
     ),
     "deberta": (
         DebertaV2ForSequenceClassification,
-        # with the switches of DeBERTaV3: query and key projections are applied to relative positions, too
+        # with the switches of DeBERTaV3: query and key projections are applied to relative
+        # positions, too
         DebertaV2Config(
             **SHAPE,
             max_position_embeddings=40,
@@ -69,7 +82,9 @@ def tiny_model(family: str = "roberta", seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """The variables that a test's libraries set (of processes, by Accelerate) do not reach the next test."""
+    """The variables that a test's libraries set (of processes, by Accelerate) do not reach the next
+    test.
+    """
     before = dict(os.environ)
     yield
     for name in set(os.environ) - set(before):
@@ -79,7 +94,9 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
-    """Four examples of 9, 7, 4 and 2 tokens, padded to 9; ids from 3 on, so that none is a special token."""
+    """Four examples of 9, 7, 4 and 2 tokens, padded to 9; ids from 3 on, so that none is a special
+    token.
+    """
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor([9, 7, 4, 2])
     mask = (torch.arange(9) < lengths[:, None]).long()
@@ -107,7 +124,9 @@ def compose() -> Callable[..., DictConfig]:
     return composed
 
 
-def run_module(module: str, *arguments: str, outputs: Path | None = None, **env: str) -> subprocess.CompletedProcess:
+def run_module(
+    module: str, *arguments: str, outputs: Path | None = None, **env: str
+) -> subprocess.CompletedProcess:
     """`python -m <module> <arguments>` from the project's folder, offline."""
     target = [] if outputs is None else [f"paths.outputs={outputs}"]
     return subprocess.run(

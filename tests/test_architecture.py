@@ -71,14 +71,20 @@ def test_imports_go_one_way(package):
             if name.startswith(f"{package}.") and other in levels and other != room:
                 if levels[other] >= levels[room]:
                     wrong.append(f"{path.relative_to(ROOT)} imports {name}")
-            elif name.startswith(f"{package}.") and other not in levels and (ROOT / package / f"{other}.py").exists():
+            elif (
+                name.startswith(f"{package}.")
+                and other not in levels
+                and (ROOT / package / f"{other}.py").exists()
+            ):
                 wrong.append(f"{path.relative_to(ROOT)} imports the command {name}")
     assert not wrong, "\n".join(sorted(set(wrong)))
 
 
 def test_every_room_has_its_place_in_the_order():
     for package in ORDER:
-        folders = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+        folders = {
+            path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()
+        }
         assert folders <= set(rooms(package)), folders - set(rooms(package))
     single = {path.stem for path in (ROOT / "loradrop").glob("*.py")} - {"__init__"}
     assert single <= set(rooms("loradrop")), single - set(rooms("loradrop"))
@@ -87,7 +93,9 @@ def test_every_room_has_its_place_in_the_order():
 def test_the_library_knows_nothing_of_the_experiments():
     for path in files("loradrop"):
         for name, _ in imports(path):
-            assert not name.startswith(("experiments", "hydra", "omegaconf", "wandb")), f"{path.relative_to(ROOT)}: {name}"
+            assert not name.startswith(("experiments", "hydra", "omegaconf", "wandb")), (
+                f"{path.relative_to(ROOT)}: {name}"
+            )
 
 
 @pytest.mark.parametrize("folder", LIGHT)

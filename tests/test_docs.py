@@ -1,4 +1,6 @@
-"""Each command and path in the Markdown files resolves; README's code runs; the notebook's cells run."""
+"""Each command and path in the Markdown files resolves; README's code runs; the notebook's cells
+run.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,15 @@ def commands(page: Path) -> list[str]:
     text = page.read_text()
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
-    return [line for line in lines if re.match(r"(make|(\.venv/bin/)?python3?( -m)?) \S", line) and "<" not in line]
+    lines += [
+        code.replace("\n", " ")
+        for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    ]
+    return [
+        line
+        for line in lines
+        if re.match(r"(make|(\.venv/bin/)?python3?( -m)?) \S", line) and "<" not in line
+    ]
 
 
 def ids(values):
@@ -56,7 +65,9 @@ def test_every_command_resolves(page, monkeypatch):
     for command in commands(page):
         words = shlex.split(command)
         if words[0] == "make":
-            assert {word for word in words[1:] if not word.startswith("-") and "=" not in word} <= targets, command
+            assert {
+                word for word in words[1:] if not word.startswith("-") and "=" not in word
+            } <= targets, command
             continue
         assert words[1] == "-m", command
         module, first = words[2], [word for word in words[3:4] if not word.startswith("-")]
@@ -87,11 +98,21 @@ def test_every_path_resolves(page):
 @pytest.mark.slow
 def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "loradrop" / "docs" / "guide.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "loradrop" / "docs" / "guide.md").read_text(), re.DOTALL
+    )
     draw = random.Random(0)
-    rows = [{"input_ids": [draw.randrange(3, 60) for _ in range(8)], "labels": i % 2} for i in range(40)]
-    names = {"model": tiny_model(), "train": Dataset.from_list(rows), "collate": default_data_collator}
-    names["arguments"] = TrainingArguments("out", num_train_epochs=2, use_cpu=True, report_to=[], save_strategy="no")
+    rows = [
+        {"input_ids": [draw.randrange(3, 60) for _ in range(8)], "labels": i % 2} for i in range(40)
+    ]
+    names = {
+        "model": tiny_model(),
+        "train": Dataset.from_list(rows),
+        "collate": default_data_collator,
+    }
+    names["arguments"] = TrainingArguments(
+        "out", num_train_epochs=2, use_cpu=True, report_to=[], save_strategy="no"
+    )
     exec(code, names)
     assert names["drop"].plan == loradrop.plan_of(names["model"])
     inputs = {"input_ids": torch.tensor([row["input_ids"] for row in rows[:4]])}
@@ -101,9 +122,13 @@ def test_the_guides_script_runs_on_a_model_of_peft(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    (command,) = re.findall(r"^\t\$\(BIN\)/python -m (sphinx .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (command,) = re.findall(
+        r"^\t\$\(BIN\)/python -m (sphinx .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
     words = [str(tmp_path) if word == "outputs/docs" else word for word in shlex.split(command)]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     assert "mean squared norm" in (tmp_path / "api.html").read_text()
     assert "from a PEFT script" in (tmp_path / "guide.html").read_text()

@@ -16,7 +16,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def code(path):
-    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    return [
+        "".join(c["source"])
+        for c in json.loads(path.read_text())["cells"]
+        if c["cell_type"] == "code"
+    ]
 
 
 @pytest.mark.slow
@@ -40,5 +44,8 @@ def test_notebooks_are_committed_with_outputs_and_without_logic(path):
 
 
 def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"start with: python -m experiments\.run experiment=table7 backbone=tiny"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"start with: python -m experiments\.run experiment=table7 backbone=tiny",
+    ):
         experiments.results.frames.load("table7", tmp_path, finished=True, mini=True)

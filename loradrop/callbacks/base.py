@@ -72,23 +72,39 @@ class LoRADropSchedule:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         if steps is not None and epochs is not None:
             raise ValueError("give steps or epochs, or neither to share at the end of training")
-        for name, value, allowed in (("kept_init", kept_init, KEPT_INIT), ("shared_init", shared_init, SHARED_INIT)):
+        for name, value, allowed in (
+            ("kept_init", kept_init, KEPT_INIT),
+            ("shared_init", shared_init, SHARED_INIT),
+        ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got '{value}'")
         self.batches, self.steps, self.epochs = batches, steps, epochs
         self.selection: dict[str, Any] = {**selection, "seed": seed}
-        self.average_over, self.kept_init, self.shared_init, self.adapter = average_over, kept_init, shared_init, adapter
+        self.average_over, self.kept_init, self.shared_init, self.adapter = (
+            average_over,
+            kept_init,
+            shared_init,
+            adapter,
+        )
         self.token_mask = token_mask
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
-        self._first: dict[str, Tensor] = {}  # values of A and B when training began, by site and matrix
+        self._first: dict[
+            str, Tensor
+        ] = {}  # values of A and B when training began, by site and matrix
 
     @property
     def at_end(self) -> bool:
         """Whether to share when training ends."""
         return self.steps is None and self.epochs is None
 
-    def begin(self, model: nn.Module, processes: int = 1, steps: float = math.inf, epochs: float = math.inf) -> None:
+    def begin(
+        self,
+        model: nn.Module,
+        processes: int = 1,
+        steps: float = math.inf,
+        epochs: float = math.inf,
+    ) -> None:
         """Check that LoRA-drop can be carried out, before training costs anything.
 
         Args:
@@ -108,11 +124,17 @@ class LoRADropSchedule:
             )
         for name, when, length in (("steps", self.steps, steps), ("epochs", self.epochs, epochs)):
             if when is not None and when > length:
-                raise ValueError(f"{name} is {when}, but training ends after {length:g}: LoRAs would never be shared")
+                raise ValueError(
+                    f"{name} is {when}, but training ends after {length:g}: LoRAs would never be shared"
+                )
         loras = self._loras(model)
-        select(uniform(model, self.adapter), **self.selection)  # a number of layers or a ratio that cannot be met
+        select(
+            uniform(model, self.adapter), **self.selection
+        )  # a number of layers or a ratio that cannot be met
         if self.kept_init == FRESH:
-            self._first = {name: parameter.detach().clone() for name, parameter in _matrices(loras).items()}
+            self._first = {
+                name: parameter.detach().clone() for name, parameter in _matrices(loras).items()
+            }
 
     def resume(self, model: nn.Module, plan: SharingPlan) -> None:
         """Share as before an interruption.
@@ -172,7 +194,9 @@ class LoRADropSchedule:
         if self.plan is None:
             warnings.warn("training ended before its LoRAs were measured and shared", stacklevel=2)
 
-    def carry_out(self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None) -> None:
+    def carry_out(
+        self, model: nn.Module, optimizers: Iterable[Any] = (), autocast: torch.dtype | None = None
+    ) -> None:
         """Measure, select and share.
 
         Args:
@@ -213,4 +237,8 @@ class LoRADropSchedule:
 
 def _matrices(loras: Mapping[str, LoRA]) -> dict[str, nn.Parameter]:
     pairs = {name: (lora.lora_A, lora.lora_B) for name, lora in loras.items()}
-    return {f"{name}.{matrix}": p for name, pair in pairs.items() for matrix, p in zip("AB", pair, strict=True)}
+    return {
+        f"{name}.{matrix}": p
+        for name, pair in pairs.items()
+        for matrix, p in zip("AB", pair, strict=True)
+    }

@@ -39,11 +39,15 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
             refuses.
     """
 
-    def __init__(self, batches: Iterable[Any], attribute: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, batches: Iterable[Any], attribute: str | None = None, **settings: Any
+    ) -> None:
         super().__init__(batches, **settings)
         self.attribute = attribute
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Look whether the checkpoint that training resumes from holds a plan."""
         if "plan" not in checkpoint.get("callbacks", {}).get(self.state_key, {}):
             self.resume_without_plan(checkpoint["global_step"], checkpoint["epoch"])
@@ -60,7 +64,9 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
             steps = trainer.estimated_stepping_batches if known else math.inf
             self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         """Share, if it is time in steps."""
         if self.is_due(steps=trainer.global_step):
             self._now(trainer, pl_module)

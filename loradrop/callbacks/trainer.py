@@ -13,8 +13,9 @@ from loradrop.callbacks.base import LoRADropSchedule
 from loradrop.selection import SharingPlan
 
 PLAN = "plan.json"
-# Where trainer_state.json of a checkpoint keeps the plan. No class has this name: of a class that does, the Trainer would
-# make a new callback (restore_callback_states_from_checkpoint), and batches cannot be stored.
+# Where trainer_state.json of a checkpoint keeps the plan. No class has this name: of a class that
+# does, the Trainer would make a new callback (restore_callback_states_from_checkpoint), and batches
+# cannot be stored.
 STATE = "loradrop_plan"
 
 
@@ -35,7 +36,9 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
         ValueError: When training begins, for what LoRADropSchedule.begin refuses.
     """
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Share as a resumed checkpoint says, or check that sharing is possible."""
         stored = _stored(state).get(STATE)
         if stored is not None:
@@ -48,27 +51,36 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
         self.begin(kwargs["model"], args.world_size, state.max_steps, epochs)
         self._store(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Share, if it is time in steps."""
         if self.is_due(steps=state.global_step):
             self._now(args, state, kwargs)
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Share, if it is time in epochs."""
         # counted in steps, an epoch's end has rounding errors: 2.9999999 of 3
         if self.is_due(epochs=(state.epoch or 0) + 1e-6):
             self._now(args, state, kwargs)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Share, if that was to happen at the end."""
         if self.is_due(ended=True):
             self._now(args, state, kwargs)
         self.end()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Put the plan beside the weights."""
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        # a hyper-parameter search has folders of its own, whose plans trainer_state.json holds as well
+        # a hyper-parameter search has folders of its own, whose plans trainer_state.json holds as
+        # well
         if self.plan is not None and state.is_world_process_zero and folder.is_dir():
             self.plan.save(folder / PLAN)
 
@@ -78,7 +90,8 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
         self.carry_out(given["model"], [] if optimizer is None else [optimizer], mixed)
         self._store(state)
         if not self.at_end:
-            # a checkpoint from before sharing fits the model no more: load_best_model_at_end must not bring it back
+            # a checkpoint from before sharing fits the model no more: load_best_model_at_end must
+            # not bring it back
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def _store(self, state: TrainerState) -> None:

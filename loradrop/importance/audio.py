@@ -40,7 +40,9 @@ def audio_frames(model: nn.Module, site: Site, x: Tensor, mask: Tensor) -> Tenso
     return None
 
 
-def _mapped(module: Any, lengths: Any, count: int, mask: Tensor, options: dict[str, bool]) -> Tensor | None:
+def _mapped(
+    module: Any, lengths: Any, count: int, mask: Tensor, options: dict[str, bool]
+) -> Tensor | None:
     to_frames: Any = getattr(module, "_get_feature_vector_attention_mask", None)
     if to_frames is not None:
         fits = int(lengths(torch.tensor(mask.shape[1]), **options)) == count
@@ -48,7 +50,9 @@ def _mapped(module: Any, lengths: Any, count: int, mask: Tensor, options: dict[s
     # Whisper has the lengths alone; of other models they are not what masks are made of
     if getattr(getattr(module, "config", None), "model_type", None) != "whisper":
         return None
-    in_front = bool((mask.diff(dim=-1) <= 0).all())  # lengths mean nothing if padding is not at the end
+    in_front = bool(
+        (mask.diff(dim=-1) <= 0).all()
+    )  # lengths mean nothing if padding is not at the end
     if not in_front or lengths(mask.shape[1]) != count:
         return None
     return (torch.arange(count, device=mask.device) < lengths(mask.sum(-1))[:, None]).long()

@@ -65,7 +65,10 @@ class Lineage(TorchFunctionMode):
         """
         if isinstance(batch, Mapping):
             return {key: self._mark(value, str(key)) for key, value in batch.items()}
-        return [self._mark(value, names[i] if i < len(names) else str(i)) for i, value in enumerate(batch)]
+        return [
+            self._mark(value, names[i] if i < len(names) else str(i))
+            for i, value in enumerate(batch)
+        ]
 
     def of(self, tensor: Tensor) -> frozenset[str]:
         """Names of the inputs that a tensor is made of.
@@ -127,7 +130,11 @@ class Lineage(TorchFunctionMode):
 
     def _product(self, factors: list[Tensor]) -> frozenset[str]:
         left = factors[0]
-        if not self.of(left) and left.dim() > 2 and not (self._weight(left) or self._weight(left._base)):
+        if (
+            not self.of(left)
+            and left.dim() > 2
+            and not (self._weight(left) or self._weight(left._base))
+        ):
             return frozenset({QUERIES}) if self._union(factors) else CONSTANT
         # a weight on the left has no positions
         return next((found for found in map(self.of, factors) if found), CONSTANT)
@@ -171,4 +178,7 @@ def _swaps(output: Tensor, given: Tensor) -> bool:
     if given.dim() not in (2, 3):
         return False
     strides = given.stride()
-    return output.stride()[:2] == (strides[1], strides[0]) and output.shape[:2] == (given.shape[1], given.shape[0])
+    return output.stride()[:2] == (strides[1], strides[0]) and output.shape[:2] == (
+        given.shape[1],
+        given.shape[0],
+    )

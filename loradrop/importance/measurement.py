@@ -90,7 +90,9 @@ class Importance:
             for kind, layers in self.values.items()
             for layer, g in layers.items()
         ]
-        return pandas.DataFrame(rows, columns=["module_type", "layer", "squared_norm", "importance", "parameters"])
+        return pandas.DataFrame(
+            rows, columns=["module_type", "layer", "squared_norm", "importance", "parameters"]
+        )
 
     def plot(self) -> Figure:
         """Draw y_i over the layers, a bar for each module type, as in the paper's Figure 9.
@@ -113,7 +115,11 @@ class Importance:
         for i, (kind, layers) in enumerate(normalized.items()):
             places = [layer + (i - (len(normalized) - 1) / 2) * width for layer in layers]
             axes.bar(places, list(layers.values()), width, label=kind)
-        axes.set(xlabel="layer", ylabel="importance", xticks=sorted({i for layers in normalized.values() for i in layers}))
+        axes.set(
+            xlabel="layer",
+            ylabel="importance",
+            xticks=sorted({i for layers in normalized.values() for i in layers}),
+        )
         axes.legend()
         return figure
 
@@ -125,7 +131,10 @@ class Importance:
             "parameters": self.parameters,
         }
         by_text = {
-            key: {kind: {str(layer): value for layer, value in layers.items()} for kind, layers in part.items()}
+            key: {
+                kind: {str(layer): value for layer, value in layers.items()}
+                for kind, layers in part.items()
+            }
             for key, part in parts.items()
         }
         return {**by_text, "tokens": self.tokens}
@@ -134,7 +143,10 @@ class Importance:
     def from_dict(cls, data: Mapping[str, Any]) -> Importance:
         """Make an importance from what `to_dict` returns."""
         values, parameters = (
-            {kind: {int(layer): value for layer, value in layers.items()} for kind, layers in data[key].items()}
+            {
+                kind: {int(layer): value for layer, value in layers.items()}
+                for kind, layers in data[key].items()
+            }
             for key in ("values", "parameters")
         )
         return cls(values, parameters, data["tokens"])
@@ -159,7 +171,9 @@ def normalize(layers: Mapping[int, float]) -> dict[int, float]:
     if not math.isfinite(total):
         raise ValueError("an importance is not finite: training on the sample has diverged")
     if total <= 0:
-        raise ValueError("all importances are zero: train the LoRA on a sample first (B starts at zero)")
+        raise ValueError(
+            "all importances are zero: train the LoRA on a sample first (B starts at zero)"
+        )
     return {layer: value / total for layer, value in layers.items()}
 
 
@@ -212,13 +226,20 @@ def measure(
             (lora.peft.adapted_sites), or padding that cannot be told from the batch.
     """
     check_measurement(batches, average_over)
-    model = unwrap(model)  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
+    model = unwrap(
+        model
+    )  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
     sites = adapted_sites(model, adapter)
     check_called(model, [site.name for site in sites])
     if skipped := skipped_parameters(model, adapter):
-        note(f"{len(skipped)} LoRAs of parameters ({skipped[0]}, ...) are not measured, and keep their own")
+        note(
+            f"{len(skipped)} LoRAs of parameters ({skipped[0]}, ...) are not measured, and keep their own"
+        )
     masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
-    meters = {site: MomentAccumulator(site, lora, masks, average_over, squared_norms) for site, lora in sites.items()}
+    meters = {
+        site: MomentAccumulator(site, lora, masks, average_over, squared_norms)
+        for site, lora in sites.items()
+    }
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     loras = sites.values()
@@ -230,7 +251,10 @@ def measure(
                 with uncompiled(), mixed:
                     _run(model, given, masks)
                 if first is None:
-                    first, seen = given, {site for site, meter in meters.items() if meter.moment.tokens > 0}
+                    first, seen = (
+                        given,
+                        {site for site, meter in meters.items() if meter.moment.tokens > 0},
+                    )
         if first is not None:
             with uncompiled(), mixed:
                 _check_effect(model, first, {site: sites[site] for site in seen})
@@ -254,13 +278,17 @@ def check_measurement(batches: Iterable[Any], average_over: str) -> None:
     if average_over not in AVERAGES:
         raise ValueError(f"average_over must be one of {', '.join(AVERAGES)}, got '{average_over}'")
     if isinstance(batches, Mapping | Tensor):
-        raise TypeError("batches must be an iterable of batches, got a single one: put it into a list")
+        raise TypeError(
+            "batches must be an iterable of batches, got a single one: put it into a list"
+        )
 
 
 def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
     """Run a forward pass that the meters see, with the batch's masks."""
     if not isinstance(batch, dict | list | Tensor):
-        raise TypeError(f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}")
+        raise TypeError(
+            f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}"
+        )
     marked = masks.read([batch] if isinstance(batch, Tensor) else batch)
     with masks.lineage:
         if isinstance(marked, dict):
@@ -270,16 +298,26 @@ def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
 
 
 def _check_effect(model: nn.Module, batch: Any, sites: Mapping[Site, LoRA]) -> None:
-    """Raise ValueError if the model does not call an adapted module when nobody watches, as fused paths do."""
-    modules = {site: lora.layer if isinstance(lora, PeftLoRA) else lora for site, lora in sites.items()}
+    """Raise ValueError if the model does not call an adapted module when nobody watches, as fused
+    paths do.
+    """
+    modules = {
+        site: lora.layer if isinstance(lora, PeftLoRA) else lora for site, lora in sites.items()
+    }
     with recorded_calls(modules.values()) as called:
         if isinstance(batch, dict):
             model(**batch)
         else:
             model(*([batch] if isinstance(batch, Tensor) else batch))
-    bypassed = next((site.name for site, module in modules.items() if id(module) not in called), None)
+    bypassed = next(
+        (site.name for site, module in modules.items() if id(module) not in called), None
+    )
     if bypassed is not None:
-        raise ValueError(without_effect(bypassed, "in eval mode the model computes without calling it (a fused path)"))
+        raise ValueError(
+            without_effect(
+                bypassed, "in eval mode the model computes without calling it (a fused path)"
+            )
+        )
 
 
 def _collect(meters: Mapping[Site, MomentAccumulator]) -> Importance:

@@ -43,14 +43,18 @@ class MomentAccumulator:
         keep_norms: Whether to keep the squared norm of every position.
     """
 
-    def __init__(self, site: Site, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool) -> None:
+    def __init__(
+        self, site: Site, lora: LoRA, masks: TokenMask, average_over: str, keep_norms: bool
+    ) -> None:
         self.site, self.lora, self.masks = site, lora, masks
         self.average_over, self.keep_norms = average_over, keep_norms
         self.of_batch, self.constant = (Moment(lora.rank, lora.lora_A.device) for _ in range(2))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self.masks.lineage.paused():
-            x, mask, constant = self.masks.of(self.site, args[0] if args else next(iter(kwargs.values())))
+            x, mask, constant = self.masks.of(
+                self.site, args[0] if args else next(iter(kwargs.values()))
+            )
             self._add(self.constant if constant else self.of_batch, x, mask)
 
     def _add(self, moment: Moment, x: Tensor, mask: Tensor) -> None:
@@ -137,7 +141,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     flags = {module: module.training for module in model.modules()}
     model.eval()
     for module in flags:
-        # in eval mode on a CPU bitsandbytes repacks 4-bit weights for inference, and cannot train on them any more
+        # in eval mode on a CPU bitsandbytes repacks 4-bit weights for inference, and cannot train
+        # on them any more
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.training = True
     try:

@@ -146,7 +146,9 @@ class TokenMask:
         if content & TARGET:
             about = [mask for mask in about if mask.owners & TARGET]
         if self.targets_only and not about:
-            raise ValueError(f"{ALONE}: {site.name} sees no targets, but {_listed(content)}; {self.told.remedy(site)}")
+            raise ValueError(
+                f"{ALONE}: {site.name} sees no targets, but {_listed(content)}; {self.told.remedy(site)}"
+            )
         masked = [mask for mask in about if not mask.counts_all]
         if not masked and not self.targets_only:
             return x, None
@@ -161,7 +163,9 @@ class TokenMask:
             if holds_tokens(x, mask.mask):
                 return x, mask.mask
         if not self.targets_only:
-            if x.dim() == 2 and len(x) == self._rows():  # one vector for each example, as in a pooler
+            if (
+                x.dim() == 2 and len(x) == self._rows()
+            ):  # one vector for each example, as in a pooler
                 return x, None
             frames = (audio_frames(self.model, site, x, mask.mask) for mask in masked)
             found = next((mask for mask in frames if mask is not None), None)
@@ -179,7 +183,8 @@ class TokenMask:
             if not _is_mask(key):
                 continue
             owners = OWNERS.get(key) or frozenset(
-                key.replace("attention_mask", name) for name in ("input_ids", "inputs_embeds", "input_features")
+                key.replace("attention_mask", name)
+                for name in ("input_ids", "inputs_embeds", "input_features")
             )
             certain = bool(owners & content) or key != "attention_mask"
             if not certain:
@@ -195,25 +200,41 @@ class TokenMask:
     def _alike(self, mask: Tensor, content: frozenset[str]) -> frozenset[str]:
         """Inputs that a mask without a known owner can be about, by their shapes; ids first."""
         candidates = {key: self.inputs[key] for key in content - TARGET}
-        ids = [key for key, value in candidates.items() if value.shape == mask.shape and not value.is_floating_point()]
-        long = [key for key, value in candidates.items() if mask.dim() == 2 and mask.shape[1] in value.shape[1:]]
+        ids = [
+            key
+            for key, value in candidates.items()
+            if value.shape == mask.shape and not value.is_floating_point()
+        ]
+        long = [
+            key
+            for key, value in candidates.items()
+            if mask.dim() == 2 and mask.shape[1] in value.shape[1:]
+        ]
         return frozenset(ids or long or candidates)
 
     def _others(self, mask: InputMask, content: frozenset[str]) -> list[str]:
         """Inputs that have positions of their own besides those that a mask is about."""
         others = {key: self.inputs[key] for key in content - mask.owners - {"labels"}}
-        return [k for k, value in others.items() if value.shape != mask.mask.shape or value.is_floating_point()]
+        return [
+            k
+            for k, value in others.items()
+            if value.shape != mask.mask.shape or value.is_floating_point()
+        ]
 
     def _targets(self) -> list[InputMask]:
         labels, padding = self.inputs.get("labels"), self.inputs.get("attention_mask")
         if not _is_text(labels):
-            raise ValueError("average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target")
+            raise ValueError(
+                "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target"
+            )
         targets = (labels != IGNORED).long()
         if padding is not None and padding.shape == targets.shape:
             targets = targets * padding
         content = frozenset(key for key in self.inputs if _is_content(key))
         owners = TEXT if TEXT & content else self._alike(targets, content)
-        return [InputMask("labels", owners, targets, TEXT & content != CONSTANT or len(owners) == 1)]
+        return [
+            InputMask("labels", owners, targets, TEXT & content != CONSTANT or len(owners) == 1)
+        ]
 
     def _rows(self) -> int:
         return next((len(value) for value in self.inputs.values() if value.dim()), 0)
@@ -243,7 +264,11 @@ def _argument_names(model: nn.Module) -> list[str]:
     found: Any = model
     base = found.get_base_model() if hasattr(model, "get_base_model") else found
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [name for name, value in inspect.signature(base.forward).parameters.items() if value.kind in kinds]
+    return [
+        name
+        for name, value in inspect.signature(base.forward).parameters.items()
+        if value.kind in kinds
+    ]
 
 
 def _is_mask(key: str) -> bool:
@@ -263,7 +288,9 @@ def _check_tensor(key: str, value: Any, must_be_text: bool) -> None:
     if value is None:
         return
     if not isinstance(value, Tensor):
-        raise TypeError(f"{key} of a batch must be a tensor, got {type(value).__name__}: put rows together (a collator)")
+        raise TypeError(
+            f"{key} of a batch must be a tensor, got {type(value).__name__}: put rows together (a collator)"
+        )
     if must_be_text and value.dim() != 2:
         raise ValueError(f"{key} must be (batch, tokens), got {tuple(value.shape)}")
 

@@ -37,7 +37,9 @@ class ToldMasks:
         sites = list(sites)
         for part in self.masks:
             if not any(_end(site.name, part) for site in sites):
-                raise ValueError(f"token_mask: no adapted module lies in '{part}'; one of them is {sites[0].name}")
+                raise ValueError(
+                    f"token_mask: no adapted module lies in '{part}'; one of them is {sites[0].name}"
+                )
         self.parts = {site: self._part(site) for site in sites}
         self.batch: Any = None
         self.values: dict[str, Tensor | None] = {}
@@ -67,13 +69,17 @@ class ToldMasks:
             value = mask if mask is None or isinstance(mask, Tensor) else mask(self.batch)
             if not (value is None or isinstance(value, Tensor)):
                 kind = type(value).__name__
-                raise TypeError(f"token_mask: the function for '{part}' must return a tensor or None, got {kind}")
+                raise TypeError(
+                    f"token_mask: the function for '{part}' must return a tensor or None, got {kind}"
+                )
             self.values[part] = value
         value = self.values[part]
         if value is None:
             return None
         positions = x.shape[:-1]
-        if value.numel() == positions.numel() and (positions == value.shape or 1 in (len(positions), value.dim())):
+        if value.numel() == positions.numel() and (
+            positions == value.shape or 1 in (len(positions), value.dim())
+        ):
             return value.reshape(positions) if value.dim() == 1 else value
         raise ValueError(
             f"token_mask: {tuple(value.shape)} for '{part}' does not fit the input {tuple(x.shape)} of {site.name}; where "

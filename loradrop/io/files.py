@@ -1,4 +1,6 @@
-"""The files of an adapter: PEFT's form and the compact one, with the plan beside them; see loradrop.io.pretrained."""
+"""The files of an adapter: PEFT's form and the compact one, with the plan beside them; see
+loradrop.io.pretrained.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,17 @@ def read_adapter(folder: Path) -> StoredAdapter:
     config = _read_json(folder / config_name)
     kind = str(config.get("peft_type"))
     if kind != "LORA":
-        raise ValueError(f"{folder / config_name}: LoRA is needed, not {kind}: use PeftModel.from_pretrained")
+        raise ValueError(
+            f"{folder / config_name}: LoRA is needed, not {kind}: use PeftModel.from_pretrained"
+        )
     state, metadata = read_tensors(folder / weights_name)
     try:
         shared = json.loads(metadata.get("shared", "{}"))
         state |= {name: state[first] for name, first in shared.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / weights_name} is damaged: its list of shared tensors ({error!r})") from error
+        raise ValueError(
+            f"{folder / weights_name} is damaged: its list of shared tensors ({error!r})"
+        ) from error
     return StoredAdapter(folder, config, state, _read_plan(folder / PLAN))
 
 
@@ -96,7 +102,11 @@ def _read_plan(path: Path) -> SharingPlan | None:
         parts = (plan.kept, plan.others, plan.never_adapted)
         layers = [layer for part in parts for found in part.values() for layer in found]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): without it every layer gets its own LoRA") from error
+        raise ValueError(
+            f"{path} is damaged ({error!r}): without it every layer gets its own LoRA"
+        ) from error
     if not isinstance(plan.share, bool) or not all(type(layer) is int for layer in layers):
-        raise ValueError(f"{path} is damaged: `share` or a layer: without it every layer gets its own LoRA")
+        raise ValueError(
+            f"{path} is damaged: `share` or a layer: without it every layer gets its own LoRA"
+        )
     return plan

@@ -1,4 +1,6 @@
-"""Merge: W + (alpha / r) B A as the weight of an ordinary model, which computes the same without any LoRA."""
+"""Merge: W + (alpha / r) B A as the weight of an ordinary model, which computes the same without
+any LoRA.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
-    """Add every LoRA's update to its base weight, in the weight's own type, and put the base modules back, in place.
+    """Add every LoRA's update to its base weight, in the weight's own type, and put the base
+    modules back, in place.
 
     Shared LoRAs are merged into each of their layers. PEFT's layers are merged by PEFT itself.
 
@@ -31,8 +34,9 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: No LoRA; a weight that another module uses too (tied embeddings); base weights in 4 or 8 bits, to
-            which only PEFT's merging, with its rounding, adds; or sharded parameters. The model is as it was.
+        ValueError: No LoRA; a weight that another module uses too (tied embeddings); base weights
+            in 4 or 8 bits, to which only PEFT's merging, with its rounding, adds; or sharded
+            parameters. The model is as it was.
     """
     model = unwrap_to_store(model)
     layers = peft_layers(model)
@@ -40,8 +44,14 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
         adapter = adapter_name(layers.values(), adapter)
         peft: Any = model
         if not hasattr(peft, "merge_and_unload"):
-            raise ValueError("a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload")
-        merged = {n: layer for n, layer in layers.items() if adapter in (*layer.lora_A, *layer.lora_embedding_A)}
+            raise ValueError(
+                "a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload"
+            )
+        merged = {
+            n: layer
+            for n, layer in layers.items()
+            if adapter in (*layer.lora_A, *layer.lora_embedding_A)
+        }
         check_untied(model, {name: layer.get_base_layer() for name, layer in merged.items()})
         return peft.merge_and_unload(adapter_names=[adapter])
     modules = lora_modules(model)
@@ -52,7 +62,9 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     for name, module in modules.items():
         kind = getattr(getattr(module.base, "weight", None), "dtype", "another form")
         if kind not in UNQUANTISED:
-            raise ValueError(f"{name}: weights in {kind} cannot take an update; load the base unquantised")
+            raise ValueError(
+                f"{name}: weights in {kind} cannot take an update; load the base unquantised"
+            )
     check_untied(model, {name: module.base for name, module in modules.items()})
     for name, module in modules.items():
         weight = module.base.weight  # (d_out, d_in)

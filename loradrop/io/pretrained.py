@@ -1,12 +1,14 @@
-"""Adapters as files: PEFT's form, which PeftModel.from_pretrained loads, or a compact one that stores a shared LoRA once.
+"""Adapters as files: PEFT's form, which PeftModel.from_pretrained loads, or a compact one that
+stores a shared LoRA once.
 
-    PEFT's form   adapter_config.json, adapter_model.safetensors: a LoRA for each layer, shared ones written out
-    compact form  compact_config.json (the same config), compact_model.safetensors: every Parameter once; the other names
-                  that stand for it are in the file's metadata
+    PEFT's form   adapter_config.json, adapter_model.safetensors: a LoRA for each layer, shared ones
+    written out compact form  compact_config.json (the same config), compact_model.safetensors:
+                  every Parameter once; the other names that stand for it are in the file's metadata
     both          plan.json: which layers share (selection.SharingPlan)
 
-Names of tensors are PEFT's: `base_model.model.<module>.lora_A.weight` (r, d_in) and `.lora_B.weight` (d_out, r).
-Wrappers (torch.compile, DataParallel, Lightning) leave no trace in them. The same adapter gives the same bytes.
+Names of tensors are PEFT's: `base_model.model.<module>.lora_A.weight` (r, d_in) and
+`.lora_B.weight` (d_out, r). Wrappers (torch.compile, DataParallel, Lightning) leave no trace in
+them. The same adapter gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from loradrop.io.files import COMPACT_FORM, PEFT_FORM, PLAN, StoredAdapter, read_adapter, write_peft_form
+from loradrop.io.files import (
+    COMPACT_FORM,
+    PEFT_FORM,
+    PLAN,
+    StoredAdapter,
+    read_adapter,
+    write_peft_form,
+)
 from loradrop.io.loading import (
     AS_PEFT,
     Matrices,
@@ -44,7 +53,16 @@ from loradrop.sharing import check_stored_plan, plan_of, share
 
 A_END, B_END = ".lora_A.weight", ".lora_B.weight"
 # what PEFT raises for files that do not fit or are damaged
-PEFT_ERRORS = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ImportError, re.error)
+PEFT_ERRORS = (
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    ImportError,
+    re.error,
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +80,14 @@ class Saved:
         return f"{self.folder / self.file}: {self.lora_parameters:,} numbers of LoRA{head}, {self.bytes:,} bytes"
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, adapter: str | None = None, compact: bool = False) -> Saved:
+def save_pretrained(
+    model: nn.Module, folder: str | Path, adapter: str | None = None, compact: bool = False
+) -> Saved:
     """Write a model's LoRA, and what else of it trains (a head), into a folder.
 
     Args:
-        model: A model with LoRA of add_lora or of PEFT. Wrappers around it or inside it are seen through.
+        model: A model with LoRA of add_lora or of PEFT. Wrappers around it or inside it are seen
+            through.
         folder: Where to write; it is made. The files lie in `folder` itself.
         adapter: Which adapter of a PEFT model; None: the active one.
         compact: Store each shared LoRA once, in a form that only from_pretrained reads.
@@ -75,42 +96,60 @@ def save_pretrained(model: nn.Module, folder: str | Path, adapter: str | None = 
         What was written and how large it is.
 
     Raises:
-        ValueError: No LoRA; a method whose update is not a plain LoRA's (VeRA); a trainable parameter of an otherwise
-            frozen module, which PEFT's files cannot hold; sharded parameters; an adapter of the other form in the
-            folder; and as for plan_of. Nothing is written then.
+        ValueError: No LoRA; a method whose update is not a plain LoRA's (VeRA); a trainable
+            parameter of an otherwise frozen module, which PEFT's files cannot hold; sharded
+            parameters; an adapter of the other form in the folder; and as for plan_of. Nothing is
+            written then.
     """
     inside = unwrap_to_store(model)
     config, state = adapter_state(inside, adapter)
     plan = plan_of(inside, adapter)
     folder = Path(folder)
-    (config_name, weights_name), other = (COMPACT_FORM, PEFT_FORM) if compact else (PEFT_FORM, COMPACT_FORM)
+    (config_name, weights_name), other = (
+        (COMPACT_FORM, PEFT_FORM) if compact else (PEFT_FORM, COMPACT_FORM)
+    )
     present = [name for name in other if (folder / name).exists()]
     if present:
-        raise ValueError(f"{folder} holds an adapter of the other form ({', '.join(present)}): give another folder")
+        raise ValueError(
+            f"{folder} holds an adapter of the other form ({', '.join(present)}): give another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     shared = _repeated(state) if compact else {}
     # copies: safetensors refuses tensors that share memory
-    stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items() if name not in shared}
+    stored = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in state.items()
+        if name not in shared
+    }
     # one entry: safetensors writes several in random order
-    save_file(stored, folder / weights_name, {"shared": json.dumps(shared)} if compact else {"format": "pt"})
-    (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    save_file(
+        stored,
+        folder / weights_name,
+        {"shared": json.dumps(shared)} if compact else {"format": "pt"},
+    )
+    (folder / config_name).write_text(
+        json.dumps(config, indent=2, sort_keys=True), encoding="utf-8"
+    )
     plan.save(folder / PLAN)
     lora = sum(tensor.numel() for name, tensor in stored.items() if is_lora(name))
     total = sum(tensor.numel() for tensor in stored.values())
     return Saved(folder, weights_name, lora, total - lora, (folder / weights_name).stat().st_size)
 
 
-def from_pretrained(model: nn.Module, folder: str | Path, as_peft: bool = False, is_trainable: bool = True) -> nn.Module:
-    """Put an adapter of either form, or any LoRA that PEFT has saved, into its base model, in place.
+def from_pretrained(
+    model: nn.Module, folder: str | Path, as_peft: bool = False, is_trainable: bool = True
+) -> nn.Module:
+    """Put an adapter of either form, or any LoRA that PEFT has saved, into its base model, in
+    place.
 
-    With a plan, shared layers use the same Parameters again. A and B keep the types that the files hold. Everything is
-    checked first: after an error the model is as it was.
+    With a plan, shared layers use the same Parameters again. A and B keep the types that the files
+    hold. Everything is checked first: after an error the model is as it was.
 
     Args:
         model: The base model, without LoRA. Wrappers are seen through, except with `as_peft`.
         folder: What save_pretrained or PEFT has written.
-        as_peft: Put a PeftModel around the model, which also holds what LoRALinear cannot: DoRA, trained biases,
-            convolutions, embeddings.
+        as_peft: Put a PeftModel around the model, which also holds what LoRALinear cannot: DoRA,
+            trained biases, convolutions, embeddings.
         is_trainable: Whether what the files hold trains; all else is frozen.
 
     Returns:
@@ -119,8 +158,9 @@ def from_pretrained(model: nn.Module, folder: str | Path, as_peft: bool = False,
     Raises:
         FileNotFoundError: The folder holds no adapter.
         TypeError: `model` is not a module.
-        ValueError: A damaged file, an adapter of another model, or one that is not plain LoRA (without `as_peft`), a
-            model that holds LoRA already, or one that is wrapped in DistributedDataParallel or sharded.
+        ValueError: A damaged file, an adapter of another model, or one that is not plain LoRA
+            (without `as_peft`), a model that holds LoRA already, or one that is wrapped in
+            DistributedDataParallel or sharded.
     """
     inside = unwrap_to_store(model, "call from_pretrained")
     if as_peft and inside is not model:
@@ -138,18 +178,25 @@ def is_lora(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def _load(model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: bool, is_trainable: bool) -> nn.Module:
+def _load(
+    model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: bool, is_trainable: bool
+) -> nn.Module:
     matrices, others = _split(adapter.state)
     if adapter.plan is not None:
         planned = _of_modules(matrices, adapter.config)
         modules = clean_modules(inside)
         unknown = next((name for name in planned if name not in modules), None)
         if unknown is not None:
-            raise ValueError(f"the adapter does not fit the model: it has no linear module {unknown}")
+            raise ValueError(
+                f"the adapter does not fit the model: it has no linear module {unknown}"
+            )
         sites = sites_of(inside, [modules[name][0] for name in planned])
         check_stored_plan(
             adapter.plan,
-            {(site.module_type, site.layer): pair for site, pair in zip(sites, planned.values(), strict=True)},
+            {
+                (site.module_type, site.layer): pair
+                for site, pair in zip(sites, planned.values(), strict=True)
+            },
         )
     if as_peft:
         loaded = _with_peft(inside, adapter, is_trainable)
@@ -163,8 +210,14 @@ def _load(model: nn.Module, inside: nn.Module, adapter: StoredAdapter, as_peft: 
 
 def _of_modules(matrices: Matrices, config: Mapping[str, Any]) -> Matrices:
     """Those that are not of parameters (MoE experts), which are in no plan."""
-    owners = tuple({parameter.rpartition(".")[0] for parameter in config.get("target_parameters") or ()})
-    return {name: pair for name, pair in matrices.items() if not name.replace(".base_layer", "").endswith(owners)}
+    owners = tuple(
+        {parameter.rpartition(".")[0] for parameter in config.get("target_parameters") or ()}
+    )
+    return {
+        name: pair
+        for name, pair in matrices.items()
+        if not name.replace(".base_layer", "").endswith(owners)
+    }
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:
@@ -185,11 +238,15 @@ def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:
     return matrices, rest
 
 
-def _install(model: nn.Module, config: Mapping[str, Any], matrices: Matrices, others: Mapping[str, Tensor]) -> None:
+def _install(
+    model: nn.Module, config: Mapping[str, Any], matrices: Matrices, others: Mapping[str, Tensor]
+) -> None:
     check_plain(config)
     unknown = next((name for name in others if "lora_" in name), None)
     if unknown is not None:
-        raise ValueError(f"the adapter holds more than A's and B's of linear modules: {unknown}; {AS_PEFT}")
+        raise ValueError(
+            f"the adapter holds more than A's and B's of linear modules: {unknown}; {AS_PEFT}"
+        )
     check_complete(model, config, matrices, others)
     alphas = {name: _alpha(config, name, len(A)) for name, (A, _) in matrices.items()}
     install(model, matrices, alphas, config.get("lora_dropout", 0.0), others, remedy="as_peft=True")
@@ -207,7 +264,11 @@ def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> 
 
     tensors = clean_tensors(model)
     given = {key.removeprefix(PREFIX): value for key, value in adapter.state.items()}
-    touched = [tensors[name] for name, value in given.items() if check_shape(name, value, tensors.get(name))]
+    touched = [
+        tensors[name]
+        for name, value in given.items()
+        if check_shape(name, value, tensors.get(name))
+    ]
     if changes_base(adapter.config):
         touched = list(model.parameters())
     with unchanged_on_error(model, touched), TemporaryDirectory() as scratch:
@@ -216,7 +277,9 @@ def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> 
             loaded = PeftModel.from_pretrained(model, scratch, is_trainable=is_trainable)
         except PEFT_ERRORS as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"PEFT cannot put the adapter into the model: {type(error).__name__}: {reason}") from error
+            raise ValueError(
+                f"PEFT cannot put the adapter into the model: {type(error).__name__}: {reason}"
+            ) from error
         _restore_types(loaded, adapter.state)
         _check_loaded(loaded, adapter.state)
     return loaded
@@ -233,7 +296,9 @@ def _restore_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where PEFT has left a tensor out, invented one or changed its values, which it does silently."""
+    """Raise ValueError where PEFT has left a tensor out, invented one or changed its values, which
+    it does silently.
+    """
     from peft import get_peft_model_state_dict
 
     held = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -242,7 +307,9 @@ def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the adapter's files have no {missing}, which its config promises")
     every = model.state_dict()
     for name, value in state.items():
-        there = held.get(name, every.get(name))  # embeddings that were saved with the adapter are the base's own
+        there = held.get(
+            name, every.get(name)
+        )  # embeddings that were saved with the adapter are the base's own
         if there is None:
             raise ValueError(f"the adapter does not fit the model: PEFT finds no place for {name}")
         if not torch.allclose(value.to(there), there, rtol=0, atol=0, equal_nan=True):
@@ -252,7 +319,9 @@ def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
 def _repeated(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Names of tensors that another one before them stands for, being the same memory."""
     first: dict[tuple[Any, ...], str] = {}
-    places = {name: (tensor.device, tensor.data_ptr(), tensor.shape) for name, tensor in state.items()}
+    places = {
+        name: (tensor.device, tensor.data_ptr(), tensor.shape) for name, tensor in state.items()
+    }
     for name, place in places.items():
         first.setdefault(place, name)
     return {name: first[place] for name, place in places.items() if first[place] != name}

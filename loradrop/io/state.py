@@ -18,10 +18,13 @@ from loradrop.lora.wrappers import clean_name, clean_names
 PREFIX = "base_model.model."  # PEFT's, before every name of the base model's
 
 
-def adapter_state(model: nn.Module, adapter: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def adapter_state(
+    model: nn.Module, adapter: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return PEFT's LoraConfig as JSON values, and the tensors by PEFT's names.
 
-    Tensors that are shared stand under each of their names. Names are those of the model without wrappers inside it.
+    Tensors that are shared stand under each of their names. Names are those of the model without
+    wrappers inside it.
 
     Args:
         model: A model with LoRA, without wrappers around it.
@@ -31,12 +34,19 @@ def adapter_state(model: nn.Module, adapter: str | None = None) -> tuple[dict[st
         ValueError: As for save_pretrained.
     """
     first = next(iter(adapted_sites(model, adapter).values()))
-    config, state = _of_peft(model, first.adapter) if isinstance(first, PeftLoRA) else _of_own(model)
+    config, state = (
+        _of_peft(model, first.adapter) if isinstance(first, PeftLoRA) else _of_own(model)
+    )
     # through PEFT's own encoding of enums and sets
     plain = json.loads(
-        json.dumps(config.to_dict(), default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+        json.dumps(
+            config.to_dict(),
+            default=lambda value: sorted(value) if isinstance(value, set) else str(value),
+        )
     )
-    return plain, {name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in state.items()}
+    return plain, {
+        name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in state.items()
+    }
 
 
 def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
@@ -51,7 +61,8 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
             )
     heads = {names[name]: model.get_submodule(name) for name in _trainable_modules(model)}
     rank, alpha = (
-        Counter(values).most_common(1)[0][0] for values in zip(*((m.rank, m.alpha) for m in modules.values()), strict=True)
+        Counter(values).most_common(1)[0][0]
+        for values in zip(*((m.rank, m.alpha) for m in modules.values()), strict=True)
     )
     config = LoraConfig(
         r=rank,
@@ -60,17 +71,25 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
         # whole names: no other module's ends in one
         target_modules=list(modules),
         rank_pattern={name: module.rank for name, module in modules.items() if module.rank != rank},
-        alpha_pattern={name: _number(module.alpha) for name, module in modules.items() if module.alpha != alpha},
+        alpha_pattern={
+            name: _number(module.alpha) for name, module in modules.items() if module.alpha != alpha
+        },
         modules_to_save=list(heads) or None,
         inference_mode=True,
-        base_model_name_or_path=getattr(getattr(model, "config", None), "name_or_path", None) or None,
+        base_model_name_or_path=getattr(getattr(model, "config", None), "name_or_path", None)
+        or None,
     )
-    config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+    config.auto_mapping = {
+        "base_model_class": type(model).__name__,
+        "parent_library": type(model).__module__,
+    }
     state: dict[str, Tensor] = {}
     for name, module in modules.items():
         state |= {f"{name}.lora_A.weight": module.lora_A, f"{name}.lora_B.weight": module.lora_B}
     for head, part in heads.items():
-        state |= {f"{head}.{clean_name(part, name)}": tensor for name, tensor in part.state_dict().items()}
+        state |= {
+            f"{head}.{clean_name(part, name)}": tensor for name, tensor in part.state_dict().items()
+        }
     return config, state
 
 
@@ -80,19 +99,27 @@ def _of_peft(model: nn.Module, adapter: str) -> tuple[Any, dict[str, Tensor]]:
     config = deepcopy(configs(model)[adapter])
     config.inference_mode = True
     if config.base_model_name_or_path is None:
-        config.base_model_name_or_path = getattr(getattr(model, "config", None), "name_or_path", None) or None
-    # under the modules' own names, by which PEFT looks: checkpoint_wrapper takes its part out of model.state_dict()
+        config.base_model_name_or_path = (
+            getattr(getattr(model, "config", None), "name_or_path", None) or None
+        )
+    # under the modules' own names, by which PEFT looks: checkpoint_wrapper takes its part out of
+    # model.state_dict()
     every = {
         f"{name}.{own}": tensor
         for name, module in model.named_modules(remove_duplicate=False)
-        for own, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for own, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
     }
     state = get_peft_model_state_dict(model, every, adapter_name=adapter)
     return config, {clean_name(model, name): tensor for name, tensor in state.items()}
 
 
 def _trainable_modules(model: nn.Module, name: str = "") -> Iterator[str]:
-    """The largest modules besides LoRA all of whose parameters train. ValueError: a parameter trains in none of them."""
+    """The largest modules besides LoRA all of whose parameters train. ValueError: a parameter
+    trains in none of them.
+    """
     parameters = list(model.parameters())
     holds_lora = any(isinstance(module, LoRALinear) for module in model.modules())
     if parameters and not holds_lora and all(parameter.requires_grad for parameter in parameters):
@@ -100,10 +127,16 @@ def _trainable_modules(model: nn.Module, name: str = "") -> Iterator[str]:
         return
     for own, parameter in model.named_parameters(recurse=False):
         if parameter.requires_grad and not isinstance(model, LoRALinear):
-            raise ValueError(f"{name}.{own} trains though not all of its module does: PEFT's files hold whole modules")
+            raise ValueError(
+                f"{name}.{own} trains though not all of its module does: PEFT's files hold whole modules"
+            )
     for child, module in model.named_children():
-        if isinstance(model, LoRALinear) and any(parameter.requires_grad for parameter in module.parameters()):
-            raise ValueError(f"{name}.{child} trains beside its LoRA, which PEFT's files do not hold: freeze it, or merge")
+        if isinstance(model, LoRALinear) and any(
+            parameter.requires_grad for parameter in module.parameters()
+        ):
+            raise ValueError(
+                f"{name}.{child} trains beside its LoRA, which PEFT's files do not hold: freeze it, or merge"
+            )
         yield from _trainable_modules(module, f"{name}.{child}".strip("."))
 
 

@@ -1,1 +1,3 @@
-"""Where LoRA sits: the layer, finding places for it, putting it in, and PEFT's layers seen the same way."""
+"""Where LoRA sits: the layer, finding places for it, putting it in, and PEFT's layers seen the same
+way.
+"""

@@ -1,8 +1,9 @@
 """Modules that are computed with and not called, so that LoRA around them has no effect.
 
-A forward pass may read a projection's weight and multiply by it itself (nn.MultiheadAttention's out_proj, WavLM's
-attention), or do so in a fused path for evaluation (nn.TransformerEncoderLayer). Where the source code says so, LoRA is
-refused before it is put in. What it does not say, a forward pass with nobody watching shows: see `recorded_calls`.
+A forward pass may read a projection's weight and multiply by it itself (nn.MultiheadAttention's
+out_proj, WavLM's attention), or do so in a fused path for evaluation (nn.TransformerEncoderLayer).
+Where the source code says so, LoRA is refused before it is put in. What it does not say, a forward
+pass with nobody watching shows: see `recorded_calls`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class _Uses:
 def check_called(model: nn.Module, names: Iterable[str]) -> None:
     """Check that the code around modules calls them, as far as their parents' source code says.
 
-    A weight that is read beside calls of the module is refused only where it is handed to a function as it is, as a fused
-    kernel needs it. Other reads beside calls are branches for special cases.
+    A weight that is read beside calls of the module is refused only where it is handed to a
+    function as it is, as a fused kernel needs it. Other reads beside calls are branches for special
+    cases.
 
     Args:
         model: The model that holds them.
@@ -54,7 +56,9 @@ def check_called(model: nn.Module, names: Iterable[str]) -> None:
             uses = _uses(kind)
             never_called = cut == len(parts) - 1 and path in uses.reads - uses.mentions
             if never_called or path in uses.hands_on:
-                raise ValueError(without_effect(name, f"{type(parent).__name__} computes with its weight itself"))
+                raise ValueError(
+                    without_effect(name, f"{type(parent).__name__} computes with its weight itself")
+                )
 
 
 def without_effect(name: str, why: str) -> str:
@@ -64,7 +68,8 @@ def without_effect(name: str, why: str) -> str:
 
 @contextmanager
 def recorded_calls(modules: Iterable[nn.Module]) -> Iterator[set[int]]:
-    """Record which modules are called inside the block, without a hook, since fused paths look for hooks.
+    """Record which modules are called inside the block, without a hook, since fused paths look for
+    hooks.
 
     Args:
         modules: Those that hold LoRA.
@@ -101,12 +106,20 @@ def _uses(kind: Any) -> _Uses:
     while waiting:
         name = waiting.pop()
         method = getattr(kind, name, None)
-        if name in done or not inspect.isfunction(method) or method is getattr(nn.Module, name, None):
+        if (
+            name in done
+            or not inspect.isfunction(method)
+            or method is getattr(nn.Module, name, None)
+        ):
             continue
         done.add(name)
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(method))))
-        except (OSError, TypeError, SyntaxError):  # made at run time: the forward pass has to show it
+        except (
+            OSError,
+            TypeError,
+            SyntaxError,
+        ):  # made at run time: the forward pass has to show it
             continue
         _read_uses(tree, uses)
         waiting += [path for path in uses.mentions if path not in done]
@@ -136,7 +149,11 @@ def _path(node: ast.AST) -> str | None:
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
         node = node.value
-    return ".".join(reversed(parts)) if parts and isinstance(node, ast.Name) and node.id == "self" else None
+    return (
+        ".".join(reversed(parts))
+        if parts and isinstance(node, ast.Name) and node.id == "self"
+        else None
+    )
 
 
 def _asks(above: ast.AST | None) -> bool:

@@ -1,7 +1,9 @@
-"""Notes on modules that had LoRA and lost it, so that they can be told from those that never had one.
+"""Notes on modules that had LoRA and lost it, so that they can be told from those that never had
+one.
 
-A note is an attribute of the base module: it goes where the module goes, into copies and wrappers, but not into state
-dicts. It is valid for the adapter that it was made for, since PEFT may later put another one of the same name in.
+A note is an attribute of the base module: it goes where the module goes, into copies and wrappers,
+but not into state dicts. It is valid for the adapter that it was made for, since PEFT may later put
+another one of the same name in.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from torch import nn
 _NOTES = "_loradrop_dropped"
 
 
-def note_dropped(module: nn.Module, rank: int, adapter: str | None = None, config: Any = None) -> None:
+def note_dropped(
+    module: nn.Module, rank: int, adapter: str | None = None, config: Any = None
+) -> None:
     """Note that a module has lost its LoRA.
 
     Args:
@@ -28,7 +32,8 @@ def note_dropped(module: nn.Module, rank: int, adapter: str | None = None, confi
 
 
 def dropped_rank(module: nn.Module, adapter: str | None = None, config: Any = None) -> int | None:
-    """Return the rank of the LoRA that a module has lost; None if it has lost none of this adapter's.
+    """Return the rank of the LoRA that a module has lost; None if it has lost none of this
+    adapter's.
 
     Args:
         module: The base module.

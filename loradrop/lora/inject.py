@@ -22,46 +22,57 @@ def add_lora(
     dropout: float = 0.0,
     target_modules: Iterable[str] | None = None,
 ) -> list[Site]:
-    """Wrap every target module of a model in a LoRALinear, in place, and freeze all that is not LoRA.
+    """Wrap every target module of a model in a LoRALinear, in place, and freeze all that is not
+    LoRA.
 
     Args:
         model: The base model. torch.compile, DataParallel and Lightning are seen through.
-        rank: r of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r differs likewise).
+        rank: r of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r
+            differs likewise).
         alpha: The update is scaled by alpha / r.
         dropout: Of the update's input.
-        target_modules: Suffixes of module names (`query`, `attention.output.dense`; with `*` for anything, as in
-            `text_model.*.q_proj` of one stack), or `all-linear` for every linear module of the layers. None takes query
-            and value of the model's family; where they are one projection with the key, that, with a warning. Modules
-            outside the stack of layers (heads, poolers) are taken only where none inside it has such a name.
+        target_modules: Suffixes of module names (`query`, `attention.output.dense`; with `*` for
+            anything, as in `text_model.*.q_proj` of one stack), or `all-linear` for every linear
+            module of the layers. None takes query and value of the model's family; where they are
+            one projection with the key, that, with a warning. Modules outside the stack of layers
+            (heads, poolers) are taken only where none inside it has such a name.
 
     Returns:
         The adapted sites.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: A rank or target that does not fit, whose message lists the linear modules; a module whose parent
-            computes with its weight instead of calling it; LoRA that is there already; DistributedDataParallel or
-            sharding. The model is as it was.
+        ValueError: A rank or target that does not fit, whose message lists the linear modules; a
+            module whose parent computes with its weight instead of calling it; LoRA that is there
+            already; DistributedDataParallel or sharding. The model is as it was.
     """
 
     def wrapped(site: Site, base: nn.Module) -> LoRALinear:
         own = rank.get(site.layer) if isinstance(rank, Mapping) else rank
         if not isinstance(own, Integral):
-            raise ValueError(f"rank must be a whole number, got {own} for layer {site.layer} ({site.name})")
+            raise ValueError(
+                f"rank must be a whole number, got {own} for layer {site.layer} ({site.name})"
+            )
         return LoRALinear(base, own, alpha, dropout)
 
     return wrap(model, target_modules, wrapped)
 
 
 def wrap(
-    model: nn.Module, target_modules: Iterable[str] | None, wrapped: Callable[[Site, nn.Module], LoRALinear]
+    model: nn.Module,
+    target_modules: Iterable[str] | None,
+    wrapped: Callable[[Site, nn.Module], LoRALinear],
 ) -> list[Site]:
-    """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see add_lora."""
+    """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see
+    add_lora.
+    """
     model = unwrap_to_change(model, "call add_lora")
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
     if any(hasattr(module, "lora_A") for module in model.modules()):
-        raise ValueError("the model holds LoRA of PEFT already: go on with that, or take the base model")
+        raise ValueError(
+            "the model holds LoRA of PEFT already: go on with that, or take the base model"
+        )
     sites = find_sites(model, target_modules)
     check_called(model, [site.name for site in sites])
     with unchanged_on_error(model):
@@ -78,8 +89,8 @@ def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
 
     Args:
         model: A model that add_lora has adapted.
-        names: Full names of the modules that are to lose their LoRA, which plan_of then tells from those that never had
-            one; None: all of them, and nothing is left to tell.
+        names: Full names of the modules that are to lose their LoRA, which plan_of then tells from
+            those that never had one; None: all of them, and nothing is left to tell.
 
     Raises:
         TypeError: `model` is not a module.
@@ -101,7 +112,9 @@ def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:
 
 def lora_modules(model: nn.Module) -> dict[str, LoRALinear]:
     """All LoRALinear modules by name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)
+    }
 
 
 def lora_sites(model: nn.Module) -> dict[Site, LoRALinear]:

@@ -1,8 +1,8 @@
 """LoRA: h = W x + (alpha / r) B A x, around any linear module.
 
-Shapes: x (..., d_in), A (r, d_in), B (d_out, r), h (..., d_out). A is Kaiming-uniform with a = sqrt(5) and B is zero, as in
-the released package of Hu et al. 2021 (arXiv 2106.09685, Section 4.1) and LoRA-drop's Appendix A.1, so that a fresh
-adapter leaves the model's output unchanged.
+Shapes: x (..., d_in), A (r, d_in), B (d_out, r), h (..., d_out). A is Kaiming-uniform with a =
+sqrt(5) and B is zero, as in the released package of Hu et al. 2021 (arXiv 2106.09685, Section 4.1)
+and LoRA-drop's Appendix A.1, so that a fresh adapter leaves the model's output unchanged.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ class LoRALinear(nn.Module):
     """A frozen linear module with a trainable low-rank update next to it, in that module's place.
 
     Args:
-        base: The linear module. It is frozen. Its weight, bias, widths and other attributes are this module's as well.
+        base: The linear module. It is frozen. Its weight, bias, widths and other attributes are
+            this module's as well.
         rank: r, from 1 to the smaller of its widths.
         alpha: Positive; the update is scaled by alpha / r.
         dropout: In [0, 1), of the update's input.
-        matrices: A (r, d_in) and B (d_out, r) to be used as they are instead of fresh ones: a method's own, or shared
-            with other modules.
+        matrices: A (r, d_in) and B (d_out, r) to be used as they are instead of fresh ones: a
+            method's own, or shared with other modules.
 
     Raises:
         ValueError: A rank, alpha or dropout out of range.
     """
 
-    # of a module that uses another's A and B: what transformers' save_pretrained, which refuses shared tensors, leaves out
+    # of a module that uses another's A and B: what transformers' save_pretrained, which refuses
+    # shared tensors, leaves out
     _tied_weights_keys: dict[str, str] | None = None
 
     def __init__(
@@ -78,7 +80,9 @@ class LoRALinear(nn.Module):
         return self.base.bias
 
     def __getattr__(self, name: str) -> Any:
-        """What only the base module has, so that code that asks a linear module for it gets an answer."""
+        """What only the base module has, so that code that asks a linear module for it gets an
+        answer.
+        """
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -118,11 +122,16 @@ def fresh_matrices(base: Any, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """
     d_in, d_out = base.in_features, base.out_features
     if not 1 <= rank <= min(d_in, d_out):
-        raise ValueError(f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}")
+        raise ValueError(
+            f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}"
+        )
     # float32 whatever the base's type: updates of a bf16 or 4-bit model would be lost to rounding
     # GPTQ and its like have no `weight` but buffers of other names
     device = (base.weight if hasattr(base, "weight") else next(base.buffers())).device
     options: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    A, B = nn.Parameter(torch.empty(rank, d_in, **options)), nn.Parameter(torch.zeros(d_out, rank, **options))
+    A, B = (
+        nn.Parameter(torch.empty(rank, d_in, **options)),
+        nn.Parameter(torch.zeros(d_out, rank, **options)),
+    )
     nn.init.kaiming_uniform_(A, a=math.sqrt(5))
     return A, B

@@ -1,7 +1,9 @@
-"""The LoRA of a PEFT model as `measure` and `share` see LoRA: by site, each with its A, B and scaling.
+"""The LoRA of a PEFT model as `measure` and `share` see LoRA: by site, each with its A, B and
+scaling.
 
-PEFT computes h = W x + s B A x with s = alpha / r, or alpha / sqrt(r) for rsLoRA, from a `lora_A` and a `lora_B` for every
-adapter's name. Torch only: a model can hold PEFT's layers only where PEFT has been imported already.
+PEFT computes h = W x + s B A x with s = alpha / r, or alpha / sqrt(r) for rsLoRA, from a `lora_A`
+and a `lora_B` for every adapter's name. Torch only: a model can hold PEFT's layers only where PEFT
+has been imported already.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ LoRA = LoRALinear | PeftLoRA
 def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, LoRA]:
     """Find all LoRA of a model by site, its own or PEFT's, in the model's order.
 
-    LoRA that PEFT has put on parameters (experts) is left out beside LoRA of linear modules; see skipped_parameters.
+    LoRA that PEFT has put on parameters (experts) is left out beside LoRA of linear modules; see
+    skipped_parameters.
 
     Args:
         model: A model with LoRA.
@@ -89,8 +92,8 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: No LoRA, no such adapter or none to be told, or a kind of LoRA whose update is not B A x (DoRA and
-            other variants, PiSSA, a bias, embeddings, convolutions).
+        ValueError: No LoRA, no such adapter or none to be told, or a kind of LoRA whose update is
+            not B A x (DoRA and other variants, PiSSA, a bias, embeddings, convolutions).
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a torch.nn.Module or a PeftModel is needed, got {type(model).__name__}")
@@ -101,15 +104,24 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
         adapter = adapter_name(layers.values(), adapter)
         _check_initial(configs(model).get(adapter))
         of_adapter = {name: layer for name, layer in layers.items() if adapter in _adapters(layer)}
-        # experts' parameters, which PEFT adapts without a module; where there is nothing else, they are refused
-        modules = {name: layer for name, layer in of_adapter.items() if not _of_parameter(layer)} or of_adapter
+        # experts' parameters, which PEFT adapts without a module; where there is nothing else, they
+        # are refused
+        modules = {
+            name: layer for name, layer in of_adapter.items() if not _of_parameter(layer)
+        } or of_adapter
         found = {name: _checked(name, layer, adapter) for name, layer in modules.items()}
         return dict(zip(sites_of(model, list(found)), found.values(), strict=True))
-    kinds = sorted({str(getattr(c.peft_type, "value", c.peft_type)) for c in configs(model).values()})
+    kinds = sorted(
+        {str(getattr(c.peft_type, "value", c.peft_type)) for c in configs(model).values()}
+    )
     if kinds:
-        raise ValueError(f"the PEFT adapter of the model is {', '.join(kinds)}; LoRA-drop needs LoRA")
+        raise ValueError(
+            f"the PEFT adapter of the model is {', '.join(kinds)}; LoRA-drop needs LoRA"
+        )
     if not own:
-        raise ValueError("the model holds no LoRA: call add_lora first, or give a PeftModel with LoRA")
+        raise ValueError(
+            "the model holds no LoRA: call add_lora first, or give a PeftModel with LoRA"
+        )
     if adapter is not None:
         raise ValueError(f"adapter='{adapter}' names an adapter of a PEFT model, and this is none")
     return dict(lora_sites(model))
@@ -118,11 +130,16 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
 def peft_layers(model: nn.Module) -> dict[str, Any]:
     """PEFT's LoRA layers by name."""
     peft = sys.modules.get("peft.tuners.lora.layer")
-    return {} if peft is None else {n: m for n, m in model.named_modules() if isinstance(m, peft.LoraLayer)}
+    return (
+        {}
+        if peft is None
+        else {n: m for n, m in model.named_modules() if isinstance(m, peft.LoraLayer)}
+    )
 
 
 def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str]:
-    """Name the parameters whose LoRA adapted_sites leaves out, since PEFT has put it on no linear module (MoE experts).
+    """Name the parameters whose LoRA adapted_sites leaves out, since PEFT has put it on no linear
+    module (MoE experts).
 
     Args:
         model: A model with LoRA.
@@ -130,9 +147,15 @@ def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str
     """
     layers = peft_layers(model)
     adapter = adapter_name(layers.values(), adapter) if layers else None
-    found = {name: layer for name, layer in layers.items() if _of_parameter(layer) and adapter in _adapters(layer)}
+    found = {
+        name: layer
+        for name, layer in layers.items()
+        if _of_parameter(layer) and adapter in _adapters(layer)
+    }
     # several parameters of one module are wrapped into each other
-    return [f"{name.replace('.base_layer', '')}.{layer.parameter_name}" for name, layer in found.items()]
+    return [
+        f"{name.replace('.base_layer', '')}.{layer.parameter_name}" for name, layer in found.items()
+    ]
 
 
 def configs(model: nn.Module) -> dict[str, Any]:
@@ -142,14 +165,20 @@ def configs(model: nn.Module) -> dict[str, Any]:
 
 
 def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
-    """The adapter that is meant: the named one, or the only one that is active. ValueError where that is none."""
+    """The adapter that is meant: the named one, or the only one that is active. ValueError where
+    that is none.
+    """
     layers = list(layers)
     present = list(dict.fromkeys(name for layer in layers for name in _adapters(layer)))
     if adapter is None:
-        active = [name for name in present if any(name in layer.active_adapters for layer in layers)]
+        active = [
+            name for name in present if any(name in layer.active_adapters for layer in layers)
+        ]
         if len(active) == 1:
             return active[0]
-        raise ValueError(f"{len(active)} adapters are active; name one of {', '.join(present)} (adapter=...)")
+        raise ValueError(
+            f"{len(active)} adapters are active; name one of {', '.join(present)} (adapter=...)"
+        )
     if adapter not in present:
         raise ValueError(f"the model has no LoRA adapter '{adapter}'; it has {', '.join(present)}")
     return adapter
@@ -157,7 +186,8 @@ def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
 
 @contextmanager
 def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
-    """PEFT's adapter in use inside the block: beside others if it is active already, else alone, and then put back.
+    """PEFT's adapter in use inside the block: beside others if it is active already, else alone,
+    and then put back.
 
     ValueError where adapters are disabled: a layer's input would not be what training has seen.
     """
@@ -182,7 +212,8 @@ def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
 
 
 def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None:
-    """Take an adapter out of the named layers, in place, and out of its config's targets, so that PEFT saves what is left.
+    """Take an adapter out of the named layers, in place, and out of its config's targets, so that
+    PEFT saves what is left.
 
     A layer without any adapter left becomes its base module again.
     """
@@ -201,16 +232,24 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
         prefix = base_prefix(model)
         layers = peft_layers(model)
         config.target_modules = {
-            n.removeprefix(prefix) for n, layer in layers.items() if adapter in _adapters(layer) and not _of_parameter(layer)
+            n.removeprefix(prefix)
+            for n, layer in layers.items()
+            if adapter in _adapters(layer) and not _of_parameter(layer)
         }
         config.layers_to_transform = config.layers_pattern = None
 
 
 def base_prefix(model: nn.Module) -> str:
-    """What stands in front of the base model's own names of its modules, `base_model.model.` for a PeftModel."""
-    base: Any = next((m for m in model.modules() if isinstance(getattr(m, "peft_config", None), dict)), model)
+    """What stands in front of the base model's own names of its modules, `base_model.model.` for a
+    PeftModel.
+    """
+    base: Any = next(
+        (m for m in model.modules() if isinstance(getattr(m, "peft_config", None), dict)), model
+    )
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    return next((f"{name}." if name else "" for name, module in model.named_modules() if module is base), "")
+    return next(
+        (f"{name}." if name else "" for name, module in model.named_modules() if module is base), ""
+    )
 
 
 def _adapters(layer: Any) -> list[str]:
@@ -222,7 +261,9 @@ def _of_parameter(layer: Any) -> bool:
 
 
 def _check_initial(config: Any) -> None:
-    """ValueError where PEFT has taken the initial B A out of the base weights: what it has learned cannot be told apart."""
+    """ValueError where PEFT has taken the initial B A out of the base weights: what it has learned
+    cannot be told apart.
+    """
     initial = getattr(config, "init_lora_weights", True)
     if isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE):
         raise ValueError(
@@ -236,16 +277,22 @@ def _checked(name: str, layer: Any, adapter: str) -> PeftLoRA:
     refused = f"{name}, adapter '{adapter}': "
     if layer.use_dora.get(adapter):
         raise ValueError(
-            refused + "DoRA rescales W + B A by a trained magnitude, so that its update is not B A x and has no norm of its "
+            refused
+            + "DoRA rescales W + B A by a trained magnitude, so that its update is not B A x and has no norm of its "
             "own to rank layers by: use plain LoRA (use_dora=False)"
         )
     if adapter in layer.lora_variant:
-        raise ValueError(f"{refused}its update is {type(layer.lora_variant[adapter]).__name__}'s, not B A x")
+        raise ValueError(
+            f"{refused}its update is {type(layer.lora_variant[adapter]).__name__}'s, not B A x"
+        )
     if layer.lora_bias.get(adapter):
         raise ValueError(refused + "its update has a bias (lora_bias=True), and is not B A x")
     base = layer.get_base_layer()
-    # PEFT's layers on MultiheadAttention and on bare parameters are not called with the x that A sees
+    # PEFT's layers on MultiheadAttention and on bare parameters are not called with the x that A
+    # sees
     unusual = isinstance(base, nn.MultiheadAttention) or _of_parameter(layer)
     if unusual or adapter not in layer.lora_A or not isinstance(layer.lora_A[adapter], nn.Linear):
-        raise ValueError(f"{refused}LoRA of a {type(base).__name__} cannot be measured, only that of linear modules")
+        raise ValueError(
+            f"{refused}LoRA of a {type(base).__name__} cannot be measured, only that of linear modules"
+        )
     return PeftLoRA(layer, adapter)

@@ -15,15 +15,23 @@ def unchanged_on_error(model: nn.Module, tensors: Iterable[Tensor] = ()) -> Iter
 
     Args:
         model: The model that the block changes in place.
-        tensors: Those of its tensors whose values the block may overwrite in place. They are copied.
+        tensors: Those of its tensors whose values the block may overwrite in place. They are
+            copied.
     """
-    # PEFT sets attributes of its own as well, so a module's whole dictionary is kept, and the dictionaries in it
+    # PEFT sets attributes of its own as well, so a module's whole dictionary is kept, and the
+    # dictionaries in it
     before = [
-        (module, dict(vars(module)), {k: dict(v) for k, v in vars(module).items() if isinstance(v, dict)})
+        (
+            module,
+            dict(vars(module)),
+            {k: dict(v) for k, v in vars(module).items() if isinstance(v, dict)},
+        )
         for module in model.modules()
     ]
     # `data` too: PiSSA gives base weights other values in that way
-    parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
+    parameters = [
+        (parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()
+    ]
     values = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield

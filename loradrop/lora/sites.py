@@ -24,7 +24,13 @@ DEFAULT_TARGETS = (
     ("to_q", "to_v"),  # diffusers
 )
 # Query, key and value in one projection; for models that have none of the pairs.
-FUSED_TARGETS = ("query_key_value", "Wqkv", "qkv_proj", "qkv", "c_attn")  # GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
+FUSED_TARGETS = (
+    "query_key_value",
+    "Wqkv",
+    "qkv_proj",
+    "qkv",
+    "c_attn",
+)  # GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
 ALL_LINEAR = "all-linear"  # as a target: every linear module of the stack of layers
 
 
@@ -45,8 +51,8 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
         target_modules: As for add_lora.
 
     Returns:
-        Their sites, in the model's order. Where query, key and value are one projection and it is taken by default, a
-        warning says so.
+        Their sites, in the model's order. Where query, key and value are one projection and it is
+        taken by default, a warning says so.
 
     Raises:
         ValueError: No module for a target; its message lists the linear modules.
@@ -59,21 +65,34 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
     stack = {name for name in linear if tree.stack_number(name) is not None}
     if target_modules == [ALL_LINEAR]:
         if not stack:
-            raise ValueError(f"target_modules: no layer has a linear module. {_listing(model, linear)}")
+            raise ValueError(
+                f"target_modules: no layer has a linear module. {_listing(model, linear)}"
+            )
         return sites_of(model, [name for name in linear if name in stack])
     if not target_modules:
         raise ValueError(f"target_modules: none are named. {_listing(model, linear)}")
     for target in target_modules:
         if not any(_ends(name, target) for name in linear):
-            other = next((type(module).__name__ for name, module in model.named_modules() if _ends(name, target)), None)
+            other = next(
+                (
+                    type(module).__name__
+                    for name, module in model.named_modules()
+                    if _ends(name, target)
+                ),
+                None,
+            )
             what = f" ('{target}' is a {other})" if other else ""
-            raise ValueError(f"target_modules: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}")
+            raise ValueError(
+                f"target_modules: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}"
+            )
     names = [name for name in linear if any(_ends(name, target) for target in target_modules)]
     return sites_of(model, [name for name in names if name in stack] or names)
 
 
 def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]:
-    """Query and value of the model's family. Where they are one projection with the key, that, with a warning."""
+    """Query and value of the model's family. Where they are one projection with the key, that, with
+    a warning.
+    """
     names = list(linear)
     for targets in (*DEFAULT_TARGETS, *((fused,) for fused in FUSED_TARGETS)):
         if all(any(_ends(name, target) for name in names) for target in targets):
@@ -90,11 +109,17 @@ def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]
                 f"{fused} is a {type(found).__name__}, which PEFT adapts: get_peft_model(model, LoraConfig("
                 f"target_modules=['{fused}'])), then measure and share"
             )
-    raise ValueError(f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, names)}")
+    raise ValueError(
+        f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, names)}"
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return not isinstance(module, LoRALinear) and hasattr(module, "in_features") and hasattr(module, "out_features")
+    return (
+        not isinstance(module, LoRALinear)
+        and hasattr(module, "in_features")
+        and hasattr(module, "out_features")
+    )
 
 
 def _ends(name: str, suffix: str) -> bool:
@@ -112,11 +137,13 @@ def _listing(model: nn.Module, linear: Iterable[str]) -> str:
 
 
 def split_names(model: nn.Module) -> dict[str, tuple[str, int]]:
-    """Tell of every module its kind, which is its name with * for the layer's number, and its layer.
+    """Tell of every module its kind, which is its name with * for the layer's number, and its
+    layer.
 
-    A module outside the stack of layers is layer 0. Where one kind has several shapes, each shape is a kind of its own
-    (`layers.*.q_proj[96x96]`), since LoRAs of different shapes cannot be shared. Stages of different widths that hold
-    layers (Swin's `layers.2.blocks.5`) are one stack, whose layers are numbered through.
+    A module outside the stack of layers is layer 0. Where one kind has several shapes, each shape
+    is a kind of its own (`layers.*.q_proj[96x96]`), since LoRAs of different shapes cannot be
+    shared. Stages of different widths that hold layers (Swin's `layers.2.blocks.5`) are one stack,
+    whose layers are numbered through.
 
     Args:
         model: A model, with LoRA or without.
@@ -135,7 +162,9 @@ def split_names(model: nn.Module) -> dict[str, tuple[str, int]]:
 
 
 class _Tree:
-    """The modules of a model by name, and which parts of their names count layers. What is inside LoRA does not matter."""
+    """The modules of a model by name, and which parts of their names count layers. What is inside
+    LoRA does not matter.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[str, nn.Module] = {}
@@ -147,7 +176,8 @@ class _Tree:
                 inside = f"{name}." if _unwrapped(module) is not module else None
         self.clean = clean_names(model)
         self.shapes = {name: widths(_unwrapped(module)) for name, module in self.modules.items()}
-        # (stack, what leads on to the layers of a stage) -> number of stage and of its layer, in order
+        # (stack, what leads on to the layers of a stage) -> number of stage and of its layer, in
+        # order
         self.stages: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self.pyramids = self._pyramids()
         for name in self.modules:
@@ -168,29 +198,38 @@ class _Tree:
             parts[self._inner_number(parts, position) or position] = "*"
         parts[position] = "*"
         whole = name.split(".")
-        return ".".join(part for i, part in enumerate(parts) if not self._is_wrapper(whole[: i + 1])), layer
+        return ".".join(
+            part for i, part in enumerate(parts) if not self._is_wrapper(whole[: i + 1])
+        ), layer
 
     def _is_wrapper(self, parts: Sequence[str]) -> bool:
         """Whether the last part of a name was added by a wrapper, as torch.compile's `_orig_mod`."""
         return self.clean[".".join(parts)] == self.clean[".".join(parts[:-1])]
 
     def stack_number(self, name: str) -> int | None:
-        """Which part of a module's name is its layer's number: the first that counts modules of one kind.
+        """Which part of a module's name is its layer's number: the first that counts modules of one
+        kind.
 
-        Not the 0 of a pipeline of unlike modules (nn.Sequential), in which sentence-transformers puts its encoder.
+        Not the 0 of a pipeline of unlike modules (nn.Sequential), in which sentence-transformers
+        puts its encoder.
         """
         parts = name.split(".")
         for position, part in enumerate(parts):
             if part.isdigit():
                 container = ".".join(parts[:position])
                 own = type(_unwrapped(self.modules[f"{container}.{part}".lstrip(".")]))
-                if isinstance(self.modules[container], nn.ModuleList) or self._types(container).count(own) > 1:
+                if (
+                    isinstance(self.modules[container], nn.ModuleList)
+                    or self._types(container).count(own) > 1
+                ):
                     return position
         return None
 
     def _types(self, container: str) -> list[type]:
         if container not in self.types:
-            self.types[container] = [type(_unwrapped(module)) for module in self.modules[container].children()]
+            self.types[container] = [
+                type(_unwrapped(module)) for module in self.modules[container].children()
+            ]
         return self.types[container]
 
     def _pyramids(self) -> set[str]:
@@ -205,7 +244,9 @@ class _Tree:
         return {stack for (stack, _), found in shapes.items() if len(found) > 1}
 
     def _stage(self, name: str) -> tuple[str, str, tuple[int, int]] | None:
-        """Of a module in a layer of a pyramid's stage: the stack, the path to the layers, the two numbers."""
+        """Of a module in a layer of a pyramid's stage: the stack, the path to the layers, the two
+        numbers.
+        """
         position = self.stack_number(name)
         parts = name.split(".")
         if position is None or (stack := ".".join(parts[:position])) not in self.pyramids:
@@ -213,10 +254,16 @@ class _Tree:
         inner = self._inner_number(parts, position)
         if inner is None:
             return None
-        return stack, ".".join(parts[position + 1 : inner]), (int(parts[position]), int(parts[inner]))
+        return (
+            stack,
+            ".".join(parts[position + 1 : inner]),
+            (int(parts[position]), int(parts[inner])),
+        )
 
     def _inner_number(self, parts: Sequence[str], position: int) -> int | None:
-        """Which part of the name counts the layers of a stage: they are alike, and the stage itself holds them."""
+        """Which part of the name counts the layers of a stage: they are alike, and the stage itself
+        holds them.
+        """
         steps = 0
         for inner in range(position + 1, len(parts)):
             if parts[inner].isdigit():
@@ -228,7 +275,9 @@ class _Tree:
 
 
 def widths(module: Any) -> tuple[int, ...]:
-    """d_in and d_out, () of what is no linear module; transformers' Conv1D (GPT-2) has them in its weight alone."""
+    """d_in and d_out, () of what is no linear module; transformers' Conv1D (GPT-2) has them in its
+    weight alone.
+    """
     if hasattr(module, "in_features"):
         return module.in_features, module.out_features
     shape = getattr(getattr(module, "weight", None), "shape", ())

@@ -1,8 +1,10 @@
-"""Wrappers around models: what torch.compile, data parallelism, Accelerate and Lightning put around a model or its parts.
+"""Wrappers around models: what torch.compile, data parallelism, Accelerate and Lightning put around
+a model or its parts.
 
-Every public call sees through them, so that a wrapped model has the names, numbers and files of the model inside. A wrapper
-that changes the parameters themselves (FSDP, ZeRO-3), or that already knows them (DistributedDataParallel), is refused
-where that would go wrong, with the call to make before wrapping.
+Every public call sees through them, so that a wrapped model has the names, numbers and files of the
+model inside. A wrapper that changes the parameters themselves (FSDP, ZeRO-3), or that already knows
+them (DistributedDataParallel), is refused where that would go wrong, with the call to make before
+wrapping.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-# Attributes under which wrappers hold the module they wrap: torch.compile, activation checkpointing, Lightning Fabric.
+# Attributes under which wrappers hold the module they wrap: torch.compile, activation
+# checkpointing, Lightning Fabric.
 WRAPPED_AS = ("_orig_mod", "_checkpoint_wrapped_module", "_forward_module")
 
 
@@ -53,14 +56,18 @@ def unwrap_to_change(model: Any, call: str) -> nn.Module:
     if any(isinstance(module, DistributedDataParallel) for module in (model, *model.modules())):
         raise ValueError(f"{wrapper}: {call} first")
     if _live_ddp_around(inside):
-        raise ValueError(f"{wrapper}: {call} first, or delete that wrapper (del) and make it anew afterwards")
+        raise ValueError(
+            f"{wrapper}: {call} first, or delete that wrapper (del) and make it anew afterwards"
+        )
     return inside
 
 
 def unwrap_to_store(model: Any, call: str | None = None) -> nn.Module:
-    """Return the model whose names adapter files use: also the one inside a LightningModule that holds just that.
+    """Return the model whose names adapter files use: also the one inside a LightningModule that
+    holds just that.
 
-    A LightningModule with several parts that have parameters is a model of its own, and keeps its names.
+    A LightningModule with several parts that have parameters is a model of its own, and keeps its
+    names.
 
     Args:
         model: A module, whether wrapped or not.
@@ -80,13 +87,17 @@ def unwrap_to_store(model: Any, call: str | None = None) -> nn.Module:
 
 
 def clean_names(model: nn.Module) -> dict[str, str]:
-    """Return the name of every submodule without the parts that wrappers inside the model add, by its full name."""
+    """Return the name of every submodule without the parts that wrappers inside the model add, by
+    its full name.
+    """
     names, modules = {"": ""}, dict(model.named_modules(remove_duplicate=False))
     for name in modules:
         parent, _, child = name.rpartition(".")
         if name:
             inside_wrapper = child == _attribute(modules[parent])
-            names[name] = names[parent] if inside_wrapper else f"{names[parent]}.{child}".lstrip(".")
+            names[name] = (
+                names[parent] if inside_wrapper else f"{names[parent]}.{child}".lstrip(".")
+            )
     return names
 
 
@@ -101,7 +112,10 @@ def clean_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {
         f"{clean}.{name}".lstrip("."): tensor
         for clean, (_, module) in clean_modules(model).items()
-        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
     }
 
 
@@ -118,7 +132,10 @@ def clean_name(model: nn.Module, name: str) -> str:
 
 def _attribute(module: nn.Module) -> str | None:
     """The attribute under which a wrapper holds what it wraps, None for any other module."""
-    if isinstance(module, DataParallel | DistributedDataParallel) or type(module).__name__ == "DeepSpeedEngine":
+    if (
+        isinstance(module, DataParallel | DistributedDataParallel)
+        or type(module).__name__ == "DeepSpeedEngine"
+    ):
         return "module"
     # children, since torch.compile's wrapper passes other attributes on to the model inside
     children = dict(module.named_children())
@@ -127,7 +144,9 @@ def _attribute(module: nn.Module) -> str | None:
 
 def _is_lightning_module(module: nn.Module) -> bool:
     packages = (sys.modules.get(name) for name in ("pytorch_lightning", "lightning.pytorch"))
-    return any(package is not None and isinstance(module, package.LightningModule) for package in packages)
+    return any(
+        package is not None and isinstance(module, package.LightningModule) for package in packages
+    )
 
 
 def _check_whole(model: nn.Module) -> None:
@@ -146,7 +165,9 @@ def _check_whole(model: nn.Module) -> None:
 
 
 def _live_ddp_around(model: nn.Module) -> bool:
-    """Whether a DistributedDataParallel that is still in memory wraps the model or something that holds it."""
+    """Whether a DistributedDataParallel that is still in memory wraps the model or something that
+    holds it.
+    """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     if not _ddp_holds(model):

@@ -20,7 +20,10 @@ CASES = {
     "unknown key": (["method.treshold=0.5"], "treshold"),
     "unknown group": (["method=lora_dorp"], "Could not find 'method/lora_dorp'"),
     "threshold": (["method.threshold=1.2"], "threshold must lie in (0, 1], got 1.2"),
-    "parameter_ratio": (["method.threshold=null", "method.parameter_ratio=0"], "parameter_ratio must lie in (0, 1], got 0"),
+    "parameter_ratio": (
+        ["method.threshold=null", "method.parameter_ratio=0"],
+        "parameter_ratio must lie in (0, 1], got 0",
+    ),
     "budget below the shared LoRAs": (
         ["method.threshold=null", "method.parameter_ratio=0.01"],
         "parameter_ratio 0.01 is too small",
@@ -32,19 +35,43 @@ CASES = {
         ["method.threshold=null", "method.num_layers=13"],
         "num_layers must not exceed the 12 layers there are, got 13",
     ),
-    "sparsity": (["method=sparse_adapter", "method.sparsity=1"], "sparsity must lie in (0, 1), got 1"),
-    "scores that are zero": (["method=sparse_adapter", "method.init_std=null"], "every score is zero: set init_std"),
-    "rank of the last layer": (["method=prilora", "method.rank_last=200"], "rank must lie between 1 and 128"),
-    "dropped layers": (["method=adapter_drop", "method.dropped_layers=12"], "must be below the model's 12 layers, got 12"),
+    "sparsity": (
+        ["method=sparse_adapter", "method.sparsity=1"],
+        "sparsity must lie in (0, 1), got 1",
+    ),
+    "scores that are zero": (
+        ["method=sparse_adapter", "method.init_std=null"],
+        "every score is zero: set init_std",
+    ),
+    "rank of the last layer": (
+        ["method=prilora", "method.rank_last=200"],
+        "rank must lie between 1 and 128",
+    ),
+    "dropped layers": (
+        ["method=adapter_drop", "method.dropped_layers=12"],
+        "must be below the model's 12 layers, got 12",
+    ),
     "target_modules": (
         ["method.target_modules=[qeury]"],
         "no linear module's name ends in 'qeury'. Linear modules: roberta.encoder",
     ),
-    "data folder": (["task=rte", "paths.data=nowhere"], "paths.data (LORADROP_DATA): there is no folder nowhere"),
+    "data folder": (
+        ["task=rte", "paths.data=nowhere"],
+        "paths.data (LORADROP_DATA): there is no folder nowhere",
+    ),
     "no data and no Hub": (["task=rte"], "HF_HUB_OFFLINE is set"),
-    "no backbone": (["backbone=roberta_base"], "Put the model there (config.json, model.safetensors, tokenizer.json)"),
-    "too long for the backbone": (["recipe.max_length=4000"], "recipe.max_length is 4000, but backbone tiny_roberta"),
-    "added key": (["+recipe.lerning_rate=1"], "recipe.lerning_rate: there is no such key. Did you mean learning_rate?"),
+    "no backbone": (
+        ["backbone=roberta_base"],
+        "Put the model there (config.json, model.safetensors, tokenizer.json)",
+    ),
+    "too long for the backbone": (
+        ["recipe.max_length=4000"],
+        "recipe.max_length is 4000, but backbone tiny_roberta",
+    ),
+    "added key": (
+        ["+recipe.lerning_rate=1"],
+        "recipe.lerning_rate: there is no such key. Did you mean learning_rate?",
+    ),
     "added top-level key": (["+sed=1"], "sed: there is no such key. Did you mean seed?"),
     "experiment": (["experiment=tabel7"], "Could not find 'experiment/tabel7'"),
     "no GPU": (["trainer=gpu"], "torch sees no GPU"),
@@ -95,7 +122,10 @@ def test_a_traceback_is_there_for_the_asking(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("recipe=roberta_base-ret", "recipe=roberta_base-ret: there is no conf/recipe/roberta_base-ret.yaml"),
+        (
+            "recipe=roberta_base-ret",
+            "recipe=roberta_base-ret: there is no conf/recipe/roberta_base-ret.yaml",
+        ),
         ("decoding=greedy,beem", "decoding=beem: there is no conf/decoding/beem.yaml"),
         ("decoding=null", "decoding=null: a group cannot be null; leave it out"),
     ],
@@ -103,7 +133,11 @@ def test_a_traceback_is_there_for_the_asking(tmp_path):
 def test_a_name_that_hydra_would_pass_over_is_named(override, message, tmp_path):
     for module, first in (("experiments.run", "-m"), ("experiments.table", "demo")):
         done = run_module(module, first, override, outputs=tmp_path / "outputs")
-        assert done.returncode == 1 and done.stderr.startswith(message) and "Traceback" not in done.stderr
+        assert (
+            done.returncode == 1
+            and done.stderr.startswith(message)
+            and "Traceback" not in done.stderr
+        )
     assert not (tmp_path / "outputs").exists()
 
 
@@ -112,7 +146,10 @@ def test_outputs_that_cannot_be_written(tmp_path):
     assert "paths.outputs: cannot write to" in attempt([], tmp_path / "file" / "outputs")
     swept = run_module("experiments.run", "-m", "seed=0,1", outputs=tmp_path / "file" / "outputs")
     assert swept.returncode == 1 and "Traceback" not in swept.stderr
-    assert swept.stdout.startswith("paths.outputs: cannot write to") and len(swept.stdout.splitlines()) == 1
+    assert (
+        swept.stdout.startswith("paths.outputs: cannot write to")
+        and len(swept.stdout.splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,21 +175,43 @@ def test_bad_data_files_are_named(train, message, tmp_path):
 
 @pytest.mark.slow
 def test_in_a_sweep_the_other_runs_go_on(tmp_path):
-    small = ["task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
-    done = run_module("experiments.run", "-m", "method=lora", "method.rank=0,4", *small, outputs=tmp_path)
+    small = [
+        "task.train_size=64",
+        "task.validation_size=32",
+        "recipe.epochs=1",
+        "trainer.progress_bar=false",
+    ]
+    done = run_module(
+        "experiments.run", "-m", "method=lora", "method.rank=0,4", *small, outputs=tmp_path
+    )
     assert done.returncode == 1
-    assert "rank must be at least 1, got 0" in done.stdout and "1 of 2 runs did not finish" in done.stdout
+    assert (
+        "rank must be at least 1, got 0" in done.stdout
+        and "1 of 2 runs did not finish" in done.stdout
+    )
     assert len(list(Path(tmp_path).glob("runs/*/result.json"))) == 1
 
 
 @pytest.mark.slow
 def test_damaged_files_are_named(tmp_path):
-    small = ["task.train_size=64", "task.validation_size=32", "recipe.epochs=1", "trainer.progress_bar=false"]
+    small = [
+        "task.train_size=64",
+        "task.validation_size=32",
+        "recipe.epochs=1",
+        "trainer.progress_bar=false",
+    ]
     assert run_module("experiments.run", *small, outputs=tmp_path).returncode == 0
-    (measured,), (weights,) = tmp_path.glob("cache/stage1/*/*.safetensors"), tmp_path.glob("runs/*/*.safetensors")
+    (measured,), (weights,) = (
+        tmp_path.glob("cache/stage1/*/*.safetensors"),
+        tmp_path.glob("runs/*/*.safetensors"),
+    )
     measured.write_bytes(b"cut")
     done = run_module("experiments.run", *small, "method.threshold=0.5", outputs=tmp_path)
-    assert done.returncode == 1 and f"{measured.parent} is damaged" in done.stderr and "delete it" in done.stderr
+    assert (
+        done.returncode == 1
+        and f"{measured.parent} is damaged" in done.stderr
+        and "delete it" in done.stderr
+    )
     weights.write_bytes(b"cut")
     with pytest.raises(ValueError, match=f"{weights.name} is damaged"):
         restore(weights.parent.name, tmp_path)

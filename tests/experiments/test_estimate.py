@@ -14,7 +14,13 @@ from experiments.estimate import frozen_bytes, kept_for_backward
 from loradrop.backbones import Backbone
 from loradrop.lora.inject import add_lora
 
-SHAPE = {"vocab_size": 90, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 3}
+SHAPE = {
+    "vocab_size": 90,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+}
 
 
 def llama(device):
@@ -27,7 +33,11 @@ def llama(device):
 
 def batch(device):
     ids = torch.ones(2, 16, dtype=torch.int64, device=device)
-    return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones(2, 1, 16, 16, dtype=torch.bool, device=device)}
+    return {
+        "input_ids": ids,
+        "labels": ids,
+        "attention_mask": torch.ones(2, 1, 16, 16, dtype=torch.bool, device=device),
+    }
 
 
 def test_the_meta_device_keeps_what_a_real_step_keeps():
@@ -38,7 +48,9 @@ def test_the_meta_device_keeps_what_a_real_step_keeps():
 
 def test_activations_grow_with_the_batch_and_shrink_with_checkpointing():
     once = kept_for_backward(llama("meta"), batch("meta"))
-    twice = kept_for_backward(llama("meta"), {key: torch.cat([value, value]) for key, value in batch("meta").items()})
+    twice = kept_for_backward(
+        llama("meta"), {key: torch.cat([value, value]) for key, value in batch("meta").items()}
+    )
     assert twice == pytest.approx(2 * once, rel=0.02)
     model = llama("meta")
     model.activation_checkpointing_enable({"use_reentrant": False})
@@ -57,20 +69,31 @@ def test_frozen_weights():
 def test_the_command_prints_steps_and_memory():
     done = run_module("experiments.estimate", "task=mini_sentiment", "method=lora,full")
     assert done.returncode == 0, done.stderr
-    assert "250 (2 epochs of 125 batches of 16; 2,000 rows)" in done.stdout and done.stdout.count("activations") == 2
+    assert (
+        "250 (2 epochs of 125 batches of 16; 2,000 rows)" in done.stdout
+        and done.stdout.count("activations") == 2
+    )
     wrong = run_module("experiments.estimate", "method=lora", "method.rank=0")
-    assert wrong.returncode == 1 and "rank must be at least 1" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert (
+        wrong.returncode == 1
+        and "rank must be at least 1" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )
 
 
 def backbone(**changes):
-    return Backbone(**({"name": "x", "hub_id": "a/b", "revision": None, "dtype": "bfloat16"} | changes))
+    return Backbone(
+        **({"name": "x", "hub_id": "a/b", "revision": None, "dtype": "bfloat16"} | changes)
+    )
 
 
 def test_quantization_needs_its_library_and_a_known_name(monkeypatch):
     with pytest.raises(ValueError, match="quantization must be nf4 or null, got 'int3'"):
         backbone(quantization="int3")
     monkeypatch.setattr("loradrop.backbones.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'loradrop\[quantization\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs bitsandbytes: pip install 'loradrop\[quantization\]'"
+    ):
         backbone(quantization="nf4")
 
 
@@ -93,7 +116,13 @@ def test_lora_on_four_bits(tmp_path):
 @pytest.mark.slow
 def test_a_model_that_is_not_at_hand_has_its_published_shape():
     done = run_module(
-        "experiments.estimate", "backbone=llama2_7b", "task=mini_table2text", "method=lora", "paths.models=null"
+        "experiments.estimate",
+        "backbone=llama2_7b",
+        "task=mini_table2text",
+        "method=lora",
+        "paths.models=null",
     )
     assert done.returncode == 0, done.stderr
-    assert "as published" in done.stdout and "12.55 GiB" in done.stdout  # 6,738,415,616 bfloat16 numbers (its model card)
+    assert (
+        "as published" in done.stdout and "12.55 GiB" in done.stdout
+    )  # 6,738,415,616 bfloat16 numbers (its model card)

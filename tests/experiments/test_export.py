@@ -32,7 +32,11 @@ TEXTS = ["the old song is wonderful .", "a boring film"]
 def finished(tmp_path_factory, request):
     outputs = tmp_path_factory.mktemp(request.param)
     config = composed(
-        outputs, f"method={request.param}", "task.train_size=64", "recipe.epochs=1", "recipe.learning_rate=1e-2"
+        outputs,
+        f"method={request.param}",
+        "task.train_size=64",
+        "recipe.epochs=1",
+        "recipe.learning_rate=1e-2",
     )
     run(config)
     return outputs, run_id(config)
@@ -55,11 +59,20 @@ def test_every_form_gives_the_runs_outputs(finished, tmp_path, capsys):
     for form in ("peft", "merged", "compact"):
         assert main([str(outputs / "runs" / id), "--to", form, str(tmp_path / form)]) == 0
         again = AutoTokenizer.from_pretrained(tmp_path / form)
-        assert torch.equal(again(TEXTS, return_tensors="pt", padding=True)["input_ids"], batch["input_ids"])
+        assert torch.equal(
+            again(TEXTS, return_tensors="pt", padding=True)["input_ids"], batch["input_ids"]
+        )
     printed = capsys.readouterr().out
-    assert "numbers of LoRA and" in printed and "an ordinary RobertaForSequenceClassification" in printed
-    assert torch.equal(PeftModel.from_pretrained(base(), tmp_path / "peft").eval()(**batch).logits, expected)
-    assert torch.equal(loradrop.from_pretrained(base(), tmp_path / "compact")(**batch).logits, expected)
+    assert (
+        "numbers of LoRA and" in printed
+        and "an ordinary RobertaForSequenceClassification" in printed
+    )
+    assert torch.equal(
+        PeftModel.from_pretrained(base(), tmp_path / "peft").eval()(**batch).logits, expected
+    )
+    assert torch.equal(
+        loradrop.from_pretrained(base(), tmp_path / "compact")(**batch).logits, expected
+    )
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(merged(**batch).logits, expected)
     assert "loradrop/tiny_roberta" in (tmp_path / "peft" / "adapter_config.json").read_text()
@@ -68,7 +81,14 @@ def test_every_form_gives_the_runs_outputs(finished, tmp_path, capsys):
 
 
 def test_mistakes_are_one_message(tmp_path, capsys):
-    assert guarded(lambda: main(["no-such-run", "--to", "peft", str(tmp_path / "a"), "--outputs", str(tmp_path)])) == 1
+    assert (
+        guarded(
+            lambda: main(
+                ["no-such-run", "--to", "peft", str(tmp_path / "a"), "--outputs", str(tmp_path)]
+            )
+        )
+        == 1
+    )
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "holds no finished run with its weights" in message
 

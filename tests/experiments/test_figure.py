@@ -1,4 +1,6 @@
-"""The numbers behind each figure, against a calculation of their own; every experiment's figure can be drawn."""
+"""The numbers behind each figure, against a calculation of their own; every experiment's figure can
+be drawn.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from experiments.reporting.figures import FIGURES, figure_kind
 from experiments.runner import post_hoc
 
 MEASURED = ("distribution", "removal")  # of trained models: tests/test_run.py
-DRAWN = [entry.name for entry in catalog().values() if entry.figure and entry.figure.kind not in MEASURED]
+DRAWN = [
+    entry.name for entry in catalog().values() if entry.figure and entry.figure.kind not in MEASURED
+]
 
 
 def load(outputs, *overrides):
@@ -58,22 +62,31 @@ def test_agreement_is_spearmans_correlation_over_pairs_of_seeds(tmp_path):
     data = data[data.module_type == "value"].set_index(["task", "other"])
     between = [spearmanr(y["rte", a], y["cola", b]).statistic for a in (0, 1) for b in (0, 1)]
     assert data.loc[("rte", "cola"), "correlation"] == pytest.approx(np.mean(between))
-    assert data.loc[("rte", "rte"), "correlation"] == pytest.approx(spearmanr(y["rte", 0], y["rte", 1]).statistic)
+    assert data.loc[("rte", "rte"), "correlation"] == pytest.approx(
+        spearmanr(y["rte", 0], y["rte", 1]).statistic
+    )
     assert data.loc[("rte", "rte"), "pairs"] == 1 and data.loc[("rte", "cola"), "pairs"] == 4
 
 
 def test_convergence_is_towards_the_whole_training_set(tmp_path):
     narrowed = ("experiment=sampling_stability", "task=rte", "seed=0")
     done = result_files.write(tmp_path, *narrowed)
-    y = {r.config["method"]["sample_ratio"]: list(r.importance.values["query"].values()) for r in done}
+    y = {
+        r.config["method"]["sample_ratio"]: list(r.importance.values["query"].values())
+        for r in done
+    }
     data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
     data = data[data.module_type == "query"].set_index("method.sample_ratio").correlation
-    assert data[1.0] == pytest.approx(1) and data[0.1] == pytest.approx(spearmanr(y[0.1], y[1.0]).statistic)
+    assert data[1.0] == pytest.approx(1) and data[0.1] == pytest.approx(
+        spearmanr(y[0.1], y[1.0]).statistic
+    )
 
 
 def test_without_the_largest_sample_there_is_nothing_to_converge_to(tmp_path):
     narrowed = ("experiment=sampling_stability", "task=rte", "seed=0,1")
-    result_files.write(tmp_path, *narrowed, leave=lambda c: (c["method"]["sample_ratio"], c["seed"]) == (1.0, 1))
+    result_files.write(
+        tmp_path, *narrowed, leave=lambda c: (c["method"]["sample_ratio"], c["seed"]) == (1.0, 1)
+    )
     data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
     assert set(data.seed) == {0} and set(data["method.sample_ratio"]) == {0.05, 0.1, 0.2, 0.5, 1.0}
 
@@ -83,24 +96,38 @@ def test_outlines_of_several_runs_are_not_mixed(tmp_path, monkeypatch):
     result_files.write(tmp_path, *narrowed)
     with pytest.raises(UserError, match="one run of each method"):
         figure_data.distribution(load(tmp_path, *narrowed), str(tmp_path), 0)
-    found = {"log10_edges": [0, 1, 2], "counts": {"query": {"0": [1, 3]}}, "mean": {"query": {"0": 5.0}}}
+    found = {
+        "log10_edges": [0, 1, 2],
+        "counts": {"query": {"0": [1, 3]}},
+        "mean": {"query": {"0": 5.0}},
+    }
     monkeypatch.setattr(post_hoc, "distribution", lambda *_: found)
     three = ("experiment=figure7", "method=lora,lora_drop,lora_drop_random")
     result_files.write(tmp_path, *three)
-    drawn = plots.distribution(figure_data.distribution(load(tmp_path, *three), str(tmp_path), 0), 0)
+    drawn = plots.distribution(
+        figure_data.distribution(load(tmp_path, *three), str(tmp_path), 0), 0
+    )
     assert len(drawn.axes[0].patches) == 3
 
 
 @pytest.mark.parametrize(("layers", "ticks"), [(1, 1), (12, 12), (24, 12), (32, 16)])
 def test_the_numbers_of_many_layers_do_not_run_into_each_other(layers, ticks):
-    columns = {"backbone": "b", "task": "t", "seed": 0, "module_type": "query", "layer": range(layers)}
+    columns = {
+        "backbone": "b",
+        "task": "t",
+        "seed": 0,
+        "module_type": "query",
+        "layer": range(layers),
+    }
     data = pd.DataFrame(columns | {"importance": 1 / layers, "kept": 1.0})
     assert len(plots.importances(data).axes[0].get_xticks()) == ticks
 
 
 def test_curves_are_means_over_seeds(tmp_path):
     narrowed = ("experiment=rank_study", "task=rte")
-    done = result_files.write(tmp_path, *narrowed, metrics=lambda c: [0.5 + c["method"]["rank"] / 1000 + c["seed"] / 100])
+    done = result_files.write(
+        tmp_path, *narrowed, metrics=lambda c: [0.5 + c["method"]["rank"] / 1000 + c["seed"] / 100]
+    )
     data = figure_data.curves(load(tmp_path, *narrowed), str(tmp_path), "method.rank")
     assert len(data) == 12 and len(done) == 36
     row = data[(data.method == "lora") & (data["method.rank"] == 16)].iloc[0]

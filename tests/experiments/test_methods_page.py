@@ -17,10 +17,20 @@ from loradrop.backbones import parameter_counts
 from loradrop.methods.lora_drop import LoRADrop
 
 PAGE = (ROOT / "experiments" / "methods.md").read_text()
-ROWS = {cells[0]: cells for cells in re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)}
-SECTIONS = {part.partition("\n")[0].strip(): part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
+ROWS = {
+    cells[0]: cells
+    for cells in re.findall(
+        r"^\| (\w+) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE
+    )
+}
+SECTIONS = {
+    part.partition("\n")[0].strip(): part
+    for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+}
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-IN_SECTION_OF = {name: "lora_drop" for name in METHODS if name.startswith("lora_drop_")}  # what a variant does not change
+IN_SECTION_OF = {
+    name: "lora_drop" for name in METHODS if name.startswith("lora_drop_")
+}  # what a variant does not change
 SIZES = {"d": 768, "L": 12, "f": 3072}  # RoBERTa-base
 
 
@@ -42,7 +52,10 @@ def evaluated(formula, **values):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
     method = instantiate_group("method", composed(name).method)
-    formula, printed = re.search(r"`(.+?)`", ROWS[name][2]), int(ROWS[name][3].split()[0].replace(",", ""))
+    formula, printed = (
+        re.search(r"`(.+?)`", ROWS[name][2]),
+        int(ROWS[name][3].split()[0].replace(",", "")),
+    )
     if isinstance(method, LoRADrop):
         n = int(ROWS[name][3].split()[-1])
         assert evaluated(formula.group(1), n=n, r=method.rank) == printed
@@ -51,8 +64,16 @@ def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
     method.install(model)
     assert parameter_counts(model, method.result_fields().get("inactive", 0))["adapter"] == printed
     if formula:
-        symbols = {"r": "rank", "s": "sparsity", "k": "dropped_layers", "b": "bottleneck", "v": "virtual_tokens"}
-        values = {symbol: getattr(method, key) for symbol, key in symbols.items() if hasattr(method, key)}
+        symbols = {
+            "r": "rank",
+            "s": "sparsity",
+            "k": "dropped_layers",
+            "b": "bottleneck",
+            "v": "virtual_tokens",
+        }
+        values = {
+            symbol: getattr(method, key) for symbol, key in symbols.items() if hasattr(method, key)
+        }
         if name == "prilora":
             values["R"] = 96
         if name == "adalora":
@@ -75,6 +96,8 @@ def test_every_switch_stands_with_its_default(name):
     for key, value in raw.items():
         if key in ("_target_", "name") or (name in IN_SECTION_OF and key not in own):
             continue
-        default = "of the recipe" if isinstance(value, str) and "recipe." in value else written(value)
+        default = (
+            "of the recipe" if isinstance(value, str) and "recipe." in value else written(value)
+        )
         pattern = rf"`{key}` {re.escape(default)}(\.0)?(?![\w.]*\d)"
         assert re.search(pattern, SECTIONS[name]), f"{name}: `{key}` {default}"

@@ -36,7 +36,13 @@ EXPECTED = {
     ("PRILoRA", "prilora"): "1,327,104",
     ("PRILoRA", "lora"): "1,327,104",
 }
-INSTANCES = {"1": "n = 12 of 24", "2": "n = 40 of 64", "3": "n = 25 of 48", "4": "n = 33 or 34 of 64", "5": "n = 32 of 64"}
+INSTANCES = {
+    "1": "n = 12 of 24",
+    "2": "n = 40 of 64",
+    "3": "n = 25 of 48",
+    "4": "n = 33 or 34 of 64",
+    "5": "n = 32 of 64",
+}
 # the whole models, heads included, as transformers counts the published ones
 TOTALS = {
     ("roberta_base", False): 124_647_170,
@@ -73,16 +79,22 @@ def test_no_cell_of_the_tables_is_left_out():
 def test_the_architectures_are_the_published_ones(backbone, generates):
     model = skeleton(backbone, generates)
     assert sum(p.numel() for p in model.parameters()) == TOTALS[backbone, generates]
-    assert all(p.is_meta for p in model.parameters()) and {name for name, _ in TOTALS} == set(ARCHITECTURES)
+    assert all(p.is_meta for p in model.parameters()) and {name for name, _ in TOTALS} == set(
+        ARCHITECTURES
+    )
 
 
 def test_printed_averages_are_those_of_their_rows():
-    """Also guards the numbers against slips of the pen; the paper's own wrong average is T = 1 in Table 6 (81.925)."""
+    """Also guards the numbers against slips of the pen; the paper's own wrong average is T = 1 in
+    Table 6 (81.925).
+    """
     for name, table in yaml.safe_load((PAPER / "lora_drop.yaml").read_text()).items():
         for rows in table["models"].values():
             for row, content in rows.items():
                 if "avg_stated" in content and (name, row) != ("table6", "T=1"):
-                    mean = sum(task["mean"] for task in content["tasks"].values()) / len(content["tasks"])
+                    mean = sum(task["mean"] for task in content["tasks"].values()) / len(
+                        content["tasks"]
+                    )
                     assert abs(mean - content["avg_stated"]) <= 0.0501, (name, row)
 
 
@@ -90,7 +102,12 @@ def test_printed_averages_are_those_of_their_rows():
 @pytest.mark.parametrize(("format", "suffix"), [("markdown", "md"), ("csv", "csv")])
 def test_the_command_needs_no_network_and_no_runs(tmp_path, format, suffix):
     done = run_module(
-        "experiments.table", "parameters", "--format", format, outputs=tmp_path, HTTPS_PROXY="http://127.0.0.1:9"
+        "experiments.table",
+        "parameters",
+        "--format",
+        format,
+        outputs=tmp_path,
+        HTTPS_PROXY="http://127.0.0.1:9",
     )
     assert done.returncode == 0, done.stderr
     assert "6,607,343,616" in done.stdout and "…" not in done.stdout

@@ -1,4 +1,6 @@
-"""reproduce: runs, then what shows them; a failed step shows in the exit status, and a signal ends everything."""
+"""reproduce: runs, then what shows them; a failed step shows in the exit status, and a signal ends
+everything.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ SMALL = ("seed=0", "method=lora_drop,lora_drop_no_share")
 def steps(monkeypatch):
     """The steps that would be made, in order, with their arguments."""
     made = []
-    monkeypatch.setattr(reproduce, "carry_out", lambda overrides: made.append(("runs", overrides)) or 0)
+    monkeypatch.setattr(
+        reproduce, "carry_out", lambda overrides: made.append(("runs", overrides)) or 0
+    )
     monkeypatch.setattr(table, "main", lambda arguments: made.append(("table", arguments)) or 0)
     monkeypatch.setattr(figure, "main", lambda arguments: made.append(("figure", arguments)) or 0)
     return made
@@ -31,7 +35,11 @@ def steps(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("table7", ["runs", "table"]), ("figure2", ["runs", "figure"]), ("rank_study", ["runs", "table", "figure"])],
+    [
+        ("table7", ["runs", "table"]),
+        ("figure2", ["runs", "figure"]),
+        ("rank_study", ["runs", "table", "figure"]),
+    ],
 )
 def test_the_kind_of_an_experiment_says_what_is_made(steps, name, expected):
     assert reproduce.main([name, "--mini", "seed=3"]) == 0
@@ -43,7 +51,11 @@ def test_the_kind_of_an_experiment_says_what_is_made(steps, name, expected):
 
 @pytest.mark.parametrize("failing", ["runs", "table", "figure"])
 def test_a_failed_step_hides_no_other_and_is_not_hidden(steps, monkeypatch, capsys, failing):
-    where = {"runs": (reproduce, "carry_out"), "table": (table, "main"), "figure": (figure, "main")}[failing]
+    where = {
+        "runs": (reproduce, "carry_out"),
+        "table": (table, "main"),
+        "figure": (figure, "main"),
+    }[failing]
     monkeypatch.setattr(*where, lambda _: steps.append((failing, None)) or 3)
     assert reproduce.main(["demo", "seed=0"]) == 1
     assert [step for step, _ in steps] == ["runs", "table", "figure"]
@@ -51,7 +63,9 @@ def test_a_failed_step_hides_no_other_and_is_not_hidden(steps, monkeypatch, caps
 
 
 def test_a_mistake_is_one_message_before_any_step(tmp_path):
-    done = run_module("experiments.reproduce", "demo", "method=lora", "method.rnak=4", outputs=tmp_path)
+    done = run_module(
+        "experiments.reproduce", "demo", "method=lora", "method.rnak=4", outputs=tmp_path
+    )
     assert done.returncode == 1 and "rnak" in done.stderr and "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir())
     done = run_module("experiments.reproduce", "demo", "--mini", outputs=tmp_path)
@@ -61,17 +75,33 @@ def test_a_mistake_is_one_message_before_any_step(tmp_path):
 @pytest.mark.slow
 def test_finished_runs_are_shown_and_failed_ones_are_in_the_status(tmp_path):
     overrides = ("experiment=demo", *SMALL, "method.threshold=2")  # which every run refuses
-    result_files.write(tmp_path, *overrides, leave=lambda config: config["method"]["name"] == "lora_drop_no_share")
+    result_files.write(
+        tmp_path, *overrides, leave=lambda config: config["method"]["name"] == "lora_drop_no_share"
+    )
     done = run_module("experiments.reproduce", "demo", *overrides[1:], outputs=tmp_path)
-    assert done.returncode == 1 and "demo: failed: runs (exit status 1); the same command tries again" in done.stdout
-    assert "threshold must lie in" in done.stdout and "1 of 2 runs are missing and not in the figure" in done.stdout
-    assert (tmp_path / "tables" / "demo.md").exists() and (tmp_path / "figures" / "demo.png").exists()
+    assert (
+        done.returncode == 1
+        and "demo: failed: runs (exit status 1); the same command tries again" in done.stdout
+    )
+    assert (
+        "threshold must lie in" in done.stdout
+        and "1 of 2 runs are missing and not in the figure" in done.stdout
+    )
+    assert (tmp_path / "tables" / "demo.md").exists() and (
+        tmp_path / "figures" / "demo.png"
+    ).exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_and_all_that_follows(tmp_path, number, status):
-    command = ["experiments.reproduce", "demo", "seed=0", "recipe.epochs=50", f"paths.outputs={tmp_path}"]
+    command = [
+        "experiments.reproduce",
+        "demo",
+        "seed=0",
+        "recipe.epochs=50",
+        f"paths.outputs={tmp_path}",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=ROOT,

@@ -53,7 +53,13 @@ main()
 
 def run(outputs: Path, *overrides: str) -> subprocess.CompletedProcess:
     flags = [override for override in overrides if override.startswith("-")]
-    return run_module("experiments.run", *flags, *SMALL, *(o for o in overrides if o not in flags), outputs=outputs)
+    return run_module(
+        "experiments.run",
+        *flags,
+        *SMALL,
+        *(o for o in overrides if o not in flags),
+        outputs=outputs,
+    )
 
 
 def every_result(outputs: Path) -> list[dict]:
@@ -62,7 +68,9 @@ def every_result(outputs: Path) -> list[dict]:
 
 def results(outputs: Path) -> dict[str, dict]:
     """Result files by method and seed."""
-    return {f"{r['config']['method']['name']}-s{r['config']['seed']}": r for r in every_result(outputs)}
+    return {
+        f"{r['config']['method']['name']}-s{r['config']['seed']}": r for r in every_result(outputs)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,9 @@ def test_a_result_says_what_was_trained(sweep):
     for layers in result["importance"]["normalized"].values():
         assert len(layers) == 12 and sum(layers.values()) == pytest.approx(1)
     metrics = result["metrics"]
-    assert [scores["epoch"] for scores in metrics["epochs"]] == [1, 2] and metrics["last"] == metrics["epochs"][-1]
+    assert [scores["epoch"] for scores in metrics["epochs"]] == [1, 2] and metrics[
+        "last"
+    ] == metrics["epochs"][-1]
     assert metrics["best"]["accuracy"] == max(scores["accuracy"] for scores in metrics["epochs"])
     assert result["evaluated_on"] == {"validation": 64} and result["train_rows"] == 320
     assert set(result["seconds"]) == {"load", "prepare", "fit"}
@@ -115,13 +125,18 @@ def test_a_finished_run_is_skipped_and_stage_one_is_shared(sweep):
     again = run(outputs, "method=lora_drop", "seed=0")
     assert again.returncode == 0 and "finished already" in again.stdout
     (folder,) = outputs.glob("runs/*-lora_drop-s0-*")
-    assert again.stdout.endswith(f"\nresult: {folder / 'result.json'}\n")  # in one piece, however long
+    assert again.stdout.endswith(
+        f"\nresult: {folder / 'result.json'}\n"
+    )  # in one piece, however long
     assert {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/*")} == before
     other = run(outputs, "method=lora_drop_no_share", "seed=0", "method.threshold=0.7")
     assert other.returncode == 0, other.stderr
     assert "stage 1 was cached" in other.stdout
     cached = results(outputs)["lora_drop_no_share-s0"]
-    assert cached["stage1_cached"] and cached["importance"] == results(outputs)["lora_drop-s0"]["importance"]
+    assert (
+        cached["stage1_cached"]
+        and cached["importance"] == results(outputs)["lora_drop-s0"]["importance"]
+    )
     kept = sum(len(layers) for layers in cached["plan"]["kept"].values())
     assert cached["parameters"]["adapter"] == kept * 2 * 128 * 8
 
@@ -135,11 +150,16 @@ def test_the_same_run_twice_gives_the_same_numbers_and_threshold_one_is_plain_lo
             assert results(tmp_path)[f"lora_drop-s{seed}"][key] == first[f"lora_drop-s{seed}"][key]
     assert run(tmp_path, "method=lora_drop", "seed=0", "method.threshold=1").returncode == 0
     whole = next(r for r in every_result(tmp_path) if r["config"]["method"]["threshold"] == 1)
-    assert whole["metrics"] == first["lora-s0"]["metrics"] and whole["parameters"] == first["lora-s0"]["parameters"]
+    assert (
+        whole["metrics"] == first["lora-s0"]["metrics"]
+        and whole["parameters"] == first["lora-s0"]["parameters"]
+    )
 
 
 def test_a_killed_sweep_goes_on_to_the_same_numbers(sweep, tmp_path):
-    """kill -9 inside a run: finished runs stay, the interrupted one goes on from its checkpoint, bit for bit."""
+    """kill -9 inside a run: finished runs stay, the interrupted one goes on from its checkpoint,
+    bit for bit.
+    """
     command = [sys.executable, "-c", KILLED, "-m", *SMALL, "method=lora_drop", "seed=0,1"]
     command += ["trainer.checkpoint_minutes=0", f"paths.outputs={tmp_path}"]
     killed = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True)
@@ -158,9 +178,14 @@ def test_a_killed_sweep_goes_on_to_the_same_numbers(sweep, tmp_path):
 def test_a_failed_run_is_recorded_does_not_stop_the_others_and_is_run_again(tmp_path):
     diverging = run(tmp_path, "-m", "method=lora", "recipe.learning_rate=1e30,1e-3")
     assert diverging.returncode == 1 and "1 of 2 runs did not finish" in diverging.stdout
-    failed, finished = sorted(every_result(tmp_path), key=lambda result: result["status"], reverse=False)
+    failed, finished = sorted(
+        every_result(tmp_path), key=lambda result: result["status"], reverse=False
+    )
     assert (failed["status"], finished["status"]) == ("failed", "finished")
-    assert "Traceback" in failed["error"] and "training diverged in epoch 1; try a lower" in diverging.stdout
+    assert (
+        "Traceback" in failed["error"]
+        and "training diverged in epoch 1; try a lower" in diverging.stdout
+    )
     again = run(tmp_path, "method=lora", "recipe.learning_rate=1e30")
     assert again.returncode == 1 and "finished already" not in again.stdout
 
@@ -176,7 +201,9 @@ def test_a_damaged_checkpoint_costs_its_training_alone(sweep, tmp_path):
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(sweep):
-    frame = experiments.results.frames.load([*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True)
+    frame = experiments.results.frames.load(
+        [*SMALL, "method=lora,lora_drop", "seed=0,1"], sweep[0], finished=True
+    )
     assert list(experiments.results.frames.over_seeds(frame).seeds) == [2, 2]
     changed = frame.result.iloc[1].model_copy(deep=True)
     frame.at[frame.index[1], "result"] = changed
@@ -187,14 +214,21 @@ def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(sweep):
     kept = [result.plan.kept for result in frame.result[2:]]
     means = {kind: sum(len(layers[kind]) for layers in kept) / 2 for kind in ("query", "value")}
     assert list(table.kept) == ["-", "-", f"query {means['query']:.1f}, value {means['value']:.1f}"]
-    assert list(table.setting) == ["method.rank=8", "method.rank=4", ""] and list(table.seeds) == [1, 1, 2]
+    assert list(table.setting) == ["method.rank=8", "method.rank=4", ""] and list(table.seeds) == [
+        1,
+        1,
+        2,
+    ]
 
 
 def test_full_fine_tuning_and_csv_curves(tmp_path):
     done = run(tmp_path, "method=full", "logger=csv", "recipe.learning_rate=1e-4")
     assert done.returncode == 0, done.stderr
     result = results(tmp_path)["full-s0"]
-    assert result["parameters"]["adapter"] + result["parameters"]["head"] == result["parameters"]["total"]
+    assert (
+        result["parameters"]["adapter"] + result["parameters"]["head"]
+        == result["parameters"]["total"]
+    )
     rows = list(csv.DictReader(next(tmp_path.glob("runs/*/csv/version_0/metrics.csv")).open()))
     curve = [float(row["validation/accuracy"]) for row in rows if row["validation/accuracy"]]
     assert curve == pytest.approx([scores["accuracy"] for scores in result["metrics"]["epochs"]])
@@ -213,8 +247,15 @@ def test_mnli_over_both_of_its_sets(tmp_path):
     labels = ("entailment", "neutral", "contradiction")
     for name, rows in (("train", 60), ("dev_matched", 12), ("dev_mismatched", 9)):
         lines = [f"{i}\tthe cat sees {i} dogs\tit sees a dog\t{labels[i % 3]}" for i in range(rows)]
-        (folder / f"{name}.tsv").write_text("\n".join(["index\tsentence1\tsentence2\tgold_label", *lines, ""]))
-    small = ["trainer.progress_bar=false", "recipe.epochs=1", "method=lora", f"paths.data={tmp_path / 'data'}"]
+        (folder / f"{name}.tsv").write_text(
+            "\n".join(["index\tsentence1\tsentence2\tgold_label", *lines, ""])
+        )
+    small = [
+        "trainer.progress_bar=false",
+        "recipe.epochs=1",
+        "method=lora",
+        f"paths.data={tmp_path / 'data'}",
+    ]
     done = run_module("experiments.run", "task=mnli", *small, outputs=tmp_path)
     assert done.returncode == 0, done.stderr
     result = results(tmp_path)["lora-s0"]
@@ -231,18 +272,30 @@ def test_table_and_figure_of_an_experiment(sweep):
     assert table.returncode == 0, table.stderr
     text = (outputs / "tables" / "demo.md").read_text()
     lora = [results(outputs)[f"lora-s{seed}"]["metrics"]["last"]["accuracy"] for seed in (0, 1)]
-    assert f"{50 * sum(lora):.1f}" in text and "from 4 results in" in text and "64 rows of validation" in text
+    assert (
+        f"{50 * sum(lora):.1f}" in text
+        and "from 4 results in" in text
+        and "64 rows of validation" in text
+    )
     figure = run_module("experiments.figure", *narrowed, outputs=outputs)
     assert figure.returncode == 0, figure.stderr
     assert (outputs / "figures" / "demo.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((outputs / "figures" / "demo.csv").open()))
     assert len(rows) == 2 * 2 * 12
-    assert float(rows[0]["importance"]) == results(outputs)["lora_drop-s0"]["importance"]["normalized"]["query"]["0"]
+    assert (
+        float(rows[0]["importance"])
+        == results(outputs)["lora_drop-s0"]["importance"]["normalized"]["query"]["0"]
+    )
 
 
 def test_a_trained_model_is_measured_once_for_its_figures(sweep):
     outputs, _ = sweep
-    overrides = ["backbone=tiny_roberta", "trainer=cpu", *SMALL, "seed=0"]  # a run that the sweep has made
+    overrides = [
+        "backbone=tiny_roberta",
+        "trainer=cpu",
+        *SMALL,
+        "seed=0",
+    ]  # a run that the sweep has made
     for name in ("figure2", "layer_removal"):
         drawn = run_module("experiments.figure", name, *overrides, outputs=outputs)
         assert drawn.returncode == 0, drawn.stderr
@@ -251,19 +304,28 @@ def test_a_trained_model_is_measured_once_for_its_figures(sweep):
     folder = outputs / "runs" / run["id"]
     found = json.loads((folder / "distribution.json").read_text())
     assert found["rows"] == 320
-    assert {sum(counts) for layers in found["counts"].values() for counts in layers.values()} == {found["tokens"]}
+    assert {sum(counts) for layers in found["counts"].values() for counts in layers.values()} == {
+        found["tokens"]
+    }
     bins = list(csv.DictReader((outputs / "figures" / "figure2.csv").open()))
-    low, high = (sum(float(b["tokens"]) * 10 ** float(b[edge]) for b in bins if b["layer"] == "3") for edge in BIN)
+    low, high = (
+        sum(float(b["tokens"]) * 10 ** float(b[edge]) for b in bins if b["layer"] == "3")
+        for edge in BIN
+    )
     assert low <= found["tokens"] * found["mean"]["query"]["3"] <= high
     removal = json.loads((folder / "removal.json").read_text())
     assert removal["whole"]["score"] == run["metrics"]["best"]["accuracy"]
     least, most = (removal["orders"][f"{word} important first"][0] for word in ("least", "most"))
     assert least[0] == most[0] == removal["whole"] and least[-1] == most[-1] and len(least) == 13
     assert (
-        least[1] == removal["alone"][str(removal["layers"][0])] and most[1] == removal["alone"][str(removal["layers"][-1])]
+        least[1] == removal["alone"][str(removal["layers"][0])]
+        and most[1] == removal["alone"][str(removal["layers"][-1])]
     )
     before = (folder / "removal.json").stat().st_mtime_ns
-    assert run_module("experiments.figure", "layer_removal", *overrides, outputs=outputs).returncode == 0
+    assert (
+        run_module("experiments.figure", "layer_removal", *overrides, outputs=outputs).returncode
+        == 0
+    )
     assert (folder / "removal.json").stat().st_mtime_ns == before
 
 
@@ -290,7 +352,9 @@ def test_two_processes_do_not_make_the_same_run_twice(tmp_path):
     both = [started(tmp_path, *SMALL, "method=lora") for _ in range(2)]
     printed = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    seconds = [next(line for line in text.splitlines() if line.startswith("seconds ")) for text in printed]
+    seconds = [
+        next(line for line in text.splitlines() if line.startswith("seconds ")) for text in printed
+    ]
     assert seconds[0] == seconds[1]  # to the millisecond: of one run
 
 
@@ -312,7 +376,9 @@ def test_processes_share_the_runs_of_a_sweep_out(tmp_path):
 
 def test_a_table_without_runs_says_how_to_make_them(tmp_path):
     done = run_module("experiments.table", "demo", "seed=0", outputs=tmp_path)
-    assert done.returncode == 1 and "python -m experiments.run experiment=demo seed=0" in done.stdout
+    assert (
+        done.returncode == 1 and "python -m experiments.run experiment=demo seed=0" in done.stdout
+    )
     unknown = run_module("experiments.table", "table9")
     assert unknown.returncode == 2 and "there are: table1, " in unknown.stderr
 

@@ -46,7 +46,10 @@ def test_the_status_counts_and_names_what_is_left(half):
         shown = run_module("experiments.status", "experiment=table7", *NARROWED, outputs=outputs)
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"table7\W+10\W+6\W+1\W+1\W+2\W", shown.stdout), shown.stdout
-    assert f"failed: {configs[6]['id']}: ValueError: the head of it\n" in shown.stdout and "and more" not in shown.stdout
+    assert (
+        f"failed: {configs[6]['id']}: ValueError: the head of it\n" in shown.stdout
+        and "and more" not in shown.stdout
+    )
     assert f"running: {configs[7]['id']}" in shown.stdout
 
 
@@ -57,9 +60,13 @@ def test_time_left_is_that_of_runs_like_the_missing_ones(half):
     assert "4 min" in shown.stdout  # four runs of a minute
     nothing = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "empty")
     assert nothing.returncode == 0 and "?" in nothing.stdout
-    result_files.write(outputs / "rte", "experiment=table7", "task=rte", "seed=0", "method=lora_drop")
+    result_files.write(
+        outputs / "rte", "experiment=table7", "task=rte", "seed=0", "method=lora_drop"
+    )
     known = run_module("experiments.status", "table7", *NARROWED, outputs=outputs / "rte")
-    assert "> 4 min" in known.stdout  # four of RTE's are like a finished one, five of MRPC's are like none
+    assert (
+        "> 4 min" in known.stdout
+    )  # four of RTE's are like a finished one, five of MRPC's are like none
 
 
 @pytest.mark.slow
@@ -85,7 +92,11 @@ def test_a_file_that_is_no_result_is_named_and_hinders_nothing(half):
     frame = results.load(["experiment=table7", *NARROWED], outputs)
     assert frame.status.tolist()[:6] == [results.DAMAGED] * 6
     shown = run_module("experiments.status", "table7", *NARROWED, outputs=outputs, COLUMNS="80")
-    assert shown.returncode == 0 and shown.stdout.count("is damaged") == 6 and results.times(outputs).empty
+    assert (
+        shown.returncode == 0
+        and shown.stdout.count("is damaged") == 6
+        and results.times(outputs).empty
+    )
 
 
 def test_results_can_be_looked_at_without_the_right_to_write(tmp_path, monkeypatch):
@@ -150,7 +161,9 @@ def test_a_cost_that_nobody_knows_is_an_error():
 
 def test_one_experiment_is_all_that_its_status_expands(tmp_path, monkeypatch):
     asked, load = [], sweep.run_configs
-    monkeypatch.setattr(frames, "run_configs", lambda overrides: asked.append(overrides) or load(overrides))
+    monkeypatch.setattr(
+        frames, "run_configs", lambda overrides: asked.append(overrides) or load(overrides)
+    )
     assert status.main(["demo", f"paths.outputs={tmp_path}"]) == 0
     assert asked == [["experiment=demo", f"paths.outputs={tmp_path}"]]
 

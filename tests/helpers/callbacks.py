@@ -17,7 +17,11 @@ SAMPLE, BATCH, RATE = 16, 4, 0.01
 def rows(count=SAMPLE):
     generator = torch.Generator().manual_seed(3)
     return [
-        {"input_ids": torch.randint(3, 60, (9,), generator=generator), "labels": torch.tensor(i % 2)} for i in range(count)
+        {
+            "input_ids": torch.randint(3, 60, (9,), generator=generator),
+            "labels": torch.tensor(i % 2),
+        }
+        for i in range(count)
     ]
 
 
@@ -54,9 +58,24 @@ class Ordered(Trainer):
 
 
 def arguments(folder, **settings):
-    options = {"num_train_epochs": 2, "learning_rate": RATE, "weight_decay": 0.1, "lr_scheduler_type": "constant"}
-    options |= {"per_device_train_batch_size": BATCH, "max_grad_norm": 0.0, "report_to": [], "use_cpu": True}
-    options |= {"save_strategy": "no", "disable_tqdm": True, "adam_epsilon": 1e-6, "logging_strategy": "no"}
+    options = {
+        "num_train_epochs": 2,
+        "learning_rate": RATE,
+        "weight_decay": 0.1,
+        "lr_scheduler_type": "constant",
+    }
+    options |= {
+        "per_device_train_batch_size": BATCH,
+        "max_grad_norm": 0.0,
+        "report_to": [],
+        "use_cpu": True,
+    }
+    options |= {
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "adam_epsilon": 1e-6,
+        "logging_strategy": "no",
+    }
     return TrainingArguments(output_dir=str(folder), **options | settings)
 
 
@@ -69,7 +88,9 @@ def values(model):
     """B A of every adapted module by its name in the base model."""
     if isinstance(model, PeftModel):
         layers = {n: m for n, m in model.get_base_model().named_modules() if hasattr(m, "lora_A")}
-        return {n: m.lora_B["default"].weight @ m.lora_A["default"].weight for n, m in layers.items()}
+        return {
+            n: m.lora_B["default"].weight @ m.lora_A["default"].weight for n, m in layers.items()
+        }
     return {n: m.lora_B @ m.lora_A for n, m in lora_modules(model).items()}
 
 
@@ -92,7 +113,16 @@ class Module(pl.LightningModule):
 
 
 def lightning(folder, epochs, callback, **settings):
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     return pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **options | settings
+        max_epochs=epochs,
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=[callback],
+        **options | settings,
     )

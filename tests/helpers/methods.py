@@ -21,12 +21,28 @@ def vera(**changes):
 
 def sparse(**changes):
     settings = {"sparsity": 0.5, "scope": "model", "init_std": 0.02, "sample_ratio": 1.0}
-    return SparseAdapter(**(COMMON | settings | {"warmup_epochs": 0, "warmup_batch_size": 8} | changes))
+    return SparseAdapter(
+        **(COMMON | settings | {"warmup_epochs": 0, "warmup_batch_size": 8} | changes)
+    )
 
 
 def prilora(**changes):
-    settings = {"name": "x", "rank_first": 2, "rank_last": 6, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
-    settings |= {"pruning": "importance", "matrix": "A", "ratio": 0.5, "scope": "row", "interval": 2, "decay": 0.9}
+    settings = {
+        "name": "x",
+        "rank_first": 2,
+        "rank_last": 6,
+        "alpha": 8,
+        "dropout": 0.0,
+        "target_modules": "all-linear",
+    }
+    settings |= {
+        "pruning": "importance",
+        "matrix": "A",
+        "ratio": 0.5,
+        "scope": "row",
+        "interval": 2,
+        "decay": 0.9,
+    }
     return PRILoRA(**(settings | {"regrow": True} | changes))
 
 

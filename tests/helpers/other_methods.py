@@ -16,11 +16,27 @@ from loradrop.methods.prompt_tuning import PromptTuning
 METHODS = {
     "bitfit": (BitFit, {"biases": "all"}),
     "last_layers": (LastLayers, {"fraction": 0.25}),
-    "houlsby": (Houlsby, {"bottleneck": 5, "activation": "gelu", "init_std": 0.01, "target_modules": None}),
+    "houlsby": (
+        Houlsby,
+        {"bottleneck": 5, "activation": "gelu", "init_std": 0.01, "target_modules": None},
+    ),
     "adalora": (
         AdaLoRA,
-        {"init_rank": 3, "target_rank": 2, "alpha": 16, "dropout": 0.0, "target_modules": "all-linear"}
-        | {"warmup_ratio": 0.1, "final_ratio": 0.3, "interval": 2, "beta1": 0.85, "beta2": 0.85, "orthogonality": 0.1},
+        {
+            "init_rank": 3,
+            "target_rank": 2,
+            "alpha": 16,
+            "dropout": 0.0,
+            "target_modules": "all-linear",
+        }
+        | {
+            "warmup_ratio": 0.1,
+            "final_ratio": 0.3,
+            "interval": 2,
+            "beta1": 0.85,
+            "beta2": 0.85,
+            "orthogonality": 0.1,
+        },
     ),
     "prompt_tuning": (PromptTuning, {"virtual_tokens": 6}),
     "prefix_tuning": (PrefixTuning, {"virtual_tokens": 6, "projection": False, "init_std": 1.0}),
@@ -31,7 +47,9 @@ REFUSED = {
     ("bitfit", "llama"): "no biases",
     ("prefix_tuning", "deberta"): "cannot be prefix-tuned: its attention takes no keys and values",
 }
-FITTING = [(method, family) for method in METHODS for family in FAMILIES if (method, family) not in REFUSED]
+FITTING = [
+    (method, family) for method in METHODS for family in FAMILIES if (method, family) not in REFUSED
+]
 
 
 class Run:
@@ -47,7 +65,9 @@ def make(name, **changes):
 
 
 def installed(name, family, **changes):
-    """(method, model with a trainable head and the method in place), always from the same random numbers."""
+    """(method, model with a trainable head and the method in place), always from the same random
+    numbers.
+    """
     model, method = freeze_encoder(tiny_model(family)), make(name, **changes)
     torch.manual_seed(1)
     method.install(model)

@@ -26,7 +26,11 @@ def with_values(model, seed=1):
 
 
 def layers_of(model):
-    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A") and hasattr(module, "r")}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "r")
+    }
 
 
 def measured(importance):

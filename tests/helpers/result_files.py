@@ -1,4 +1,6 @@
-"""Result files of runs that were never run: whatever a test wants tables, figures and the status to show."""
+"""Result files of runs that were never run: whatever a test wants tables, figures and the status to
+show.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,28 @@ PLAN = {"others": {}, "share": True, "lora_parameters": 2000, "parameters": 1000
 
 
 def scores(config: Mapping[str, Any]) -> list[float]:
-    """Of two epochs, between 0.5 and 1, the first one the better; the same for the same backbone, task, method and seed."""
-    names = "-".join([*(config[group]["name"] for group in ("backbone", "task", "method")), str(config["seed"])])
+    """Of two epochs, between 0.5 and 1, the first one the better; the same for the same backbone,
+    task, method and seed.
+    """
+    names = "-".join(
+        [*(config[group]["name"] for group in ("backbone", "task", "method")), str(config["seed"])]
+    )
     best = round(random.Random(names).uniform(0.6, 0.95), 4)
     return [best, best - 0.05]
 
 
 def importance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of 12 layers of two module types, by task and seed."""
-    draw = random.Random(f"{config['task']['name']}-{config['seed']}-{config['method'].get('sample_ratio')}")
-    values = {kind: {str(layer): draw.random() for layer in range(LAYERS)} for kind in ("query", "value")}
-    shares = {kind: {layer: g / sum(layers.values()) for layer, g in layers.items()} for kind, layers in values.items()}
+    draw = random.Random(
+        f"{config['task']['name']}-{config['seed']}-{config['method'].get('sample_ratio')}"
+    )
+    values = {
+        kind: {str(layer): draw.random() for layer in range(LAYERS)} for kind in ("query", "value")
+    }
+    shares = {
+        kind: {layer: g / sum(layers.values()) for layer, g in layers.items()}
+        for kind, layers in values.items()
+    }
     sizes = {kind: dict.fromkeys(layers, 4096) for kind, layers in values.items()}
     return {"values": values, "normalized": shares, "parameters": sizes, "tokens": 100}
 
@@ -53,7 +66,8 @@ def result(
 ) -> Result:
     """A finished run's; `others` are more metrics of every epoch."""
     epochs = [
-        {"epoch": i, "train_loss": 0.5, primary: score, **(others or {})} for i, score in enumerate(metrics(config), 1)
+        {"epoch": i, "train_loss": 0.5, primary: score, **(others or {})}
+        for i, score in enumerate(metrics(config), 1)
     ]
     kept = {kind: list(range(0, LAYERS, 2)) for kind in ("query", "value")}
     shares = "threshold" in config["method"]
@@ -61,8 +75,16 @@ def result(
         **surroundings(config),
         "schema": SCHEMA,
         "status": results.FINISHED,
-        "metrics": (epochs and {"primary": primary, "epochs": epochs, "best": epochs[0], "last": epochs[-1]}) or None,
-        "parameters": {"adapter": 1000, "head": 10, "total": 10000, "lora_parameters": 2000 if shares else None},
+        "metrics": (
+            epochs and {"primary": primary, "epochs": epochs, "best": epochs[0], "last": epochs[-1]}
+        )
+        or None,
+        "parameters": {
+            "adapter": 1000,
+            "head": 10,
+            "total": 10000,
+            "lora_parameters": 2000 if shares else None,
+        },
         "importance": importance(config) if shares else None,
         "plan": {**PLAN, "kept": kept} if shares else None,
         "seconds": {"load": 1.0, "prepare": 2.0, "fit": 57.0},
@@ -75,7 +97,9 @@ def result(
     return from_plain(plain)
 
 
-def write(outputs: Path, *overrides: str, leave: Callable = lambda config: False, **options: Any) -> list[Result]:
+def write(
+    outputs: Path, *overrides: str, leave: Callable = lambda config: False, **options: Any
+) -> list[Result]:
     """Finish all runs of these overrides but those that `leave` names; the finished results."""
     done = [result(config, **options) for config in run_configs(overrides) if not leave(config)]
     for one in done:

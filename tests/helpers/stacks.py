@@ -36,7 +36,9 @@ def adapted(model, targets=("q_proj", "v_proj")):
 
 @torch.no_grad()
 def explicit(model, given, mask_of):
-    """Mean || s B A x ||^2 of each LoRA in float64 over what `mask_of(name, x)` counts; None for all."""
+    """Mean || s B A x ||^2 of each LoRA in float64 over what `mask_of(name, x)` counts; None for
+    all.
+    """
     model = model.double()
     given = {k: v.double() if v.is_floating_point() else v for k, v in given.items()}
     sums = {}
@@ -61,11 +63,20 @@ def explicit(model, given, mask_of):
 
 def agree(importance, expected, rel=1e-4):
     assert expected
-    got = {(kind, layer): g for kind, layers in importance.values.items() for layer, g in layers.items()}
+    got = {
+        (kind, layer): g
+        for kind, layers in importance.values.items()
+        for layer, g in layers.items()
+    }
     assert got == pytest.approx({(s.module_type, s.layer): g for s, g in expected.items()}, rel=rel)
 
 
-SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
+SIZES = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+}
 VISION = {**SIZES, "image_size": 8, "patch_size": 4, "num_channels": 3}
 WORDS = {**SIZES, "vocab_size": 60, "max_position_embeddings": 40}
 IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -73,4 +84,6 @@ IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
 def clip():
     torch.manual_seed(0)
-    return CLIPModel(CLIPConfig(text_config={**WORDS, **IDS}, vision_config=VISION, projection_dim=16))
+    return CLIPModel(
+        CLIPConfig(text_config={**WORDS, **IDS}, vision_config=VISION, projection_dim=16)
+    )

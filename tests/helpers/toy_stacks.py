@@ -27,7 +27,9 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(
                 q[:, None], k[:, None], v[:, None], bias if bias is None else bias[:, None]
             )[:, 0]
-        scores = torch.einsum("bqd,bkd->bqk", q, k) if self.way == "einsum" else q @ k.transpose(1, 2)
+        scores = (
+            torch.einsum("bqd,bkd->bqk", q, k) if self.way == "einsum" else q @ k.transpose(1, 2)
+        )
         probabilities = (scores if bias is None else scores + bias).softmax(-1)
         if self.way == "einsum":
             return torch.einsum("bqk,bkd->bqd", probabilities, v)
@@ -49,7 +51,9 @@ class Layer(nn.Module):
 
 
 class Toy(nn.Module):
-    """A text (ids) and another sequence (other, without a mask), which attend to each other in one of four ways."""
+    """A text (ids) and another sequence (other, without a mask), which attend to each other in one
+    of four ways.
+    """
 
     def __init__(self, way, kind):
         super().__init__()
@@ -71,7 +75,10 @@ def generated(seed):
     """A model, its batches, and what counts in each of its modules' inputs."""
     choose = random.Random(seed)
     torch.manual_seed(seed)
-    way, kind = choose.choice(["matmul", "einsum", "sdpa"]), choose.choice(["apart", "text_sees", "other_sees", "both"])
+    way, kind = (
+        choose.choice(["matmul", "einsum", "sdpa"]),
+        choose.choice(["apart", "text_sees", "other_sees", "both"]),
+    )
     model = Toy(way, kind).eval()
     loradrop.add_lora(model, rank=3, target_modules=["q", "v", "up"])
     train_b(model)
@@ -80,7 +87,10 @@ def generated(seed):
     mask = (torch.arange(tokens) < torch.randint(1, tokens + 1, (rows, 1))).long()
     if choose.random() < 0.5:
         mask = mask.flip(1)  # padding in front
-    given = {"input_ids": torch.randint(0, 30, (rows, tokens)), "other": torch.randn(rows, positions, 3)}
+    given = {
+        "input_ids": torch.randint(0, 30, (rows, tokens)),
+        "other": torch.randn(rows, positions, 3),
+    }
     given["attention_mask"] = mask
 
     def mask_of(name, x):

@@ -44,17 +44,23 @@ def with_lora(shape):
 def adapter_and_head(model):
     head = {id(parameter) for _, parameter in head_parameters(model)}
     trainable = [p for p in model.parameters() if p.requires_grad]
-    return sum(p.numel() for p in trainable if id(p) not in head), sum(p.numel() for p in trainable if id(p) in head)
+    return sum(p.numel() for p in trainable if id(p) not in head), sum(
+        p.numel() for p in trainable if id(p) in head
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "lora", "instance", "total"), [(BASE, 294_912, 12_288, 124_647_170), (LARGE, 786_432, 16_384, 355_361_794)]
+    ("shape", "lora", "instance", "total"),
+    [(BASE, 294_912, 12_288, 124_647_170), (LARGE, 786_432, 16_384, 355_361_794)],
 )
 def test_counts_of_roberta(shape, lora, instance, total):
     assert sum(p.numel() for p in roberta(*shape).parameters()) == total
     model, method = with_lora(shape)
-    assert adapter_and_head(model) == (lora, shape[0] ** 2 + shape[0] + 2 * shape[0] + 2) and method.lora_parameters == lora
+    assert (
+        adapter_and_head(model) == (lora, shape[0] ** 2 + shape[0] + 2 * shape[0] + 2)
+        and method.lora_parameters == lora
+    )
     layers = shape[1]
     for kept in range(1, layers):
         model, _ = with_lora(shape)
@@ -68,8 +74,14 @@ def test_counts_of_roberta(shape, lora, instance, total):
 def test_the_paper_s_half_of_roberta_base():
     """Tables 1 and 6: 5 + 7 layers' worth of LoRA, shared ones included, are 0.15M parameters."""
     model, _ = with_lora(BASE)
-    values = {"query": {i: float(i < 4) for i in range(12)}, "value": {i: float(i < 6) for i in range(12)}}
-    plan = select(Importance(values, {kind: dict.fromkeys(range(12), 12_288) for kind in values}), threshold=0.999)
+    values = {
+        "query": {i: float(i < 4) for i in range(12)},
+        "value": {i: float(i < 6) for i in range(12)},
+    }
+    plan = select(
+        Importance(values, {kind: dict.fromkeys(range(12), 12_288) for kind in values}),
+        threshold=0.999,
+    )
     share(model, plan)
     assert plan.parameters == adapter_and_head(model)[0] == 147_456 == plan.lora_parameters // 2
 
@@ -84,9 +96,19 @@ def test_the_head_is_what_is_not_the_encoder_and_its_pooler(family):
             "classifier.out_proj.weight",
             "classifier.out_proj.bias",
         },
-        "bert": {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"},
+        "bert": {
+            "bert.pooler.dense.weight",
+            "bert.pooler.dense.bias",
+            "classifier.weight",
+            "classifier.bias",
+        },
         "llama": {"score.weight"},
-        "deberta": {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias"},
+        "deberta": {
+            "pooler.dense.weight",
+            "pooler.dense.bias",
+            "classifier.weight",
+            "classifier.bias",
+        },
     }
     assert names == expected[family]
 
@@ -112,16 +134,25 @@ def test_a_local_folder_takes_the_place_of_the_hub(tmp_path, monkeypatch):
         backbone.check(task(), 20, tmp_path)
     tiny_model("bert").save_pretrained(tmp_path / "someone" / "model")
     backbone.check(task(), 20, tmp_path)
-    with pytest.raises(ValueError, match=r"recipe\.max_length is 41, but backbone mine takes at most 40 tokens"):
+    with pytest.raises(
+        ValueError, match=r"recipe\.max_length is 41, but backbone mine takes at most 40 tokens"
+    ):
         backbone.check(task(), 41, tmp_path)
 
 
 def test_the_built_in_model_loads_ready_to_train():
-    backbone = Backbone(name="tiny_roberta", hub_id="loradrop/tiny_roberta", revision=None, dtype="float32")
+    backbone = Backbone(
+        name="tiny_roberta", hub_id="loradrop/tiny_roberta", revision=None, dtype="float32"
+    )
     model, tokenizer = backbone.load(task(), None)
     assert model.training and all(module.training for module in model.modules())
-    assert {n for n, p in model.named_parameters() if p.requires_grad} == {n for n, _ in head_parameters(model)}
-    assert next(model.parameters()).dtype == torch.float32 and model.config.id2label == {0: "negative", 1: "positive"}
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        n for n, _ in head_parameters(model)
+    }
+    assert next(model.parameters()).dtype == torch.float32 and model.config.id2label == {
+        0: "negative",
+        1: "positive",
+    }
     LoRA("lora", rank=8, alpha=16, dropout=0.0, target_modules=None).install(model)
     assert len(lora_modules(model)) == len(lora_sites(model)) == 24
     logits = model(**tokenizer(["a good day"], return_tensors="pt")).logits

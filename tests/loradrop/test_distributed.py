@@ -17,7 +17,11 @@ import loradrop
 pytestmark = pytest.mark.slow
 
 STEPS = 3
-CASES = [("ours", True), ("peft", True), ("peft", False)]  # whose LoRA, and whether the other layers share
+CASES = [
+    ("ours", True),
+    ("peft", True),
+    ("peft", False),
+]  # whose LoRA, and whether the other layers share
 
 
 def batches():
@@ -28,7 +32,9 @@ def batches():
         lengths = torch.tensor([9, 9, 6, 3])
         mask = (torch.arange(9) < lengths[:, None]).long()
         ids = torch.randint(3, 60, (4, 9), generator=generator) * mask + (1 - mask)
-        found.append({"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0])})
+        found.append(
+            {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0])}
+        )
     return found
 
 
@@ -39,7 +45,9 @@ def adapted(kind):
         train_b(model)
         return model
     torch.manual_seed(1)
-    config = LoraConfig(r=4, lora_alpha=16, target_modules=["query", "value"], init_lora_weights=False)
+    config = LoraConfig(
+        r=4, lora_alpha=16, target_modules=["query", "value"], init_lora_weights=False
+    )
     return get_peft_model(model, config).eval()
 
 
@@ -61,12 +69,17 @@ def work(kind, share, given, wrap):
 def process(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    given = [{key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()} for batch in batches()]
+    given = [
+        {key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()} for batch in batches()
+    ]
     results = []
     for kind, share in CASES:
         importance, plan, values = work(kind, share, given, wrap=True)
         results.append((importance.to_dict(), plan.to_dict(), values))
-        with pytest.raises(ValueError, match="wrapped in DistributedDataParallel, which knows its parameters by now"):
+        with pytest.raises(
+            ValueError,
+            match="wrapped in DistributedDataParallel, which knows its parameters by now",
+        ):
             loradrop.share(DistributedDataParallel(adapted(kind)), plan)
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -87,7 +100,9 @@ def test_two_processes_reach_what_one_does(case, results):
     importance, plan, values = work(*CASES[case], batches(), wrap=False)
     assert first[1] == plan.to_dict() and first[0]["tokens"] == importance.tokens
     for kind, layers in importance.values.items():
-        assert {int(i): g for i, g in first[0]["values"][kind].items()} == pytest.approx(layers, rel=1e-5)
+        assert {int(i): g for i, g in first[0]["values"][kind].items()} == pytest.approx(
+            layers, rel=1e-5
+        )
     for name, value in values.items():
         torch.testing.assert_close(first[2][name], value, rtol=1e-4, atol=1e-5)
         assert torch.equal(first[2][name], second[2][name])

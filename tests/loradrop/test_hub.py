@@ -1,4 +1,6 @@
-"""Without a Hub: what is on the disk is used, and what is not fails soon and says where it would be."""
+"""Without a Hub: what is on the disk is used, and what is not fails soon and says where it would
+be.
+"""
 
 import socket
 import subprocess
@@ -85,7 +87,9 @@ def test_a_slow_look_up_of_the_name_does_not_count(tmp_path, monkeypatch):
     done, waited = threading.Event(), []
     monkeypatch.setattr(hub, "TIMEOUT", 0.1)
     # the client's own timeout does not cover it
-    monkeypatch.setattr(hub, "get_session", lambda: done.wait(600) or waited.append("until the name was found"))
+    monkeypatch.setattr(
+        hub, "get_session", lambda: done.wait(600) or waited.append("until the name was found")
+    )
     assert_fails(tmp_path / "RTE", "does not answer")
     assert not waited
     done.set()
@@ -109,8 +113,12 @@ def test_what_is_cached_needs_no_network(cache, tmp_path, monkeypatch):
     assert (len(splits.train), list(splits.evaluation), splits.notes) == (2, ["validation"], [])
 
 
-@pytest.mark.parametrize(("task", "splits"), [("qnli", ["train", "validation"]), ("rte", ["train"])])
-def test_part_of_the_repository_in_the_cache_is_not_enough(task, splits, cache, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "splits"), [("qnli", ["train", "validation"]), ("rte", ["train"])]
+)
+def test_part_of_the_repository_in_the_cache_is_not_enough(
+    task, splits, cache, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     fill(cache, make(task), splits)
     assert_fails(tmp_path / "RTE", "not in the local cache")
@@ -122,9 +130,15 @@ def test_a_pin_that_is_gone_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "hub_available", lambda: True)
     monkeypatch.setattr(hub, "snapshot_download", gone)
-    assert_fails(tmp_path / "RTE", make("rte").revision, "failed (ValueError: 404: no such revision)")
+    assert_fails(
+        tmp_path / "RTE", make("rte").revision, "failed (ValueError: 404: no such revision)"
+    )
 
 
 def test_the_module_is_light():
-    code = "import sys, loradrop.hub; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], encoding="utf-8").strip() == "set()"
+    code = (
+        "import sys, loradrop.hub; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
+    )
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], encoding="utf-8").strip() == "set()"
+    )

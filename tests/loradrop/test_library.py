@@ -23,7 +23,11 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 
 def fresh(code):
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", env=clean_environment()
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        env=clean_environment(),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -31,7 +35,17 @@ def fresh(code):
 
 def test_the_import_brings_nothing_of_the_reproduction():
     modules = set(fresh(CODE).split())
-    heavy = {"hydra", "omegaconf", "wandb", "pytorch_lightning", "lightning", "peft", "pandas", "matplotlib", "datasets"}
+    heavy = {
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "pytorch_lightning",
+        "lightning",
+        "peft",
+        "pandas",
+        "matplotlib",
+        "datasets",
+    }
     assert "loradrop" in modules and not heavy & modules
 
 
@@ -53,10 +67,18 @@ def test_an_importance_as_a_frame_and_as_a_figure(batch, tmp_path):
     train_b(model)
     importance = loradrop.measure(model, [batch])
     frame = importance.to_frame()
-    assert list(frame.columns) == ["module_type", "layer", "squared_norm", "importance", "parameters"]
+    assert list(frame.columns) == [
+        "module_type",
+        "layer",
+        "squared_norm",
+        "importance",
+        "parameters",
+    ]
     assert frame.groupby("module_type")["importance"].sum().tolist() == pytest.approx([1, 1])
     row = frame.set_index(["module_type", "layer"]).loc[("v_proj", 1)]
-    assert row["squared_norm"] == importance.values["v_proj"][1] and row["parameters"] == 4 * (32 + 16)
+    assert row["squared_norm"] == importance.values["v_proj"][1] and row["parameters"] == 4 * (
+        32 + 16
+    )
     figure = importance.plot()
     bars = {box.get_label(): [bar.get_height() for bar in box] for box in figure.axes[0].containers}
     assert bars == {kind: list(layers.values()) for kind, layers in importance.normalized.items()}

@@ -1,4 +1,6 @@
-"""Llama and DeBERTa as backbones, in small: padding, a float32 head on bfloat16 weights, messages for missing files."""
+"""Llama and DeBERTa as backbones, in small: padding, a float32 head on bfloat16 weights, messages
+for missing files.
+"""
 
 from __future__ import annotations
 
@@ -34,25 +36,38 @@ from loradrop.tasks.builtin.labels import Mini
 from loradrop.tasks.builtin.text import MiniText
 from loradrop.training.data import Collator
 
-SHAPE = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
+SHAPE = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+}
 TEXTS = ["a good day", "bad", "it is not so good a film as that", "é!"]
 HUB_IDS = {"llama2_7b": "meta-llama/Llama-2-7b-hf", "deberta_v3_base": "microsoft/deberta-v3-base"}
 
 
 def save_llama(folder):
-    """A small Llama as the published one is saved: bfloat16, a tokenizer with byte fallback and without a pad token."""
+    """A small Llama as the published one is saved: bfloat16, a tokenizer with byte fallback and
+    without a pad token.
+    """
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *LETTERS]
-    tokenizer = LlamaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True)
+    tokenizer = LlamaTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True
+    )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(pieces), max_position_embeddings=64, initializer_range=0.3, **SHAPE)
+    config = LlamaConfig(
+        vocab_size=len(pieces), max_position_embeddings=64, initializer_range=0.3, **SHAPE
+    )
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
 
 
 def save_deberta(folder):
     """A small DeBERTaV3 with the published one's switches."""
     pieces = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "▁", *LETTERS, "[MASK]"]
-    DebertaV2Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3).save_pretrained(folder)
+    DebertaV2Tokenizer(
+        vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=3
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     config = DebertaV2Config(
         vocab_size=len(pieces),
@@ -90,7 +105,9 @@ def task():
 
 
 def batch(tokenizer, texts):
-    collated = Collator(tokenizer, is_regression=False)({**tokenizer(texts), "label": [0] * len(texts)})
+    collated = Collator(tokenizer, is_regression=False)(
+        {**tokenizer(texts), "label": [0] * len(texts)}
+    )
     return {key: value for key, value in collated.items() if key != "labels"}
 
 
@@ -99,17 +116,26 @@ def test_an_example_in_a_padded_batch_is_the_example_alone(models, name):
     model, tokenizer = backbone(name).load(task(), models)
     model.eval()
     together = batch(tokenizer, TEXTS)
-    assert (together["attention_mask"].sum(1) < together["attention_mask"].shape[1]).sum() == len(TEXTS) - 1
+    assert (together["attention_mask"].sum(1) < together["attention_mask"].shape[1]).sum() == len(
+        TEXTS
+    ) - 1
     assert (together["attention_mask"][:, 0] == 1).all()  # padded on the right
     with torch.no_grad():
         alone = torch.cat([model(**batch(tokenizer, [text])).logits for text in TEXTS])
         torch.testing.assert_close(model(**together).logits, alone, rtol=1e-4, atol=1e-5)
-    assert len({tuple(row) for row in alone.tolist()}) == len(TEXTS)  # texts differ, and so do their logits
+    assert len({tuple(row) for row in alone.tolist()}) == len(
+        TEXTS
+    )  # texts differ, and so do their logits
 
 
 def test_llama_s_padding_never_is_a_part_of_a_text(models):
     model, tokenizer = backbone("llama2_7b").load(task(), models)
-    assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.unk_token_id != tokenizer.eos_token_id
+    assert (
+        model.config.pad_token_id
+        == tokenizer.pad_token_id
+        == tokenizer.unk_token_id
+        != tokenizer.eos_token_id
+    )
     for text in ("a <unk>", "a </s>", "<s> é", "日本 <unk></s>"):
         ids = tokenizer(text).input_ids
         assert ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:]
@@ -124,7 +150,11 @@ def test_without_byte_fallback_the_end_token_pads(models, tmp_path):
         (folder / file.name).write_bytes(file.read_bytes())
     for file, old, new in (
         ("tokenizer.json", '"byte_fallback": true', '"byte_fallback": false'),
-        ("tokenizer_config.json", "LlamaTokenizer", "PreTrainedTokenizerFast"),  # Llama's own class would set it again
+        (
+            "tokenizer_config.json",
+            "LlamaTokenizer",
+            "PreTrainedTokenizerFast",
+        ),  # Llama's own class would set it again
     ):
         (folder / file).write_text((folder / file).read_text().replace(old, new))
     model, tokenizer = backbone("llama2_7b").load(task(), tmp_path)
@@ -185,7 +215,10 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(models,
     model.config.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((models / HUB_IDS["deberta_v3_base"] / name).read_bytes())
-    torch.save({f"deberta.{key}": value for key, value in model.state_dict().items()}, folder / "pytorch_model.bin")
+    torch.save(
+        {f"deberta.{key}": value for key, value in model.state_dict().items()},
+        folder / "pytorch_model.bin",
+    )
     with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors") as caught:
         backbone("deberta_v3_base").check(task(), 20, tmp_path)
     (code,) = re.findall(r'python -c "(.*?)"', str(caught.value))
@@ -199,7 +232,13 @@ def test_pickled_weights_are_refused_with_the_command_that_converts_them(models,
 @pytest.mark.slow
 def test_a_converted_decoder_keeps_what_turns_states_into_tokens(models, tmp_path):
     writing = MiniText(
-        **{"name": "mini_summary", "metric": "-", "primary": "-", "template": "{source}", "max_new_tokens": 9},
+        **{
+            "name": "mini_summary",
+            "metric": "-",
+            "primary": "-",
+            "template": "{source}",
+            "max_new_tokens": 9,
+        },
         **{"train_size": 1, "validation_size": 1, "data_seed": 0},
     )
     folder = tmp_path / HUB_IDS["llama2_7b"]
@@ -223,11 +262,15 @@ def test_a_converted_decoder_keeps_what_turns_states_into_tokens(models, tmp_pat
 
 def test_a_gated_model_is_refused_with_what_to_do(monkeypatch):
     def refuse(*_, **__):
-        raise OSError("You are trying to access a gated repo.") from GatedRepoError.__new__(GatedRepoError)
+        raise OSError("You are trying to access a gated repo.") from GatedRepoError.__new__(
+            GatedRepoError
+        )
 
     monkeypatch.setattr("loradrop.backbones.hub_available", lambda: True)
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(PermissionError, match=r"licence at https://huggingface\.co/meta-llama/Llama-2-7b-hf"):
+    with pytest.raises(
+        PermissionError, match=r"licence at https://huggingface\.co/meta-llama/Llama-2-7b-hf"
+    ):
         backbone("llama2_7b", revision="abc").check(task(), 20, None)
 
 
@@ -244,18 +287,46 @@ def test_deberta_s_own_vocabulary_file_is_converted(models, tmp_path):
     text.write_text("a good day\nthe bad film was not so good\n" * 50)
     prefix = str(folder / "spm")
     options = {"vocab_size": 24, "minloglevel": 2, "hard_vocab_limit": False}
-    sentencepiece.SentencePieceTrainer.train(input=str(text), model_prefix=prefix, **ids, **names, **options)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=prefix, **ids, **names, **options
+    )
     _, tokenizer = backbone("deberta_v3_base").load(task(), tmp_path)
-    pieces = sentencepiece.SentencePieceProcessor(f"{prefix}.model").encode("a good film", out_type=str)
-    assert tokenizer.convert_ids_to_tokens(tokenizer("a good film").input_ids) == ["[CLS]", *pieces, "[SEP]"]
+    pieces = sentencepiece.SentencePieceProcessor(f"{prefix}.model").encode(
+        "a good film", out_type=str
+    )
+    assert tokenizer.convert_ids_to_tokens(tokenizer("a good film").input_ids) == [
+        "[CLS]",
+        *pieces,
+        "[SEP]",
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [["trainer.precision=32-true"], ["trainer.precision=bf16-mixed", "method=lora"]])
+@pytest.mark.parametrize(
+    "overrides", [["trainer.precision=32-true"], ["trainer.precision=bf16-mixed", "method=lora"]]
+)
 def test_a_run_on_a_bfloat16_llama(models, tmp_path, overrides):
-    sizes = ["task.train_size=60", "task.validation_size=20", "recipe.epochs=1", "recipe.max_length=64"]
-    common = ["backbone=llama2_7b", f"paths.models={models}", "method.rank=2", "trainer.num_threads=1", *sizes]
+    sizes = [
+        "task.train_size=60",
+        "task.validation_size=20",
+        "recipe.epochs=1",
+        "recipe.max_length=64",
+    ]
+    common = [
+        "backbone=llama2_7b",
+        f"paths.models={models}",
+        "method.rank=2",
+        "trainer.num_threads=1",
+        *sizes,
+    ]
     done = run_module("experiments.run", *common, *overrides, outputs=tmp_path)
     assert done.returncode == 0, done.stderr
-    refused = run_module("experiments.run", *common[:2], "method=full", "backbone.dtype=bfloat16", *sizes, outputs=tmp_path)
+    refused = run_module(
+        "experiments.run",
+        *common[:2],
+        "method=full",
+        "backbone.dtype=bfloat16",
+        *sizes,
+        outputs=tmp_path,
+    )
     assert refused.returncode != 0 and "set backbone.dtype=float32" in refused.stderr

@@ -1,4 +1,6 @@
-"""Models that are no single stack of linear modules: GPT-2 with its Conv1D, and encoder-decoders with their two texts."""
+"""Models that are no single stack of linear modules: GPT-2 with its Conv1D, and encoder-decoders
+with their two texts.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def gpt2():
 @pytest.mark.parametrize("do_share", [True, False])
 def test_gpt2_with_peft(do_share, batch, tmp_path):
     given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    config = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+    config = LoraConfig(
+        r=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
+    )
     model = get_peft_model(gpt2(), config).eval()
     plan = loradrop.select(loradrop.measure(model, [given]), num_layers=1, share=do_share)
     assert plan.lora_parameters == 3 * 4 * (32 + 96)
@@ -40,19 +44,49 @@ def test_gpt2_with_peft(do_share, batch, tmp_path):
     loradrop.save_pretrained(model, tmp_path, compact=True)
     loaded = loradrop.from_pretrained(gpt2(), tmp_path, as_peft=True).eval()
     assert torch.equal(loaded(**given).logits, expected) and loradrop.plan_of(loaded) == plan
-    with pytest.raises(ValueError, match=r"h\.\d\.attn\.c_attn is a Conv1D, which only PEFT adapts: as_peft=True"):
+    with pytest.raises(
+        ValueError, match=r"h\.\d\.attn\.c_attn is a Conv1D, which only PEFT adapts: as_peft=True"
+    ):
         loradrop.from_pretrained(gpt2(), tmp_path)
     with pytest.raises(ValueError, match=r"'c_attn' is a Conv1D"):
         loradrop.add_lora(gpt2(), target_modules=["c_attn"])
 
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
-LAYERS = {"encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-SIZES = {"vocab_size": 60, "d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, **LAYERS, **IDS}
-T5 = {"vocab_size": 60, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+LAYERS = {
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+}
+SIZES = {
+    "vocab_size": 60,
+    "d_model": 32,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    **LAYERS,
+    **IDS,
+}
+T5 = {
+    "vocab_size": 60,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+}
 TRANSLATORS = {
-    "t5": (T5ForConditionalGeneration, T5Config(**T5, pad_token_id=0, decoder_start_token_id=0), ["q", "v"]),
-    "bart": (BartForConditionalGeneration, BartConfig(**SIZES, max_position_embeddings=40), ["q_proj", "v_proj"]),
+    "t5": (
+        T5ForConditionalGeneration,
+        T5Config(**T5, pad_token_id=0, decoder_start_token_id=0),
+        ["q", "v"],
+    ),
+    "bart": (
+        BartForConditionalGeneration,
+        BartConfig(**SIZES, max_position_embeddings=40),
+        ["q_proj", "v_proj"],
+    ),
 }
 
 
@@ -82,7 +116,9 @@ def explicit(model, given, source, target):
     for hook in hooks:
         hook.remove()
     masks = {site: (source if sources(site.name) else target).bool() for site in updates}
-    return {site: float((update[masks[site]] ** 2).sum(-1).mean()) for site, update in updates.items()}
+    return {
+        site: float((update[masks[site]] ** 2).sum(-1).mean()) for site, update in updates.items()
+    }
 
 
 # the target as long as the source, or not; what says where it ends
@@ -107,7 +143,9 @@ def test_an_encoder_decoder_has_two_texts(family, told, lengths):
     importance = loradrop.measure(model, [given])
     assert sorted(len(layers) for layers in importance.values.values()) == [2, 2, 2, 2, 3, 3]
     for site, g in expected.items():
-        assert importance.values[site.module_type][site.layer] == pytest.approx(g, rel=1e-3), site.name
+        assert importance.values[site.module_type][site.layer] == pytest.approx(g, rel=1e-3), (
+            site.name
+        )
     plan = loradrop.select(importance, num_layers=1)
     loradrop.share(model, plan)
     assert len(plan.kept) == 6 and plan.parameters < plan.lora_parameters
@@ -126,4 +164,6 @@ def test_speech_to_text():
     expected = explicit(model, given, torch.ones(4, 10), target)
     importance = loradrop.measure(model, [given])
     for site, g in expected.items():
-        assert importance.values[site.module_type][site.layer] == pytest.approx(g, rel=1e-3), site.name
+        assert importance.values[site.module_type][site.layer] == pytest.approx(g, rel=1e-3), (
+            site.name
+        )

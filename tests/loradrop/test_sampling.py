@@ -25,7 +25,11 @@ def test_each_class_gives_its_share():
     labels = random.Random(0).sample(LABELS, len(LABELS))
     rows = stratified_sample(labels, 0.1, seed=0)
     ((theirs, _),) = StratifiedShuffleSplit(1, train_size=0.1, random_state=0).split(labels, labels)
-    assert Counter(labels[i] for i in rows) == Counter(labels[i] for i in theirs) == {"a": 70, "b": 25, "c": 5}
+    assert (
+        Counter(labels[i] for i in rows)
+        == Counter(labels[i] for i in theirs)
+        == {"a": 70, "b": 25, "c": 5}
+    )
     assert rows == sorted(set(rows))
 
 
@@ -46,7 +50,9 @@ def test_all_of_it_is_all_of_it():
     assert stratified_sample(LABELS, 1, seed=5) == list(range(len(LABELS)))
 
 
-@pytest.mark.parametrize("form", [np.array, torch.tensor, lambda labels: list(torch.tensor(labels)), datasets_column])
+@pytest.mark.parametrize(
+    "form", [np.array, torch.tensor, lambda labels: list(torch.tensor(labels)), datasets_column]
+)
 def test_labels_in_several_forms(form):
     labels = [0] * 70 + [1] * 30
     assert stratified_sample(form(labels), 0.1, seed=3) == stratified_sample(labels, 0.1, seed=3)

@@ -38,8 +38,16 @@ def test_shared_layers_hold_the_same_tensor_and_the_plan_counts_right(family, ba
     before = count(model)
     share(model, plan)
     for kind, layers in plan.others.items():
-        modules = {site.layer: module for site, module in lora_sites(model).items() if site.module_type == kind}
-        assert len({id(modules[i].lora_A) for i in layers}) == len({id(modules[i].lora_B) for i in layers}) == 1
+        modules = {
+            site.layer: module
+            for site, module in lora_sites(model).items()
+            if site.module_type == kind
+        }
+        assert (
+            len({id(modules[i].lora_A) for i in layers})
+            == len({id(modules[i].lora_B) for i in layers})
+            == 1
+        )
         assert modules[plan.kept[kind][0]].lora_A is not modules[layers[0]].lora_A
     assert (before, count(model)) == (plan.lora_parameters, plan.parameters) and plan.saved > 0
 
@@ -72,10 +80,16 @@ def test_an_optimiser_sees_one_lora_and_a_step_moves_all_its_layers(batch):
 def test_initial_values():
     first, mean = adapted(), adapted()
     plan = plan_for(first, kept=(0,))
-    values = [module.lora_B.detach().clone() for site, module in lora_sites(first).items() if site.module_type == "query"]
+    values = [
+        module.lora_B.detach().clone()
+        for site, module in lora_sites(first).items()
+        if site.module_type == "query"
+    ]
     share(first, plan)
     share(mean, plan, shared_init="mean")
-    query = next(site.name for site in lora_sites(first) if site.module_type == "query" and site.layer == 2)
+    query = next(
+        site.name for site in lora_sites(first) if site.module_type == "query" and site.layer == 2
+    )
     assert torch.equal(first.get_submodule(query).lora_B, values[1])
     torch.testing.assert_close(mean.get_submodule(query).lora_B, (values[1] + values[2]) / 2)
 
@@ -90,7 +104,10 @@ def test_without_sharing_the_other_layers_get_none(batch):
 def test_a_plan_for_another_model_is_refused():
     model = adapted()
     plan = SharingPlan({"query": (0,)}, {"query": (1, 2, 3)}, True, 1, 1)
-    with pytest.raises(ValueError, match="does not fit the model: only in the plan: query 3; only in the model: value 0"):
+    with pytest.raises(
+        ValueError,
+        match="does not fit the model: only in the plan: query 3; only in the model: value 0",
+    ):
         share(model, plan)
     with pytest.raises(ValueError, match="shared_init must be one of first, mean"):
         share(model, plan_for(model, (0,)), shared_init="last")
@@ -99,7 +116,9 @@ def test_a_plan_for_another_model_is_refused():
 def test_layers_that_share_are_not_parted_by_another_plan():
     model = adapted()
     share(model, plan_for(model, kept=(1,)))
-    with pytest.raises(ValueError, match="query 0, query 2 share a LoRA already, which the plan would part"):
+    with pytest.raises(
+        ValueError, match="query 0, query 2 share a LoRA already, which the plan would part"
+    ):
         share(model, plan_for(model, kept=(0,)))
     assert plan_of(model).kept["query"] == (1,)
     with pytest.raises(ValueError, match="share a LoRA already, which the plan would part"):

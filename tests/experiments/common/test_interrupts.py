@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM at any moment: one line, no traceback, the exit status, and the same command goes on."""
+"""Ctrl-C and SIGTERM at any moment: one line, no traceback, the exit status, and the same command
+goes on.
+"""
 
 from __future__ import annotations
 

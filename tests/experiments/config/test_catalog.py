@@ -1,4 +1,6 @@
-"""catalog.yaml: every entry is complete and can be carried out; a mistake in it names the entry and the key."""
+"""catalog.yaml: every entry is complete and can be carried out; a mistake in it names the entry and
+the key.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from experiments.config.catalog import CATALOG, EXPERIMENTS, FIGURE, STUDY, catalog, experiment, names, read_catalog
+from experiments.config.catalog import (
+    CATALOG,
+    EXPERIMENTS,
+    FIGURE,
+    STUDY,
+    catalog,
+    experiment,
+    names,
+    read_catalog,
+)
 from experiments.config.schema import UserError
 from experiments.config.sweep import run_configs
 from experiments.reporting.comparison import published
@@ -35,7 +46,10 @@ def test_every_experiment_has_an_entry_and_every_entry_its_runs():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"titel": "x"}, r"catalog\.yaml: study1\.titel: there is no such key\. Did you mean title\?"),
+        (
+            {"titel": "x"},
+            r"catalog\.yaml: study1\.titel: there is no such key\. Did you mean title\?",
+        ),
         ({"title": None}, r"study1\.title must be a text, not None"),
         ({"cost": 3}, r"study1\.cost must be a text, not 3"),
         ({"kind": "tabel"}, r"study1\.kind must be one of table, figure, study, not 'tabel'"),
@@ -67,9 +81,19 @@ def test_a_file_that_is_no_catalogue_is_named(tmp_path):
 
 
 def test_a_mini_form_is_overrides_that_sweep_over_lists(tmp_path):
-    mini = {"backbone": "tiny_roberta", "trainer.progress_bar": False, "seed": [0, 1], "recipe.learning_rate": ["1e-4", 0.1]}
+    mini = {
+        "backbone": "tiny_roberta",
+        "trainer.progress_bar": False,
+        "seed": [0, 1],
+        "recipe.learning_rate": ["1e-4", 0.1],
+    }
     entry = read_catalog(written(tmp_path, ENTRY | {"mini": mini}))["study1"]
-    own = ("backbone=tiny_roberta", "trainer.progress_bar=false", "seed=0,1", "recipe.learning_rate=1e-4,0.1")
+    own = (
+        "backbone=tiny_roberta",
+        "trainer.progress_bar=false",
+        "seed=0,1",
+        "recipe.learning_rate=1e-4,0.1",
+    )
     assert entry.mini == own and entry.overrides(mini=True) == ["experiment=study1", *own]
     assert entry.overrides() == ["experiment=study1"] and entry.has_table and entry.figure is None
     with pytest.raises(UserError, match="demo has no mini form"):
@@ -83,7 +107,9 @@ def test_all_mini_forms_share_what_catalog_yaml_says_they_share():
     for entry in catalog().values():
         if entry.mini:
             keys = dict(override.split("=", 1) for override in entry.mini)
-            assert {key: keys[key] for key in shared} == {key: str(value).lower() for key, value in shared.items()}
+            assert {key: keys[key] for key in shared} == {
+                key: str(value).lower() for key, value in shared.items()
+            }
 
 
 @pytest.mark.slow
@@ -91,7 +117,11 @@ def test_all_mini_forms_share_what_catalog_yaml_says_they_share():
 def test_mini_forms_run_on_built_in_models(name):
     entry = experiment(name)
     configs = run_configs(entry.overrides(mini=bool(entry.mini)))
-    assert {config["backbone"]["name"] for config in configs} <= {"tiny_roberta", "tiny_llama", "all_minilm_l6"}
+    assert {config["backbone"]["name"] for config in configs} <= {
+        "tiny_roberta",
+        "tiny_llama",
+        "all_minilm_l6",
+    }
     assert len({config["id"] for config in configs}) == len(configs)
     assert entry.mini or (name not in published() and entry.kind == STUDY)
 
@@ -116,8 +146,16 @@ def test_what_a_method_has_of_its_own_in_an_experiment_is_in_force(path):
 
 
 def make(*words: str) -> list[list[str]]:
-    """What `make <words>` would carry out of `experiments.reproduce`: its arguments, command by command."""
-    done = subprocess.run(["make", "-n", *words, "STAMP="], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    """What `make <words>` would carry out of `experiments.reproduce`: its arguments, command by
+    command.
+    """
+    done = subprocess.run(
+        ["make", "-n", *words, "STAMP="],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
     return [found.split() for found in re.findall(r"experiments\.reproduce (.*)", done.stdout)]
 
 

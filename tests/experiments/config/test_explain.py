@@ -63,7 +63,9 @@ def test_a_value_stands_in_the_file_that_is_named(compose, overrides):
 def keys(node, name):
     if not isinstance(node, dict) or not node:
         return [name]
-    return [each for key, value in node.items() for each in keys(value, f"{name}.{key}".lstrip("."))]
+    return [
+        each for key, value in node.items() for each in keys(value, f"{name}.{key}".lstrip("."))
+    ]
 
 
 def sources(*overrides):
@@ -78,12 +80,21 @@ def test_the_later_of_recipe_experiment_and_command_line_is_named():
     assert found["method.sample_epochs"] == "experiment/figure7/lora_drop.yaml"
     assert found["seed"] == "experiment/figure7.yaml"  # of what it sweeps over
     given = sources(*figure, "recipe.epochs=4", "method.sample_epochs=4", "seed=0")
-    assert {given[key] for key in ("recipe.epochs", "method.sample_epochs", "seed")} == {COMMAND_LINE}
-    assert found | dict.fromkeys(("recipe.epochs", "method.sample_epochs", "seed"), COMMAND_LINE) == given
+    assert {given[key] for key in ("recipe.epochs", "method.sample_epochs", "seed")} == {
+        COMMAND_LINE
+    }
+    assert (
+        found | dict.fromkeys(("recipe.epochs", "method.sample_epochs", "seed"), COMMAND_LINE)
+        == given
+    )
 
 
 def test_what_refers_to_another_key_is_shown_with_its_value():
-    (alpha,) = (s for s in explain(["method=lora", "recipe.lora_alpha=24"]).settings if s.key == "method.alpha")
+    (alpha,) = (
+        s
+        for s in explain(["method=lora", "recipe.lora_alpha=24"]).settings
+        if s.key == "method.alpha"
+    )
     assert alpha == Setting("method.alpha", 24.0, "method/lora.yaml", "${recipe.lora_alpha}")
     assert alpha.text == "alpha: 24.0 = ${recipe.lora_alpha}"
 

@@ -19,12 +19,18 @@ PINNED = {
     "roberta_base-mnli-full-s0-3d99b992": "backbone=roberta_base task=mnli method=full",
     "roberta_large-cola-vera-s0-5d6a6f6b": "backbone=roberta_large task=cola method=vera",
     "llama2_7b-gsm8k-lora_drop-s0-6483f7a6": "backbone=llama2_7b task=gsm8k trainer=gpu",
-    "llama2_7b-e2e-lora_drop_upper_layers-s0-99a2e071": ("backbone=llama2_7b task=e2e method=lora_drop_upper_layers"),
-    "deberta_v3_base-stsb-prilora-s0-f8cd4cf4": ("backbone=deberta_v3_base task=stsb method=prilora"),
+    "llama2_7b-e2e-lora_drop_upper_layers-s0-99a2e071": (
+        "backbone=llama2_7b task=e2e method=lora_drop_upper_layers"
+    ),
+    "deberta_v3_base-stsb-prilora-s0-f8cd4cf4": (
+        "backbone=deberta_v3_base task=stsb method=prilora"
+    ),
     "all_minilm_l6-cola-linear_probe-s0-ddb9600a": (
         "backbone=all_minilm_l6 task=cola method=linear_probe trainer.num_threads=1"
     ),
-    "bert_base-qnli-prefix_tuning-s0-40c2c1a9": ("backbone=bert_base task=qnli method=prefix_tuning"),
+    "bert_base-qnli-prefix_tuning-s0-40c2c1a9": (
+        "backbone=bert_base task=qnli method=prefix_tuning"
+    ),
 }
 
 
@@ -113,8 +119,12 @@ def test_what_can_change_a_number_changes_the_id(plain, key, value):
 
 def test_nested_objects_are_known_by_their_class_alone(plain):
     nested = changed(plain, "method.nested", [{"_target_": "a.b.Class", "x": 1}])
-    assert run_id(nested) == run_id(changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}]))
-    assert run_id(nested) != run_id(changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}]))
+    assert run_id(nested) == run_id(
+        changed(plain, "method.nested", [{"_target_": "c.Class", "x": 1}])
+    )
+    assert run_id(nested) != run_id(
+        changed(plain, "method.nested", [{"_target_": "a.b.Other", "x": 1}])
+    )
 
 
 def test_an_identity_names_no_module_and_no_place(plain):

@@ -1,4 +1,6 @@
-"""A file of conf/ that no run looks for is an error; so is a name on the command line that does not exist."""
+"""A file of conf/ that no run looks for is an error; so is a name on the command line that does not
+exist.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def test_what_no_run_looks_for_is_an_error(conf, name, named, hint):
     assert f"Did you mean {hint}?" in str(error.value) if hint else True
 
 
-@pytest.mark.parametrize("name", ["roberta_base/ret", "roberta_bas/rte", "roberta_base-rte", "rte", "roberta_base"])
+@pytest.mark.parametrize(
+    "name", ["roberta_base/ret", "roberta_bas/rte", "roberta_base-rte", "rte", "roberta_base"]
+)
 def test_a_recipe_that_is_not_there_is_an_error(name):
     with pytest.raises(UserError, match=f"there is no conf/recipe/{name}.yaml"):
         check_names([f"recipe={name}"])

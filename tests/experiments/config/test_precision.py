@@ -58,7 +58,9 @@ def test_two_kinds_of_machine_have_two_ids_and_no_plan_is_carried_over(flags):
         flags(text)
         ids.append([config["id"] for config in run_configs(overrides)])
     assert not set(ids[0]) & set(ids[1])
-    assert ids[1] == [config["id"] for config in run_configs([o for o in overrides if o != AUTO])]  # the default, float32
+    assert ids[1] == [
+        config["id"] for config in run_configs([o for o in overrides if o != AUTO])
+    ]  # the default, float32
 
 
 def test_float32_is_never_replaced(flags):
@@ -71,7 +73,11 @@ def test_float32_is_never_replaced(flags):
 def test_auto_asks_the_gpu_of_a_run_on_one(flags, monkeypatch, computes, taken):
     flags("" if computes else "amx_bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or computes)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or computes,
+    )
     cpu, gpu = expand_sweep([AUTO, "trainer.accelerator=cpu,gpu"])
     assert gpu.trainer.precision == taken
     assert cpu.trainer.precision != taken  # the first of a sweep does not decide for all
@@ -79,7 +85,9 @@ def test_auto_asks_the_gpu_of_a_run_on_one(flags, monkeypatch, computes, taken):
 
 def test_without_the_gpu_what_auto_stands_for_is_not_guessed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"trainer.precision=auto depends on the GPU.*trainer.precision=bf16-mixed"):
+    with pytest.raises(
+        UserError, match=r"trainer.precision=auto depends on the GPU.*trainer.precision=bf16-mixed"
+    ):
         expand_sweep([GPU, AUTO])
 
 
@@ -90,14 +98,23 @@ def test_a_misspelt_precision_is_told_of_auto():
 
 
 def test_a_run_says_in_one_line_and_in_its_result_what_it_took(tmp_path):
-    small = ["task.train_size=32", "task.validation_size=32", "recipe.epochs=1", "trainer.num_threads=1", "method=lora"]
+    small = [
+        "task.train_size=32",
+        "task.validation_size=32",
+        "recipe.epochs=1",
+        "trainer.num_threads=1",
+        "method=lora",
+    ]
     done = run_module("experiments.run", *small, AUTO, outputs=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     (path,) = tmp_path.glob("runs/*/result.json")
     result = json.loads(path.read_text())
     units = precision.cpu_units()
     taken = "bf16-mixed" if units else "32-true"
-    assert result["config"]["trainer"]["precision"] == taken and result["hardware"]["bf16_units"] == units
+    assert (
+        result["config"]["trainer"]["precision"] == taken
+        and result["hardware"]["bf16_units"] == units
+    )
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(AUTO))
     assert taken in line and all(unit in line for unit in units)
     again = run_module("experiments.run", *small, f"trainer.precision={taken}", outputs=tmp_path)

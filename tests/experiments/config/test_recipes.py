@@ -13,7 +13,8 @@ from experiments.config.schema import CONF
 from experiments.config.validation import check
 
 RECIPES = Path(CONF) / "recipe"
-# rows of GLUE's training sets; AdaLoRA's scripts for DeBERTaV3-base: warm-up steps, t_i and t_f (its Table 8), batches of 32
+# rows of GLUE's training sets; AdaLoRA's scripts for DeBERTaV3-base: warm-up steps, t_i and t_f
+# (its Table 8), batches of 32
 ROWS = {
     "cola": 8551,
     "sst2": 67349,
@@ -53,12 +54,18 @@ def test_deberta_s_ratios_are_the_scripts_steps(compose, task):
     config = compose("backbone=deberta_v3_base", f"task={task}", "method=adalora")
     steps = math.ceil(ROWS[task] / config.recipe.batch_size) * config.recipe.epochs
     if task in WARMUP:  # MRPC's script gives a ratio
-        assert math.ceil(config.recipe.warmup_ratio * steps) == WARMUP[task]  # as loradrop/training/module.py rounds
-    for ratio, expected in zip((config.method.warmup_ratio, config.method.final_ratio), BUDGET[task], strict=True):
+        assert (
+            math.ceil(config.recipe.warmup_ratio * steps) == WARMUP[task]
+        )  # as loradrop/training/module.py rounds
+    for ratio, expected in zip(
+        (config.method.warmup_ratio, config.method.final_ratio), BUDGET[task], strict=True
+    ):
         assert ratio * steps == pytest.approx(expected, abs=0.5e-4 * steps)
 
 
-@pytest.mark.parametrize("path", sorted(OF_METHODS), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(OF_METHODS), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_what_a_method_has_of_its_own_is_in_force_for_it_alone(compose, path):
     task, method = path.stem.split("-")
     where = [f"backbone={path.parent.name}", f"task={task}"]
@@ -74,7 +81,9 @@ def test_what_a_method_has_of_its_own_is_in_force_for_it_alone(compose, path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_makes_valid_runs(compose, path):
     options = {group: group_options(Path(CONF, group)) for group in ("task", "method")}
-    task, _, method = path.stem.rpartition("-") if path.stem not in options["task"] else (path.stem, "", "lora")
+    task, _, method = (
+        path.stem.rpartition("-") if path.stem not in options["task"] else (path.stem, "", "lora")
+    )
     overrides = [f"method={method}", *([f"task={task}"] if task else [])]
     if path.parent.name != DEFAULT:
         overrides.append(f"backbone={path.parent.name}")
@@ -96,7 +105,9 @@ def those_included(content):
     values = {}
     for include in content.pop("defaults", []):
         if include != "_self_":
-            values = merged(values, written(Path(CONF, f"{include.removesuffix('@_here_')[1:]}.yaml")))
+            values = merged(
+                values, written(Path(CONF, f"{include.removesuffix('@_here_')[1:]}.yaml"))
+            )
     return values
 
 
@@ -124,7 +135,9 @@ def test_a_backbone_and_a_task_without_a_recipe_have_the_default_one(compose):
 
 
 def test_another_recipe_can_be_named(compose):
-    mine = compose("backbone=bert_base", "task=rte", "recipe=roberta_base/rte", "method=lora").recipe
+    mine = compose(
+        "backbone=bert_base", "task=rte", "recipe=roberta_base/rte", "method=lora"
+    ).recipe
     assert mine == compose("backbone=roberta_base", "task=rte", "method=lora").recipe
 
 
@@ -161,14 +174,18 @@ def test_every_task_of_vera_s_and_adalora_s_tables_has_its_recipe(compose):
     assert compose("backbone=roberta_base", "task=rte", "method=vera").method.rank == 512
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("_common*.yaml")), ids=lambda path: str(path.relative_to(RECIPES)))
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.rglob("_common*.yaml")), ids=lambda path: str(path.relative_to(RECIPES))
+)
 def test_shared_values_are_used_by_several_files(path):
     name = f"/{path.relative_to(RECIPES.parent).with_suffix('')}@_here_"
     users = [other for other in RECIPES.rglob("*.yaml") if name in load(other).get("defaults", [])]
     assert path.parent.name == DEFAULT or len(users) > 1
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RECIPES)))
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RECIPES))
+)
 def test_a_recipe_says_only_what_differs_from_what_it_includes(path):
     content = load(path)
     included = those_included(content)

@@ -48,7 +48,10 @@ def test_a_sweep_is_what_hydra_composes_one_by_one():
     with initialize_config_dir(CONF, version_base="1.3"):
         for config in random.Random(0).sample(configs, 5):
             overrides = [f"{group}={config[group].name}" for group in ("task", "method")]
-            overrides += [f"seed={config.seed}", f"recipe.learning_rate={config.recipe.learning_rate}"]
+            overrides += [
+                f"seed={config.seed}",
+                f"recipe.learning_rate={config.recipe.learning_rate}",
+            ]
             alone = compose("run", ["experiment=learning_rate_sensitivity", *overrides])
             assert alone == config and run_id(alone) == run_id(config)
 
@@ -71,7 +74,14 @@ def test_an_edit_of_another_yaml_forgets_nothing(conf, expanded):
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "experiment/demo", "task/mini_sentiment", "method/lora_drop_no_share", "experiment/demo/lora"]
+    "name",
+    [
+        "run",
+        "experiment/demo",
+        "task/mini_sentiment",
+        "method/lora_drop_no_share",
+        "experiment/demo/lora",
+    ],
 )
 def test_an_edit_of_a_yaml_that_was_read_or_looked_for_is_seen(conf, expanded, name):
     sweep.run_configs(["experiment=demo"])
@@ -113,7 +123,9 @@ def test_an_edit_while_hydra_composes_is_not_taken_for_what_it_read(conf, monkey
     assert sweep_cache.load_sweep(["experiment=demo"]) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"sources": {}}', '{"sources": 1, "configs": []}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"sources": {}}', '{"sources": 1, "configs": []}']
+)
 def test_a_damaged_cache_is_made_again(conf, content):
     first = sweep.run_configs(["experiment=demo"])
     (path,) = sweep_cache.SWEEPS.glob("*.json")

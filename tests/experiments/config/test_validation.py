@@ -1,4 +1,6 @@
-"""Every YAML composes and instantiates; typos are errors; the id of a run stands for what can change its numbers."""
+"""Every YAML composes and instantiates; typos are errors; the id of a run stands for what can
+change its numbers.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def composed(*overrides):
         return compose("run", [*overrides, "paths.models=null", "paths.data=null"])
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in GROUPS], ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.parent.name in GROUPS], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_every_yaml_composes_and_instantiates(path):
     group = path.parent.name
     config = composed(f"{group}={path.stem}")
@@ -36,10 +40,15 @@ def test_every_yaml_composes_and_instantiates(path):
         assert instantiate_group(group, config[group]).name == path.stem == config[group].name
 
 
-# how a head says where values come from: a paper, somebody's code, an experiment of ours, another file
+# how a head says where values come from: a paper, somebody's code, an experiment of ours, another
+# file
 SOURCE = r"arXiv|\w+/\w+@[0-9a-f]{7}|(Table|Figure|Section|Appendix) [A-Z\d]|paper|\w+\.yaml|et al\. (\d{4}|\(\d{4}\))"
 SOURCE += "|seed 0|not tuned|tried|[cC]hosen"
-NAMES = {"roberta_base": "RoBERTa-base", "roberta_large": "RoBERTa-large", "llama2_7b": "Llama-2-7b"}
+NAMES = {
+    "roberta_base": "RoBERTa-base",
+    "roberta_large": "RoBERTa-large",
+    "llama2_7b": "Llama-2-7b",
+}
 NAMES |= {
     "deberta_v3_base": "DeBERTaV3-base",
     "all_minilm_l6": "all-MiniLM-L6-v2",
@@ -50,8 +59,14 @@ NAMES |= {"tiny_llama": "[Tt]he built-in decoder"}
 
 def head(path):
     """The comment that a file opens with, without Hydra's own line."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
-    return " ".join(line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    lines = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("# @package")
+    ]
+    return " ".join(
+        line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines)
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONF)))
@@ -74,7 +89,9 @@ def test_no_two_tasks_backbones_or_methods_have_one_head():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(CONF) / "experiment").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_run_of_every_experiment_is_valid_and_distinct(path):
     configs = run_configs([f"experiment={path.stem}"])
     for config in configs:
@@ -88,7 +105,15 @@ def test_the_grid_of_learning_rates_is_every_method_s_own():
     for config in configs:
         recipe = config["recipe"]
         assert recipe["adapter_learning_rate"] in (None, recipe["learning_rate"])
-    assert len({(c["task"]["name"], c["method"]["name"], c["recipe"]["learning_rate"]) for c in configs}) == 2 * 6 * 8
+    assert (
+        len(
+            {
+                (c["task"]["name"], c["method"]["name"], c["recipe"]["learning_rate"])
+                for c in configs
+            }
+        )
+        == 2 * 6 * 8
+    )
 
 
 @pytest.mark.parametrize("name", ["figure7", "figure8"])
@@ -143,7 +168,10 @@ def test_a_missing_key_and_a_wrong_type_are_named():
         ("method.parameter_ratio=0.5", "give one of threshold, parameter_ratio and num_layers"),
         ("method.sample_ratio=0", "sample_ratio must lie in"),
         ("method.rank=0", "rank must be at least 1"),
-        ("method.average_over=median", "average_over must be one of tokens, examples, target_tokens"),
+        (
+            "method.average_over=median",
+            "average_over must be one of tokens, examples, target_tokens",
+        ),
         ("method.kept_init=old", "kept_init must be one of fresh, keep"),
         ("recipe.epochs=-1", r"recipe\.epochs must not be negative"),
         ("trainer.precision=float8", r"trainer\.precision must be one of"),
@@ -181,13 +209,19 @@ def test_the_id_is_readable_and_follows_what_can_change_a_number():
         "backbone.revision=abc",
     ]
     assert {run_id(composed("task=rte", "seed=3", o)) for o in same} == {base}
-    assert len({run_id(composed("task=rte", "seed=3", o)) for o in other} | {base}) == len(other) + 1
+    assert (
+        len({run_id(composed("task=rte", "seed=3", o)) for o in other} | {base}) == len(other) + 1
+    )
 
 
 def test_a_plan_is_the_product_of_its_sweeps_and_can_be_narrowed():
-    ids = [run_id(config) for config in expand_sweep(["method=lora,lora_drop", "seed=range(0,3)", "task=rte"])]
+    ids = [
+        run_id(config)
+        for config in expand_sweep(["method=lora,lora_drop", "seed=range(0,3)", "task=rte"])
+    ]
     assert len(set(ids)) == 6 and ids[0].startswith("tiny_roberta-rte-lora-s0")
     assert [config.seed for config in expand_sweep(["experiment=demo", "seed=5"])] == [5, 5, 5]
     assert {
-        config.method.threshold for config in expand_sweep(["experiment=demo", "method=lora_drop", "method.threshold=0.8"])
+        config.method.threshold
+        for config in expand_sweep(["experiment=demo", "method=lora_drop", "method.threshold=0.8"])
     } == {0.8}

@@ -32,8 +32,14 @@ def test_files_are_sorted_and_as_they_are_written(tmp_path):
 
 
 def test_analyses_are_read_from_the_lines():
-    with_analyses = {id: line[archive.ANALYSES] for id, line in archive.lines(EVIDENCE).items() if archive.ANALYSES in line}
-    assert with_analyses and all(set(names) <= set(store.ANALYSES) for names in with_analyses.values())
+    with_analyses = {
+        id: line[archive.ANALYSES]
+        for id, line in archive.lines(EVIDENCE).items()
+        if archive.ANALYSES in line
+    }
+    assert with_analyses and all(
+        set(names) <= set(store.ANALYSES) for names in with_analyses.values()
+    )
     for id, analyses in with_analyses.items():
         for name, content in analyses.items():
             assert results.read_analysis(EVIDENCE, id, name) == content

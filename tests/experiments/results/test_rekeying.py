@@ -41,7 +41,9 @@ def old(tmp_path):
         folder = store.run_folder(tmp_path, plain["id"])
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(plain))
-        (folder / "config.yaml").write_text(yaml.safe_dump(plain["config"] | {"paths": {"outputs": "x"}}))
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump(plain["config"] | {"paths": {"outputs": "x"}})
+        )
         (folder / "adapter.safetensors").write_text("weights")
         expected.append(result)
     return tmp_path, expected
@@ -70,7 +72,10 @@ def test_nothing_is_overwritten(old):
     store.run_folder(outputs, first.id).mkdir()
     changes = list(rekey(outputs))
     assert [change.problem.endswith("exists") for change in changes] == [True, False]
-    assert results.read(outputs, changes[0].old).id == changes[0].old and results.read(outputs, first.id) is None
+    assert (
+        results.read(outputs, changes[0].old).id == changes[0].old
+        and results.read(outputs, first.id) is None
+    )
     assert results.finished_result(outputs, second.id)
     assert command.main([str(outputs)]) == 1
 
@@ -106,14 +111,19 @@ def test_an_interrupted_run_keeps_its_checkpoint(old):
 
 def test_an_archive_is_rekeyed_with_its_analyses(tmp_path):
     done = result_files.write(tmp_path / "new", *DROP)
-    lines = [as_before(to_plain(result)) | {archive.ANALYSES: {"removal": {"version": 1}}} for result in done]
+    lines = [
+        as_before(to_plain(result)) | {archive.ANALYSES: {"removal": {"version": 1}}}
+        for result in done
+    ]
     for line in lines:
         line["config"]["backbone"]["name"] = "minilm"
     archive.write(tmp_path, lines)
     assert all(change.is_renamed for change in rekey(tmp_path))
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["all_minilm_l6.jsonl"]
     (first, _) = archive.lines(tmp_path)
-    assert first.startswith("all_minilm_l6-") and results.read_analysis(tmp_path, first, "removal") == {"version": 1}
+    assert first.startswith("all_minilm_l6-") and results.read_analysis(
+        tmp_path, first, "removal"
+    ) == {"version": 1}
     before = (tmp_path / "all_minilm_l6.jsonl").read_bytes()
     assert not any(change.is_renamed for change in rekey(tmp_path))
     assert (tmp_path / "all_minilm_l6.jsonl").read_bytes() == before
@@ -126,14 +136,35 @@ def test_an_archive_is_rekeyed_with_its_analyses(tmp_path):
         ("method", {"name": "head"}, {"name": "linear_probe"}),
         ("method", {"name": "last_quarter"}, {"name": "last_layers"}),
         ("method", {"which": "top", "k": 2}, {"strategy": "upper_layers", "num_layers": 2}),
-        ("method", {"budget": 0.5, "jointly": True}, {"parameter_ratio": 0.5, "across_module_types": True}),
-        ("method", {"weights": "keep", "shared_weights": "mean"}, {"kept_init": "keep", "shared_init": "mean"}),
-        ("method", {"average": "tokens", "targets": None}, {"average_over": "tokens", "target_modules": None}),
-        ("task", {"metric": "loradrop.metrics.Accuracy"}, {"metric": "loradrop.metrics.labels.Accuracy"}),
+        (
+            "method",
+            {"budget": 0.5, "jointly": True},
+            {"parameter_ratio": 0.5, "across_module_types": True},
+        ),
+        (
+            "method",
+            {"weights": "keep", "shared_weights": "mean"},
+            {"kept_init": "keep", "shared_init": "mean"},
+        ),
+        (
+            "method",
+            {"average": "tokens", "targets": None},
+            {"average_over": "tokens", "target_modules": None},
+        ),
+        (
+            "task",
+            {"metric": "loradrop.metrics.Accuracy"},
+            {"metric": "loradrop.metrics.labels.Accuracy"},
+        ),
     ],
 )
 def test_renamed_keys_names_and_classes(group, before, after):
-    config = {"backbone": {"name": "b"}, "task": {"name": "t"}, "method": {"name": "m"}, "recipe": {}}
+    config = {
+        "backbone": {"name": "b"},
+        "task": {"name": "t"},
+        "method": {"name": "m"},
+        "recipe": {},
+    }
     config["method"]["_target_"] = "loradrop.methods.lora_drop.LoRADrop"
     migrated = migrate_config({**config, group: {**config[group], **before}})
     assert migrated[group] == {**config[group], **after}
@@ -142,10 +173,17 @@ def test_renamed_keys_names_and_classes(group, before, after):
 
 def test_the_rate_of_an_adapter_moves_to_the_recipe():
     config = {"backbone": {"name": "b"}, "task": {"name": "t"}, "recipe": {"learning_rate": 0.1}}
-    config["method"] = {"_target_": "loradrop.methods.vera.VeRA", "name": "vera", "learning_rate": 0.01}
+    config["method"] = {
+        "_target_": "loradrop.methods.vera.VeRA",
+        "name": "vera",
+        "learning_rate": 0.01,
+    }
     migrated = migrate_config(config)
     assert migrated["recipe"] == {"learning_rate": 0.1, "adapter_learning_rate": 0.01}
-    assert "learning_rate" not in migrated["method"] and "adapter_learning_rate" not in config["recipe"]
+    assert (
+        "learning_rate" not in migrated["method"]
+        and "adapter_learning_rate" not in config["recipe"]
+    )
     assert migrate_config(migrated) == migrated
 
 

@@ -36,10 +36,17 @@ def test_a_result_is_what_its_file_says_and_the_other_way_round(plain):
     text = json.dumps(plain)
     result = parse(text)
     assert isinstance(result, Result) and json.dumps(to_plain(result)) == text
-    assert (result.backbone, result.task, result.method) == ("tiny_roberta", "mini_sentiment", "lora_drop")
+    assert (result.backbone, result.task, result.method) == (
+        "tiny_roberta",
+        "mini_sentiment",
+        "lora_drop",
+    )
     assert result.metrics.primary_at("last") == plain["metrics"]["last"]["accuracy"]
     assert result.metrics.best.scores == {"accuracy": plain["metrics"]["best"]["accuracy"]}
-    assert result.importance.normalized["query"][11] == plain["importance"]["normalized"]["query"]["11"]
+    assert (
+        result.importance.normalized["query"][11]
+        == plain["importance"]["normalized"]["query"]["11"]
+    )
     assert result.total_seconds == 60
 
 
@@ -72,7 +79,9 @@ def test_what_is_not_valid_is_named(plain, key, value, named):
         from_plain(changed(plain, key, value))
 
 
-@pytest.mark.parametrize("key", ["id", "config", "metrics", "parameters", "plan", "data_fingerprint", "git_commit"])
+@pytest.mark.parametrize(
+    "key", ["id", "config", "metrics", "parameters", "plan", "data_fingerprint", "git_commit"]
+)
 def test_nothing_may_be_missing(plain, key):
     with pytest.raises(ValueError, match=f"{key}: Field required"):
         from_plain(changed(plain, key, drop=True))

@@ -65,7 +65,10 @@ def test_an_archive_reads_like_the_folder_it_was_made_from(outputs, tmp_path):
     mine, kept = (results.load(DEMO, folder) for folder in (outputs, tmp_path / "kept"))
     assert mine.equals(kept) and results.times(outputs).equals(results.times(tmp_path / "kept"))
     assert results.over_seeds(mine).equals(results.over_seeds(kept))
-    assert results.read_analysis(tmp_path / "kept", first, "removal") == {"version": 1, "layers": [1]}
+    assert results.read_analysis(tmp_path / "kept", first, "removal") == {
+        "version": 1,
+        "layers": [1],
+    }
     assert results.read_analysis(tmp_path / "kept", first, "distribution") is None
 
 
@@ -82,7 +85,9 @@ def test_an_archive_is_sorted_and_never_replaces_a_line(outputs, tmp_path):
 
 def test_a_run_folder_comes_before_a_line(outputs, tmp_path):
     archived(outputs, tmp_path)
-    (run,) = result_files.write(tmp_path, "experiment=demo", "method=lora", "seed=0", metrics=lambda _: [0.25])
+    (run,) = result_files.write(
+        tmp_path, "experiment=demo", "method=lora", "seed=0", metrics=lambda _: [0.25]
+    )
     assert results.read(tmp_path, run.id).metrics.primary_at("best") == 0.25
     assert len(list(store.ids(tmp_path))) == 4
 

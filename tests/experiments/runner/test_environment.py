@@ -19,11 +19,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [
     requirement
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)])
+    for requirement in map(
+        Requirement,
+        [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)],
+    )
     if requirement.name != PROJECT["name"]
 ]
 PINS = [
-    Requirement(line) for line in re.sub(r"#.*", "", (ROOT / "constraints.txt").read_text()).splitlines() if line.strip()
+    Requirement(line)
+    for line in re.sub(r"#.*", "", (ROOT / "constraints.txt").read_text()).splitlines()
+    if line.strip()
 ]
 PYTHONS = ("3.11", "3.12", "3.13")
 SYSTEMS = ("linux", "darwin")
@@ -52,7 +57,9 @@ def test_constraints_hold_every_direct_dependency_within_its_bounds(python, syst
     exact = pins(python, system)
     for requirement in DIRECT:
         version = exact[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: constraints.txt has {version}"
+        assert requirement.specifier.contains(version, prereleases=True), (
+            f"{requirement}: constraints.txt has {version}"
+        )
 
 
 def test_constraints_are_exact_and_name_no_place():
@@ -60,7 +67,10 @@ def test_constraints_are_exact_and_name_no_place():
     for pin in PINS:
         (specifier,) = pin.specifier
         assert (
-            specifier.operator == "==" and pin.url is None and "+" not in specifier.version and "*" not in specifier.version
+            specifier.operator == "=="
+            and pin.url is None
+            and "+" not in specifier.version
+            and "*" not in specifier.version
         )
     text = (ROOT / "constraints.txt").read_text()
     assert not [line for line in text.splitlines() if "://" in line or line.startswith("-")]
@@ -76,19 +86,33 @@ def test_torch_is_the_makefiles_for_every_kind_of_machine():
 
 def test_every_direct_dependency_has_a_lower_bound():
     for requirement in DIRECT:
-        assert any(specifier.operator in (">=", "==") for specifier in requirement.specifier), requirement
+        assert any(specifier.operator in (">=", "==") for specifier in requirement.specifier), (
+            requirement
+        )
 
 
 def test_the_library_alone_needs_four_packages():
-    assert [Requirement(line).name for line in PROJECT["dependencies"]] == ["torch", "transformers", "safetensors", "numpy"]
-    assert "loradrop[experiments]" in EXTRAS["dev"] and "loradrop[peft,lightning]" in EXTRAS["experiments"]
+    assert [Requirement(line).name for line in PROJECT["dependencies"]] == [
+        "torch",
+        "transformers",
+        "safetensors",
+        "numpy",
+    ]
+    assert (
+        "loradrop[experiments]" in EXTRAS["dev"]
+        and "loradrop[peft,lightning]" in EXTRAS["experiments"]
+    )
 
 
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
-    """constraints.txt with three packages, one of them for another Python; what is installed is up to the test."""
+    """constraints.txt with three packages, one of them for another Python; what is installed is up
+    to the test.
+    """
     path = tmp_path / "constraints.txt"
-    path.write_text("# made\ntorch==2.13.0   # via x\nnumpy==2.4.6\nnumpy==9.9 ; python_full_version < '3'\npdoc==16.0.0\n")
+    path.write_text(
+        "# made\ntorch==2.13.0   # via x\nnumpy==2.4.6\nnumpy==9.9 ; python_full_version < '3'\npdoc==16.0.0\n"
+    )
     versions: dict[str, str] = {}
 
     def version(name: str) -> str:
@@ -109,7 +133,10 @@ def test_an_environment_equals_its_constraints_whatever_torch_is_built_for(insta
 
 def test_what_differs_from_the_constraints_is_named(installed):
     installed.update({"torch": "2.13.1+cpu", "numpy": "2.4.6", "pdoc": "16.0.0rc1"})
-    assert environment.constraints() == {"equal": False, "different": {"torch": "2.13.1+cpu", "pdoc": "16.0.0rc1"}}
+    assert environment.constraints() == {
+        "equal": False,
+        "different": {"torch": "2.13.1+cpu", "pdoc": "16.0.0rc1"},
+    }
 
 
 def test_without_the_file_nothing_is_claimed(installed):
@@ -127,7 +154,11 @@ def test_results_with_and_without_the_comparison_are_valid():
     line = next(iter(archive.lines(ROOT / "experiments" / "evidence").values()))
     old = {key: value for key, value in line.items() if key != archive.ANALYSES}
     assert "constraints" not in old
-    for constraints in ({}, {"constraints": None}, {"constraints": {"equal": False, "different": {"torch": "2.6.0"}}}):
+    for constraints in (
+        {},
+        {"constraints": None},
+        {"constraints": {"equal": False, "different": {"torch": "2.6.0"}}},
+    ):
         assert to_plain(from_plain(old | constraints)) == old | constraints
     with pytest.raises(ValueError, match=r"constraints\.equal"):
         from_plain(old | {"constraints": {"different": {}}})

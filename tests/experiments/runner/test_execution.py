@@ -80,7 +80,9 @@ def test_what_another_process_has_is_not_set_up(composed, nothing_is_built):
         (["method=lora", "decoding=greedy"], "generates nothing: leave decoding out"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_loaded_and_are_no_failed_run(composed, monkeypatch, overrides, message):
+def test_mistakes_are_said_before_anything_is_loaded_and_are_no_failed_run(
+    composed, monkeypatch, overrides, message
+):
     monkeypatch.setattr("experiments.runner.components.RunComponents", None)
     config = composed(*overrides)
     with pytest.raises(UserError, match=message) as caught:
@@ -104,7 +106,9 @@ def test_mistakes_are_said_before_anything_is_loaded_and_are_no_failed_run(compo
         (["trainer.precision=float8"], "trainer.precision must be one of"),
     ],
 )
-def test_names_and_numbers_are_checked_without_the_classes(composed, nothing_is_built, overrides, message):
+def test_names_and_numbers_are_checked_without_the_classes(
+    composed, nothing_is_built, overrides, message
+):
     config = composed(*overrides)
     with pytest.raises(UserError, match=message) as caught:
         run(config)

@@ -55,7 +55,9 @@ def test_changed_data_and_weights_are_named_before_a_run_is_skipped(config, tmp_
     assert run(config).again
     weights = tmp_path / "models" / "loradrop" / "tiny_roberta" / "config.json"
     weights.write_text(weights.read_text() + "\n")
-    with pytest.raises(UserError, match="with other weights of loradrop/tiny_roberta than those here now"):
+    with pytest.raises(
+        UserError, match="with other weights of loradrop/tiny_roberta than those here now"
+    ):
         run(config)
 
 

@@ -1,4 +1,6 @@
-"""W&B offline: one run for each run of a sweep, finished also after an error, with importances and final numbers."""
+"""W&B offline: one run for each run of a sweep, finished also after an error, with importances and
+final numbers.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,27 @@ def test_one_offline_run_for_each_run_of_a_sweep(tmp_path):
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     texts = [b"".join(path.read_bytes() for path in folder.glob("*.wandb")) for folder in folders]
-    ids = [json.loads(path.read_text())["id"] for path in sorted(tmp_path.glob("runs/*/result.json"))]
+    ids = [
+        json.loads(path.read_text())["id"] for path in sorted(tmp_path.glob("runs/*/result.json"))
+    ]
     for id in ids:  # its own, and in no other run's file
         assert sum(id.encode() in text for text in texts) == 1
     drop = next(text for text in texts if b"-lora_drop-" in text)
-    for logged in (b"validation/accuracy", b"train/loss", b"importance/query", b"best/accuracy", b"parameters/adapter"):
+    for logged in (
+        b"validation/accuracy",
+        b"train/loss",
+        b"importance/query",
+        b"best/accuracy",
+        b"parameters/adapter",
+    ):
         assert logged in drop
 
 
 def test_a_key_is_asked_for_in_a_message_not_a_prompt(tmp_path):
     env = {"WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
-    done = run_module("experiments.run", *SMALL, "logger.mode=online", "method=lora", outputs=tmp_path, **env)
-    assert done.returncode == 1 and "needs a W&B key" in done.stderr and "Traceback" not in done.stderr
+    done = run_module(
+        "experiments.run", *SMALL, "logger.mode=online", "method=lora", outputs=tmp_path, **env
+    )
+    assert (
+        done.returncode == 1 and "needs a W&B key" in done.stderr and "Traceback" not in done.stderr
+    )

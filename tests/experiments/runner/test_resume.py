@@ -1,4 +1,6 @@
-"""A run that is cut off anywhere and taken up again ends with the same epochs and the same weights, bit for bit."""
+"""A run that is cut off anywhere and taken up again ends with the same epochs and the same weights,
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,25 @@ class CutOff(Exception):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    small = ["task.train_size=128", "task.validation_size=32", "recipe.batch_size=32", "recipe.epochs=2", "method=lora"]
-    quick = ["trainer.num_threads=1", "trainer.checkpoint_minutes=0", "trainer.progress_bar=false", "method.dropout=0.1"]
+    small = [
+        "task.train_size=128",
+        "task.validation_size=32",
+        "recipe.batch_size=32",
+        "recipe.epochs=2",
+        "method=lora",
+    ]
+    quick = [
+        "trainer.num_threads=1",
+        "trainer.checkpoint_minutes=0",
+        "trainer.progress_bar=false",
+        "method.dropout=0.1",
+    ]
     outputs = tmp_path_factory.mktemp("outputs")
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [*small, *quick, f"paths.outputs={outputs}", "paths.models=null", "paths.data=null"])
+        return compose(
+            "run",
+            [*small, *quick, f"paths.outputs={outputs}", "paths.models=null", "paths.data=null"],
+        )
 
 
 def trained(config, folder):
@@ -85,7 +101,12 @@ def test_what_a_method_remembers_is_taken_up_again(config, tmp_path, monkeypatch
     with initialize_config_dir(CONF, version_base="1.3"):
         overrides = [f"method={name}", *STATEFUL[case]]
         other = compose("run", [*overrides, "paths.models=null", "paths.data=null"])
-    other.recipe, other.task, other.trainer, other.paths = config.recipe, config.task, config.trainer, config.paths
+    other.recipe, other.task, other.trainer, other.paths = (
+        config.recipe,
+        config.task,
+        config.trainer,
+        config.paths,
+    )
     whole = trained(other, tmp_path / "whole")
     original = SequenceModule.training_step
 
@@ -100,7 +121,11 @@ def test_what_a_method_remembers_is_taken_up_again(config, tmp_path, monkeypatch
             trained(other, tmp_path / "cut")
     assert (tmp_path / "cut" / CHECKPOINT).exists()
     epochs, best = trained(other, tmp_path / "cut")
-    assert epochs == whole[0] and best["epoch"] == whole[1]["epoch"] and set(best["state"]) == set(whole[1]["state"])
+    assert (
+        epochs == whole[0]
+        and best["epoch"] == whole[1]["epoch"]
+        and set(best["state"]) == set(whole[1]["state"])
+    )
     for key, value in whole[1]["state"].items():
         assert torch.equal(best["state"][key], value)
 

@@ -1,4 +1,6 @@
-"""What a run does with a method's hooks: groups, penalty, steps, counts, the best epoch, and the model made again."""
+"""What a run does with a method's hooks: groups, penalty, steps, counts, the best epoch, and the
+model made again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def trained(config, folder):
 
 
 def test_adalora_cuts_its_budget_in_a_run_and_its_best_epoch_is_one_that_keeps_it(tmp_path):
-    components, module = trained(composed(tmp_path, "method=adalora", "method.interval=1"), tmp_path)
+    components, module = trained(
+        composed(tmp_path, "method=adalora", "method.interval=1"), tmp_path
+    )
     result = describe(components, module)
     sizes = {"query": 257, "key": 257, "value": 257}  # of a triplet: d_in + d_out + 1
     assert sum(sum(rank) for rank in components.method._config.rank_pattern.values()) == 8 * 72
@@ -37,11 +41,16 @@ def test_adalora_cuts_its_budget_in_a_run_and_its_best_epoch_is_one_that_keeps_i
     for name, layer in components.method._layers().items():
         live = int((layer.lora_E["default"] != 0).sum())
         active += live * (layer.in_features + layer.out_features + 1)
-        assert sizes.get(name.rpartition(".")[2], 0) in (0, layer.in_features + layer.out_features + 1)
+        assert sizes.get(name.rpartition(".")[2], 0) in (
+            0,
+            layer.in_features + layer.out_features + 1,
+        )
     assert result["parameters"]["adapter"] == active
     # the last ceil(0.48 * 18) steps have the target budget: they begin in the second epoch
     assert result["metrics"]["best"]["epoch"] >= 2
-    live = sum(int((value != 0).sum()) for name, value in module.best["state"].items() if "lora_E" in name)
+    live = sum(
+        int((value != 0).sum()) for name, value in module.best["state"].items() if "lora_E" in name
+    )
     assert live <= 8 * 72
 
 
@@ -57,7 +66,9 @@ def test_the_adapter_s_learning_rate_is_of_what_trains_outside_the_head(tmp_path
 
 def test_without_one_of_its_own_the_adapter_has_the_learning_rate(tmp_path):
     rates = ["recipe.learning_rate=0.01", "recipe.adapter_learning_rate=null"]
-    assert set(learning_rates(RunComponents(check(composed(tmp_path, "method=vera", *rates)))).values()) == {0.01}
+    assert set(
+        learning_rates(RunComponents(check(composed(tmp_path, "method=vera", *rates)))).values()
+    ) == {0.01}
 
 
 def learning_rates(components):
@@ -66,8 +77,14 @@ def learning_rates(components):
     module.trainer = type("Trainer", (), {"estimated_stepping_batches": STEPS})()
     names = {id(parameter): name for name, parameter in components.model.named_parameters()}
     groups = module.configure_optimizers()["optimizer"].param_groups
-    found = {names[id(parameter)]: group["initial_lr"] for group in groups for parameter in group["params"]}
-    assert found.keys() == {name for name, p in components.model.named_parameters() if p.requires_grad}
+    found = {
+        names[id(parameter)]: group["initial_lr"]
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert found.keys() == {
+        name for name, p in components.model.named_parameters() if p.requires_grad
+    }
     return found
 
 
@@ -94,7 +111,9 @@ class Spy(Method):
 
 @pytest.mark.parametrize(("settled_from", "earliest"), [(0, 1), (7, 2), (STEPS, 3)])
 def test_penalty_steps_and_epochs_that_count(tmp_path, settled_from, earliest):
-    components = RunComponents(check(composed(tmp_path, "method=linear_probe", "recipe.max_grad_norm=null")))
+    components = RunComponents(
+        check(composed(tmp_path, "method=linear_probe", "recipe.max_grad_norm=null"))
+    )
     components.method = Spy(settled_from)
     components.method.install(components.model)
     module, _ = fit(components, tmp_path, None, RunProbe(components, tmp_path / "stage1"))
@@ -132,9 +151,14 @@ def test_what_is_measured_comes_on_the_device_of_the_run_and_leaves_room_for_gra
     components = RunComponents(check(composed(tmp_path, "method=linear_probe")))
     probe = RunProbe(components, tmp_path)
     components.device = torch.device("meta")
-    sizes = {gradients: [len(b["labels"]) for b in probe.batches(range(64), gradients)] for gradients in (True, False)}
+    sizes = {
+        gradients: [len(b["labels"]) for b in probe.batches(range(64), gradients)]
+        for gradients in (True, False)
+    }
     assert sizes == {True: [16] * 4, False: [32] * 2}
-    assert all(value.device.type == "meta" for batch in probe.batches(range(8)) for value in batch.values())
+    assert all(
+        value.device.type == "meta" for batch in probe.batches(range(8)) for value in batch.values()
+    )
 
 
 def test_a_schedule_that_does_not_fit_is_no_failed_run(tmp_path):

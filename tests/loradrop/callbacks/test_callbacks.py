@@ -1,4 +1,6 @@
-"""The callbacks of transformers.Trainer and of Lightning against a plain loop of the same data, in the same order."""
+"""The callbacks of transformers.Trainer and of Lightning against a plain loop of the same data, in
+the same order.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def train(model, loader, epochs, adam):
 
 
 def plain(epochs_before, epochs_after):
-    """Train, measure, select, share and go on, in a plain loop: (importance, plan, trained values by name)."""
+    """Train, measure, select, share and go on, in a plain loop: (importance, plan, trained values
+    by name).
+    """
     model, loader = ours(), DataLoader(rows(), BATCH)
     adam = optimiser(model)
     train(model, loader, epochs_before, adam)
@@ -69,7 +73,9 @@ def test_in_the_middle_of_a_training(when, tmp_path):
         assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
         assert callback.plan == plan == loradrop.plan_of(trainer.model)
         same(values(trainer.model), expected)
-    callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), attribute="model", num_layers=1, **when)
+    callback = loradrop.LoRADropLightningCallback(
+        DataLoader(rows(), BATCH), attribute="model", num_layers=1, **when
+    )
     module = Module(ours())
     lightning(tmp_path, 2, callback).fit(module, DataLoader(rows(), BATCH))
     assert flat(callback.importance) == pytest.approx(flat(importance), rel=1e-5)
@@ -79,10 +85,14 @@ def test_in_the_middle_of_a_training(when, tmp_path):
 def test_on_a_sample_first_and_then_on_everything(tmp_path):
     """The paper's procedure: two trainings, LoRAs starting afresh in the second."""
     model, start = theirs(), values(theirs())
-    callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(8), BATCH), threshold=0.5, kept_init="fresh")
+    callback = loradrop.LoRADropTrainerCallback(
+        DataLoader(rows(8), BATCH), threshold=0.5, kept_init="fresh"
+    )
     Ordered(model, arguments(tmp_path), train_dataset=rows(8), callbacks=[callback]).train()
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == callback.plan.parameters
-    assert all(value.eq(0).all() for value in start.values()) and all(value.eq(0).all() for value in values(model).values())
+    assert all(value.eq(0).all() for value in start.values()) and all(
+        value.eq(0).all() for value in values(model).values()
+    )
     assert all(g > 0 for g in flat(callback.importance).values())
     Ordered(model, arguments(tmp_path), train_dataset=rows()).train()
     assert loradrop.plan_of(model).parameters == callback.plan.parameters
@@ -92,7 +102,9 @@ def test_on_a_sample_first_and_then_on_everything(tmp_path):
 @pytest.mark.parametrize(("make", "share"), [(ours, True), (theirs, True), (theirs, False)])
 def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
     def trainer(folder, **settings):
-        callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), epochs=1, num_layers=1, share=share)
+        callback = loradrop.LoRADropTrainerCallback(
+            DataLoader(rows(), BATCH), epochs=1, num_layers=1, share=share
+        )
         options = arguments(folder, save_strategy="epoch", num_train_epochs=3, **settings)
         return Ordered(make(), options, train_dataset=rows(), callbacks=[callback])
 
@@ -106,7 +118,9 @@ def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
 
 def test_lightning_goes_on_with_the_plan(tmp_path):
     def fit(epochs, **settings):
-        callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", epochs=1, num_layers=1)
+        callback = loradrop.LoRADropLightningCallback(
+            DataLoader(rows(), BATCH), "model", epochs=1, num_layers=1
+        )
         module, trainer = Module(ours()), lightning(tmp_path, epochs, callback)
         trainer.fit(module, DataLoader(rows(), BATCH), **settings)
         return module, trainer
@@ -119,7 +133,9 @@ def test_lightning_goes_on_with_the_plan(tmp_path):
 
 
 class Reseeded(Trainer):
-    """Takes our loader's batches, and random numbers of a step from (seed, step) as our own runs do."""
+    """Takes our loader's batches, and random numbers of a step from (seed, step) as our own runs
+    do.
+    """
 
     def get_train_dataloader(self):
         self.train_dataset.set_epoch = self.train_dataset.sampler.set_epoch
@@ -132,20 +148,47 @@ class Reseeded(Trainer):
 
 def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     """On a built-in model and task, dropout, warm-up, clipping and a head that trains included."""
-    components = RunComponents(check(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2")))
-    task, recipe, rows = components.data.task, components.recipe, components.data.of_rows(components.data.sample(0.1))
+    components = RunComponents(
+        check(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2"))
+    )
+    task, recipe, rows = (
+        components.data.task,
+        components.recipe,
+        components.data.of_rows(components.data.sample(0.1)),
+    )
     torch.manual_seed(2)
     base, _ = instantiate_group("backbone", components.config.backbone).load(task, None)
-    config = LoraConfig(r=8, lora_alpha=recipe.lora_alpha, target_modules=["query", "value"], modules_to_save=["classifier"])
+    config = LoraConfig(
+        r=8,
+        lora_alpha=recipe.lora_alpha,
+        target_modules=["query", "value"],
+        modules_to_save=["classifier"],
+    )
     model = get_peft_model(base, config)
     for name, module in lora_modules(components.model).items():
-        model.base_model.model.get_submodule(name).lora_A["default"].weight.data.copy_(module.lora_A.data)
+        model.base_model.model.get_submodule(name).lora_A["default"].weight.data.copy_(
+            module.lora_A.data
+        )
     components.method.prepare(components.model, RunProbe(components, tmp_path))
-    settings = {"num_train_epochs": 3, "learning_rate": recipe.learning_rate, "lr_scheduler_type": "linear", "seed": 2}
-    settings |= {"warmup_steps": recipe.warmup_ratio, "max_grad_norm": recipe.max_grad_norm, "adam_epsilon": 1e-8}
+    settings = {
+        "num_train_epochs": 3,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "linear",
+        "seed": 2,
+    }
+    settings |= {
+        "warmup_steps": recipe.warmup_ratio,
+        "max_grad_norm": recipe.max_grad_norm,
+        "adam_epsilon": 1e-8,
+    }
     settings["weight_decay"] = recipe.weight_decay
     callback = loradrop.LoRADropTrainerCallback(rows.ordered_train_loader(), threshold=0.9)
-    trainer = Reseeded(model, arguments(tmp_path, **settings), train_dataset=rows.train_loader(), callbacks=[callback])
+    trainer = Reseeded(
+        model,
+        arguments(tmp_path, **settings),
+        train_dataset=rows.train_loader(),
+        callbacks=[callback],
+    )
     trainer.train()
     assert trainer.state.global_step == 3 * 2
     for kind, layers in components.method.importance.normalized.items():

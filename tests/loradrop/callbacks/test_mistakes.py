@@ -1,10 +1,23 @@
-"""What the callbacks refuse before training, what they warn of, and which model is the best one of a training."""
+"""What the callbacks refuse before training, what they warn of, and which model is the best one of
+a training.
+"""
 
 from __future__ import annotations
 
 import pytest
 from conftest import tiny_model
-from helpers.callbacks import BATCH, Module, Ordered, arguments, lightning, ours, rows, same, theirs, values
+from helpers.callbacks import (
+    BATCH,
+    Module,
+    Ordered,
+    arguments,
+    lightning,
+    ours,
+    rows,
+    same,
+    theirs,
+    values,
+)
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
@@ -18,38 +31,53 @@ def test_mistakes_are_said_before_training(tmp_path):
         loradrop.LoRADropTrainerCallback([], steps=1, epochs=1, num_layers=1)
     with pytest.raises(ValueError, match="kept_init must be one of keep, fresh, got 'new'"):
         loradrop.LoRADropTrainerCallback([], num_layers=1, kept_init="new")
-    with pytest.raises(ValueError, match="average_over must be one of tokens, examples, target_tokens, got 'mean'"):
+    with pytest.raises(
+        ValueError, match="average_over must be one of tokens, examples, target_tokens, got 'mean'"
+    ):
         loradrop.LoRADropTrainerCallback([], num_layers=1, average_over="mean")
     with pytest.raises(TypeError, match="batches must be an iterable of batches, got a single one"):
         loradrop.LoRADropTrainerCallback(rows()[0], num_layers=1)
     with pytest.raises(TypeError, match="unexpected keyword argument 'joint'"):
         loradrop.LoRADropLightningCallback([], num_layers=1, joint=True)
     callback = loradrop.LoRADropTrainerCallback([], num_layers=1, epochs=1)
-    with pytest.raises(ValueError, match="cannot be shared in the middle of a training in several processes"):
+    with pytest.raises(
+        ValueError, match="cannot be shared in the middle of a training in several processes"
+    ):
         callback.begin(ours(), processes=2)
     with pytest.raises(ValueError, match="the model holds no LoRA"):
-        Ordered(tiny_model(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback]).train()
+        Ordered(
+            tiny_model(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback]
+        ).train()
     too_many = loradrop.LoRADropTrainerCallback([], num_layers=4)
-    with pytest.raises(ValueError, match="num_layers must not exceed the 3 layers there are, got 4"):
+    with pytest.raises(
+        ValueError, match="num_layers must not exceed the 3 layers there are, got 4"
+    ):
         Ordered(theirs(), arguments(tmp_path), train_dataset=rows(), callbacks=[too_many]).train()
 
 
 @pytest.mark.parametrize(
-    ("when", "message"), [({"steps": 9}, "steps is 9, .* after 8:"), ({"epochs": 3}, "epochs is 3, .* 2:")]
+    ("when", "message"),
+    [({"steps": 9}, "steps is 9, .* after 8:"), ({"epochs": 3}, "epochs is 3, .* 2:")],
 )
 def test_what_would_never_happen_is_refused(when, message, tmp_path):
     callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), num_layers=1, **when)
     with pytest.raises(ValueError, match=message):
         Ordered(ours(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback]).train()
-    callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", num_layers=1, **when)
+    callback = loradrop.LoRADropLightningCallback(
+        DataLoader(rows(), BATCH), "model", num_layers=1, **when
+    )
     with pytest.raises(ValueError, match=message):
         lightning(tmp_path, 2, callback).fit(Module(ours()), DataLoader(rows(), BATCH))
 
 
 def test_lightning_tries_a_few_steps_of_a_longer_training(tmp_path):
-    callback = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", num_layers=1, steps=3)
+    callback = loradrop.LoRADropLightningCallback(
+        DataLoader(rows(), BATCH), "model", num_layers=1, steps=3
+    )
     with pytest.warns(UserWarning, match="training ended before"):
-        lightning(tmp_path, 2, callback, fast_dev_run=1).fit(Module(ours()), DataLoader(rows(), BATCH))
+        lightning(tmp_path, 2, callback, fast_dev_run=1).fit(
+            Module(ours()), DataLoader(rows(), BATCH)
+        )
     assert callback.plan is None
 
 
@@ -62,8 +90,12 @@ class Stop(TrainerCallback):
 
 def test_a_training_that_stops_too_soon_is_told(tmp_path):
     callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), num_layers=1, steps=3)
-    trainer = Ordered(ours(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback, Stop()])
-    with pytest.warns(UserWarning, match="training ended before its LoRAs were measured and shared"):
+    trainer = Ordered(
+        ours(), arguments(tmp_path), train_dataset=rows(), callbacks=[callback, Stop()]
+    )
+    with pytest.warns(
+        UserWarning, match="training ended before its LoRAs were measured and shared"
+    ):
         trainer.train()
     assert callback.plan is None
 
@@ -81,9 +113,16 @@ class Scored(Ordered):
 @pytest.mark.parametrize("make", [ours, theirs])
 def test_the_best_model_is_one_of_those_after_sharing(make, tmp_path):
     callback = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), num_layers=1, steps=5)
-    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3}
+    settings = {
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "num_train_epochs": 3,
+    }
     options = arguments(tmp_path, metric_for_best_model="eval_loss", **settings)
-    trainer = Scored(make(), options, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback])
+    trainer = Scored(
+        make(), options, train_dataset=rows(), eval_dataset=rows(), callbacks=[callback]
+    )
     trainer.train()
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-8")
     assert loradrop.plan_of(trainer.model) == callback.plan

@@ -1,4 +1,6 @@
-"""A script of PEFT and transformers' Trainer as anyone has it, and the same with LoRA-drop: what differs is four lines."""
+"""A script of PEFT and transformers' Trainer as anyone has it, and the same with LoRA-drop: what
+differs is four lines.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,16 @@ FOLDER = ASSETS / "tiny_roberta"
 
 @pytest.fixture
 def names(tmp_path):
-    settings = {"_target_": "loradrop.tasks.builtin.labels.Mini", "name": "mini_sentiment", "columns": ["sentence"]}
-    settings |= {"labels": ["negative", "positive"], "metric": "loradrop.metrics.labels.Accuracy", "primary": "accuracy"}
+    settings = {
+        "_target_": "loradrop.tasks.builtin.labels.Mini",
+        "name": "mini_sentiment",
+        "columns": ["sentence"],
+    }
+    settings |= {
+        "labels": ["negative", "positive"],
+        "metric": "loradrop.metrics.labels.Accuracy",
+        "primary": "accuracy",
+    }
     settings |= {"train_size": 160, "validation_size": 48, "data_seed": 0, "label_noise": 0.0}
     rows = instantiate_group("task", settings).load(None).train
     quiet = {"use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no"}
@@ -57,11 +67,17 @@ def test_four_lines_make_it_lora_drop(names):
     assert count(lora) == plan.lora_parameters == 24 * 8 * 256
     assert count(ours) == plan.parameters == 10 * 8 * 256
     assert loradrop.plan_of(ours) == plan
-    batch = after["tokenizer"](["a wonderful film.", "the song bored me."], return_tensors="pt", padding=True)
-    base = AutoModelForSequenceClassification.from_pretrained(FOLDER, num_labels=2, dtype=torch.float32)
+    batch = after["tokenizer"](
+        ["a wonderful film.", "the song bored me."], return_tensors="pt", padding=True
+    )
+    base = AutoModelForSequenceClassification.from_pretrained(
+        FOLDER, num_labels=2, dtype=torch.float32
+    )
     loaded = PeftModel.from_pretrained(base, names["output"] / "adapter").eval()
     assert torch.equal(loaded(**batch).logits, ours.eval()(**batch).logits)
 
 
 def count(model):
-    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name)
+    return sum(
+        p.numel() for name, p in model.named_parameters() if p.requires_grad and "lora_" in name
+    )

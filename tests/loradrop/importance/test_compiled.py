@@ -1,4 +1,6 @@
-"""Compiled models are measured like others, and are left as they were. Property test over generated models."""
+"""Compiled models are measured like others, and are left as they were. Property test over generated
+models.
+"""
 
 from __future__ import annotations
 
@@ -78,10 +80,14 @@ def test_generated_models(compiled, evaluated, seed):
         agree(loradrop.measure(model, [given]), expected)
     assert counter.frame_count == frames  # nothing was compiled for it
     assert list(model.modules()) == modules and [id(p) for p in model.parameters()] == parameters
-    assert [(m._compiled_call_impl, m.training, len(m._forward_pre_hooks)) for m in modules] == calls
+    assert [
+        (m._compiled_call_impl, m.training, len(m._forward_pre_hooks)) for m in modules
+    ] == calls
     with torch.no_grad():
         torch.testing.assert_close(model(**given), output)
-    assert counter.frame_count == frames if evaluated else counter.frame_count > 0  # and what was, is used again
+    assert (
+        counter.frame_count == frames if evaluated else counter.frame_count > 0
+    )  # and what was, is used again
 
 
 @pytest.mark.parametrize("compiled", [whole, in_place])

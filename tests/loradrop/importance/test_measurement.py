@@ -23,8 +23,11 @@ def explicit(model, batches, average):
     """g of every site from the d_out-dimensional outputs, token by token."""
     inputs, seen = {}, {}
     hooks = [
-        # the first call of a forward pass is about tokens, a second one about DeBERTa's relative positions
-        module.register_forward_hook(lambda m, args, out, key=site: seen.update({key: seen.get(key, args[0])}))
+        # the first call of a forward pass is about tokens, a second one about DeBERTa's relative
+        # positions
+        module.register_forward_hook(
+            lambda m, args, out, key=site: seen.update({key: seen.get(key, args[0])})
+        )
         for site, module in lora_sites(model).items()
     ]
     for one in batches:
@@ -40,7 +43,14 @@ def explicit(model, batches, average):
         for one, x in zip(batches, inputs[site], strict=True):
             for row in range(len(x)):
                 norms = [
-                    float(((module.alpha / module.rank) * (module.lora_B @ (module.lora_A @ x[row, token]))).pow(2).sum())
+                    float(
+                        (
+                            (module.alpha / module.rank)
+                            * (module.lora_B @ (module.lora_A @ x[row, token]))
+                        )
+                        .pow(2)
+                        .sum()
+                    )
                     for token in range(x.shape[1])
                     if one["attention_mask"][row, token]
                 ]
@@ -59,7 +69,11 @@ def test_moments_equal_the_explicit_norm(family, average, batch):
     second = {key: value[:2, :8] if value.dim() == 2 else value[:2] for key, value in batch.items()}
     importance = measure(model, [batch, second], average)
     expected = explicit(model, [batch, second], average)
-    got = {(kind, layer): g for kind, layers in importance.values.items() for layer, g in layers.items()}
+    got = {
+        (kind, layer): g
+        for kind, layers in importance.values.items()
+        for layer, g in layers.items()
+    }
     assert got == pytest.approx(expected, rel=1e-4)
     assert importance.tokens == 22 + 8 + 7
 
@@ -76,9 +90,12 @@ def test_importances_sum_to_one_and_the_two_averages_differ(batch):
 def test_padding_changes_nothing(batch):
     model = adapted()
     wider = {
-        key: torch.nn.functional.pad(batch[key], (0, 5), value=v) for key, v in (("input_ids", 1), ("attention_mask", 0))
+        key: torch.nn.functional.pad(batch[key], (0, 5), value=v)
+        for key, v in (("input_ids", 1), ("attention_mask", 0))
     }
-    assert measure(model, [wider]).values["value"] == pytest.approx(measure(model, [batch]).values["value"], rel=1e-5)
+    assert measure(model, [wider]).values["value"] == pytest.approx(
+        measure(model, [batch]).values["value"], rel=1e-5
+    )
 
 
 def test_without_a_mask_every_token_counts(batch):
@@ -105,7 +122,9 @@ def test_training_flags_and_gradients_are_left_alone(batch):
     model.classifier.eval()
     flags = [module.training for module in model.modules()]
     measure(model, [batch])
-    assert [module.training for module in model.modules()] == flags and any(flags) and not all(flags)
+    assert (
+        [module.training for module in model.modules()] == flags and any(flags) and not all(flags)
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -132,19 +151,28 @@ def test_saved_and_loaded(tmp_path, batch):
         importance.parameters,
         importance.tokens,
     )
-    assert loaded.parameters["q_proj"][0] == 4 * (32 + 32) and loaded.parameters["v_proj"][0] == 4 * (32 + 16)
+    assert loaded.parameters["q_proj"][0] == 4 * (32 + 32) and loaded.parameters["v_proj"][
+        0
+    ] == 4 * (32 + 16)
 
 
 def test_errors(batch):
     with pytest.raises(ValueError, match="holds no LoRA"):
         measure(tiny_model(), [batch])
-    with pytest.raises(ValueError, match=r"nothing was measured at roberta\.encoder\.layer\.0\.attention\.self\.query:"):
+    with pytest.raises(
+        ValueError,
+        match=r"nothing was measured at roberta\.encoder\.layer\.0\.attention\.self\.query:",
+    ):
         measure(adapted(), [])
-    with pytest.raises(TypeError, match="input_ids of a batch must be a tensor, got list: put rows together"):
+    with pytest.raises(
+        TypeError, match="input_ids of a batch must be a tensor, got list: put rows together"
+    ):
         measure(adapted(), [{"input_ids": [3, 4, 5]}])
     with pytest.raises(ValueError, match=r"input_ids must be \(batch, tokens\), got \(9,\)"):
         measure(adapted(), [{"input_ids": batch["input_ids"][0]}])
-    with pytest.raises(ValueError, match="average_over must be one of tokens, examples, target_tokens, got 'mean'"):
+    with pytest.raises(
+        ValueError, match="average_over must be one of tokens, examples, target_tokens, got 'mean'"
+    ):
         measure(adapted(), [batch], "mean")
     untrained = tiny_model()
     add_lora(untrained)
@@ -154,7 +182,9 @@ def test_errors(batch):
 
 def test_relative_positions_are_no_tokens_where_a_text_is_as_long():
     model = adapted("deberta")
-    ids = torch.randint(3, 60, (1, 32), generator=torch.Generator().manual_seed(0))  # two times the 16 position buckets
+    ids = torch.randint(
+        3, 60, (1, 32), generator=torch.Generator().manual_seed(0)
+    )  # two times the 16 position buckets
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     importance = measure(model, [given])
     assert importance.tokens == 32
@@ -173,7 +203,9 @@ def test_of_generation_the_target_tokens_alone_may_count(batch):
     given["labels"] = torch.where(targets, batch["input_ids"], -100)
     updates = {}
     for site, module in lora_sites(model).items():
-        module.register_forward_hook(lambda m, args, h, site=site: updates.update({site: h - m.base(args[0])}))
+        module.register_forward_hook(
+            lambda m, args, h, site=site: updates.update({site: h - m.base(args[0])})
+        )
     importance = measure(model, [given], "target_tokens")
     assert importance.tokens == int(targets.sum()) < measure(model, [given]).tokens
     for site, update in updates.items():
@@ -191,4 +223,6 @@ def test_a_lora_in_another_precision(dtype, batch):
     for kind, layers in expected.values.items():
         assert importance.values[kind] == pytest.approx(layers, rel=0.02)
         norms = importance.squared_norms[kind][0]
-        assert norms.dtype == torch.float32 and float(norms.mean()) == pytest.approx(layers[0], rel=0.02)
+        assert norms.dtype == torch.float32 and float(norms.mean()) == pytest.approx(
+            layers[0], rel=0.02
+        )

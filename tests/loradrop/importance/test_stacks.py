@@ -1,4 +1,6 @@
-"""A mask belongs to the stack that it was made for: models of several inputs against explicit norms in float64."""
+"""A mask belongs to the stack that it was made for: models of several inputs against explicit norms
+in float64.
+"""
 
 from __future__ import annotations
 
@@ -65,17 +67,25 @@ def test_two_towers_of_peft_and_a_tower_alone():
     got = loradrop.measure(theirs, [given]).values
     alone = clip().eval()
     loradrop.add_lora(alone, rank=4, target_modules=["text_model.*.q_proj", "text_model.*.v_proj"])
-    assert all("text_model" in site.name for site in lora_sites(alone)) and len(lora_sites(alone)) == 4
+    assert (
+        all("text_model" in site.name for site in lora_sites(alone)) and len(lora_sites(alone)) == 4
+    )
     assert set(got) == {"q_proj", "v_proj"}
     # at layer 0 only: the vision tower does not reach the text tower, whose own LoRA is the same
-    wanted = {(s.name.split(".")[-1], s.layer): g for s, g in expected.items() if "text_model" in s.name}
-    assert {(kind, i): g for kind, layers in got.items() for i, g in layers.items()} == pytest.approx(wanted, rel=1e-4)
+    wanted = {
+        (s.name.split(".")[-1], s.layer): g for s, g in expected.items() if "text_model" in s.name
+    }
+    assert {
+        (kind, i): g for kind, layers in got.items() for i, g in layers.items()
+    } == pytest.approx(wanted, rel=1e-4)
 
 
 def test_image_tokens_in_a_text():
     vision = CLIPVisionConfig(**VISION)
     language = LlamaConfig(**WORDS, **IDS, num_key_value_heads=2)
-    config = LlavaConfig(vision_config=vision, text_config=language, image_token_id=59, vision_feature_layer=-1)
+    config = LlavaConfig(
+        vision_config=vision, text_config=language, image_token_id=59, vision_feature_layer=-1
+    )
     torch.manual_seed(0)
     model, (ids, mask) = adapted(LlavaForConditionalGeneration(config)), text()
     ids = ids.clamp(max=58)
@@ -86,20 +96,37 @@ def test_image_tokens_in_a_text():
     expected = explicit(model, given, lambda name, x: mask if "language_model" in name else None)
     agree(loradrop.measure(model, [given]), expected)
     given["labels"] = torch.where(torch.arange(5) < 4, -100, ids)
-    with pytest.raises(ValueError, match=r"is for decoders alone: .*vision_tower.* sees no targets, but pixel_values; say"):
+    with pytest.raises(
+        ValueError,
+        match=r"is for decoders alone: .*vision_tower.* sees no targets, but pixel_values; say",
+    ):
         loradrop.measure(model, [given], "target_tokens")
 
 
 def test_streams_that_attend_to_each_other():
     """LXMERT's two streams know of each other from the first cross-attention on, and are as long."""
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
-    layers = {"l_layers": 2, "r_layers": 1, "x_layers": 2, "visual_feat_dim": 6, "visual_pos_dim": 4}
+    layers = {
+        "l_layers": 2,
+        "r_layers": 1,
+        "x_layers": 2,
+        "visual_feat_dim": 6,
+        "visual_pos_dim": 4,
+    }
     torch.manual_seed(0)
-    targets = ["lang_self_att.self.query", "visn_self_att.self.query", "lang_inter.dense", "visn_inter.dense"]
+    targets = [
+        "lang_self_att.self.query",
+        "visn_self_att.self.query",
+        "lang_inter.dense",
+        "visn_inter.dense",
+    ]
     model, (ids, mask) = adapted(LxmertModel(LxmertConfig(**sizes, **layers)), targets), text()
     boxes = {"visual_feats": torch.randn(3, 5, 6), "visual_pos": torch.rand(3, 5, 4)}
     given = {"input_ids": ids, "attention_mask": mask, **boxes}
-    agree(loradrop.measure(model, [given]), explicit(model, given, lambda name, x: mask if "lang" in name else None))
+    agree(
+        loradrop.measure(model, [given]),
+        explicit(model, given, lambda name, x: mask if "lang" in name else None),
+    )
     objects = mask.flip(1)
     given["visual_attention_mask"] = objects
     expected = explicit(model, given, lambda name, x: mask if "lang" in name else objects)
@@ -110,7 +137,10 @@ def test_a_text_that_attends_to_an_image():
     words = {**WORDS, **IDS, "encoder_hidden_size": 32}
     torch.manual_seed(0)
     config = BlipConfig(text_config=words, vision_config=VISION, image_text_hidden_size=16)
-    model, (ids, mask) = adapted(BlipForImageTextRetrieval(config), ["qkv", "query", "value"]), text()
+    model, (ids, mask) = (
+        adapted(BlipForImageTextRetrieval(config), ["qkv", "query", "value"]),
+        text(),
+    )
     given = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels()}
 
     def mask_of(name, x):
@@ -126,7 +156,9 @@ def test_an_image_is_told_in_words():
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(ViTConfig(**VISION), decoder)
     config.decoder_start_token_id, config.pad_token_id = 0, 1
     model, (ids, mask) = VisionEncoderDecoderModel(config), text()
-    names = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    names = {
+        name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)
+    }
     model = adapted(model, sorted(names & {"query", "value", "q_proj", "v_proj"}))
     given = {"pixel_values": pixels(), "labels": torch.where(mask > 0, ids, -100)}
 
@@ -137,11 +169,24 @@ def test_an_image_is_told_in_words():
     agree(loradrop.measure(model, [given]), explicit(model, given, mask_of))
 
 
-AUDIO = {**SIZES, "conv_dim": [8, 8], "conv_stride": [2, 2], "conv_kernel": [3, 2], "num_feat_extract_layers": 2}
-AUDIO |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "vocab_size": 20, "feat_extract_norm": "layer"}
+AUDIO = {
+    **SIZES,
+    "conv_dim": [8, 8],
+    "conv_stride": [2, 2],
+    "conv_kernel": [3, 2],
+    "num_feat_extract_layers": 2,
+}
+AUDIO |= {
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "vocab_size": 20,
+    "feat_extract_norm": "layer",
+}
 
 
-@pytest.mark.parametrize(("make", "config"), [(Wav2Vec2Model, Wav2Vec2Config), (HubertModel, HubertConfig)])
+@pytest.mark.parametrize(
+    ("make", "config"), [(Wav2Vec2Model, Wav2Vec2Config), (HubertModel, HubertConfig)]
+)
 def test_a_mask_of_samples_is_mapped_to_frames(make, config):
     torch.manual_seed(0)
     model = adapted(make(config(**AUDIO)), ["q_proj", "v_proj"])
@@ -159,10 +204,24 @@ def test_a_mask_of_samples_is_mapped_to_frames(make, config):
 
 
 def test_a_mask_of_samples_in_an_encoder_decoder():
-    layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    sizes = {"vocab_size": 60, "d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, **layers, **IDS}
+    layers = {
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+    }
+    sizes = {
+        "vocab_size": 60,
+        "d_model": 32,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        **layers,
+        **IDS,
+    }
     torch.manual_seed(0)
-    config = WhisperConfig(**sizes, max_source_positions=10, num_mel_bins=8, decoder_start_token_id=0)
+    config = WhisperConfig(
+        **sizes, max_source_positions=10, num_mel_bins=8, decoder_start_token_id=0
+    )
     model, (ids, target) = adapted(WhisperForConditionalGeneration(config)), text()
     lengths = torch.tensor([20, 13, 6])
     given = {"input_features": torch.randn(3, 8, 20), "labels": torch.where(target > 0, ids, -100)}
@@ -178,27 +237,65 @@ def test_a_mask_of_samples_in_an_encoder_decoder():
 
 def test_learned_queries_have_no_mask():
     """DETR's decoder begins with queries that are the same for every image; all of them count."""
-    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    sizes = {"d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "num_queries": 5, **layers}
-    backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1], "out_features": ["stage1"]}
+    layers = {
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+    }
+    sizes = {
+        "d_model": 32,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "num_queries": 5,
+        **layers,
+    }
+    backbone = {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8],
+        "depths": [1],
+        "out_features": ["stage1"],
+    }
     backbone["layer_type"] = "basic"
     torch.manual_seed(0)
-    config = DetrConfig(**sizes, use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=backbone)
+    config = DetrConfig(
+        **sizes, use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=backbone
+    )
     model = adapted(DetrForObjectDetection(config))
     given = {"pixel_values": torch.randn(2, 3, 16, 16)}
     agree(loradrop.measure(model, [given]), explicit(model, given, lambda name, x: None))
     half = torch.ones(2, 16, 16).long()
-    agree(loradrop.measure(model, [{**given, "pixel_mask": half}]), explicit(model, given, lambda name, x: None))
+    agree(
+        loradrop.measure(model, [{**given, "pixel_mask": half}]),
+        explicit(model, given, lambda name, x: None),
+    )
     half[1, :, 8:] = 0
-    with pytest.raises(ValueError, match=r"made of pixel_values, are padding does not follow from pixel_mask .*token_mask"):
+    with pytest.raises(
+        ValueError,
+        match=r"made of pixel_values, are padding does not follow from pixel_mask .*token_mask",
+    ):
         loradrop.measure(model, [{**given, "pixel_mask": half}])
     names = {"encoder": None, "encoder_attn.v_proj": None}
-    loradrop.measure(model, [{**given, "pixel_mask": half}], token_mask=names)  # the decoder's queries have no padding
+    loradrop.measure(
+        model, [{**given, "pixel_mask": half}], token_mask=names
+    )  # the decoder's queries have no padding
 
 
 def test_latents_that_read_a_text():
-    sizes = {"num_latents": 5, "d_latents": 16, "d_model": 16, "num_blocks": 1, "num_self_attends_per_block": 2}
-    heads = {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "vocab_size": 60, "num_labels": 2}
+    sizes = {
+        "num_latents": 5,
+        "d_latents": 16,
+        "d_model": 16,
+        "num_blocks": 1,
+        "num_self_attends_per_block": 2,
+    }
+    heads = {
+        "num_self_attention_heads": 2,
+        "num_cross_attention_heads": 2,
+        "vocab_size": 60,
+        "num_labels": 2,
+    }
     torch.manual_seed(0)
     config = PerceiverConfig(**sizes, **heads, max_position_embeddings=5)
     model = adapted(PerceiverForSequenceClassification(config), ["query", "value"])

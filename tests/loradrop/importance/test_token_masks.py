@@ -14,23 +14,38 @@ from loradrop.importance.lineage import CONSTANT, SWAPPED, UNKNOWN, Lineage
 
 
 def llama():
-    shape = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
+    shape = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+    }
     torch.manual_seed(0)
-    return adapted(LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=40, pad_token_id=1)))
+    return adapted(
+        LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=40, pad_token_id=1))
+    )
 
 
 def packed():
-    """Three texts of 4, 3 and 2 tokens in one row and one token of padding, each seeing itself alone."""
+    """Three texts of 4, 3 and 2 tokens in one row and one token of padding, each seeing itself
+    alone.
+    """
     text_of = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 9])
     sees = (text_of[:, None] == text_of) & torch.ones(10, 10).tril().bool()
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 0]])
     ids = torch.randint(3, 60, (1, 10), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "position_ids": positions, "attention_mask": sees[None, None]}, (text_of < 9).long()[None]
+    return {"input_ids": ids, "position_ids": positions, "attention_mask": sees[None, None]}, (
+        text_of < 9
+    ).long()[None]
 
 
 def test_packed_texts_with_a_mask_of_four_axes():
     model, (given, counts) = llama(), packed()
-    with pytest.raises(ValueError, match=r"does not follow from attention_mask \(1, 1, 10, 10\): say so by token_mask="):
+    with pytest.raises(
+        ValueError,
+        match=r"does not follow from attention_mask \(1, 1, 10, 10\): say so by token_mask=",
+    ):
         loradrop.measure(model, [given])
     expected = explicit(model, given, lambda name, x: counts)
     parts = [{part: counts} for part in ("", "model", "layers")]
@@ -47,7 +62,10 @@ def test_packed_texts_with_a_mask_of_four_axes():
 
 def test_a_function_sees_each_batch():
     model, (ids, mask) = llama(), text()
-    batches = [{"input_ids": ids, "attention_mask": mask}, {"input_ids": ids[:2, :4], "attention_mask": mask[:2, :4]}]
+    batches = [
+        {"input_ids": ids, "attention_mask": mask},
+        {"input_ids": ids[:2, :4], "attention_mask": mask[:2, :4]},
+    ]
     seen = []
 
     def told(batch):
@@ -57,7 +75,10 @@ def test_a_function_sees_each_batch():
     importance = loradrop.measure(model, batches, token_mask=told)
     assert seen == [(3, 5), (2, 4)]  # once each, for all modules
     assert importance.values == loradrop.measure(model, batches).values
-    with pytest.raises(ValueError, match=r"token_mask: \(3, 5\) for '' does not fit the input \(2, 4, 32\) of model.layers"):
+    with pytest.raises(
+        ValueError,
+        match=r"token_mask: \(3, 5\) for '' does not fit the input \(2, 4, 32\) of model.layers",
+    ):
         loradrop.measure(model, batches, token_mask=mask)
 
 
@@ -79,11 +100,19 @@ def test_the_nearest_part_of_a_name_counts():
 def test_mistakes():
     model, (ids, mask) = llama(), text()
     given = {"input_ids": ids, "attention_mask": mask}
-    with pytest.raises(ValueError, match=r"token_mask: no adapted module lies in 'vision'; one of them is model\.layers\.0"):
+    with pytest.raises(
+        ValueError,
+        match=r"token_mask: no adapted module lies in 'vision'; one of them is model\.layers\.0",
+    ):
         loradrop.measure(model, [given], token_mask={"vision": None})
-    with pytest.raises(TypeError, match="token_mask must hold tensors, functions of a batch, or None, got list for ''"):
+    with pytest.raises(
+        TypeError,
+        match="token_mask must hold tensors, functions of a batch, or None, got list for ''",
+    ):
         loradrop.measure(model, [given], token_mask=[[1, 1]])
-    with pytest.raises(TypeError, match="token_mask: the function for '' must return a tensor or None, got int"):
+    with pytest.raises(
+        TypeError, match="token_mask: the function for '' must return a tensor or None, got int"
+    ):
         loradrop.measure(model, [given], token_mask=len)
     with pytest.raises(TypeError, match="attention_mask of a batch must be a tensor, got list"):
         loradrop.measure(model, [{**given, "attention_mask": mask.tolist()}])
@@ -123,7 +152,10 @@ class Unroutable(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.words, self.layers = nn.Embedding(60, 8), nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.words, self.layers = (
+            nn.Embedding(60, 8),
+            nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]),
+        )
 
     def forward(self, input_ids, attention_mask=None):
         x = self.words(input_ids).flatten(0, 1)
@@ -136,7 +168,10 @@ def test_experts_can_be_measured_where_nothing_is_padding():
     model, (ids, mask) = adapted(Unroutable(), ["0", "1"]), text()
     whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     agree(loradrop.measure(model, [whole]), explicit(model, whole, lambda name, x: None))
-    with pytest.raises(ValueError, match=r"0: which positions of its input .* does not follow from attention_mask \(3, 5\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"0: which positions of its input .* does not follow from attention_mask \(3, 5\)",
+    ):
         loradrop.measure(model, [{"input_ids": ids, "attention_mask": mask}])
 
 

@@ -1,4 +1,6 @@
-"""Property test: generated models of several stacks, whose masks are known, and which do not look like a library's."""
+"""Property test: generated models of several stacks, whose masks are known, and which do not look
+like a library's.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ class Unseen(torch.autograd.Function):
 class Kernel(nn.Module):
     def __init__(self):
         super().__init__()
-        self.words, self.layers = nn.Embedding(30, 8), nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.words, self.layers = (
+            nn.Embedding(30, 8),
+            nn.ModuleList(nn.Linear(8, 8) for _ in range(2)),
+        )
 
     def forward(self, input_ids, attention_mask=None, other=None):
         x = self.words(input_ids)
@@ -57,7 +62,9 @@ def test_what_a_kernel_returns_is_of_the_only_input():
     given = {"input_ids": torch.randint(0, 30, (2, 3)), "attention_mask": mask}
     agree(loradrop.measure(model, [given]), explicit(model, given, lambda name, x: mask))
     two = {**given, "other": torch.randn(2, 3, 3)}
-    with pytest.raises(ValueError, match=r"which positions of its input \(2, 3, 8\), made of input_ids, other"):
+    with pytest.raises(
+        ValueError, match=r"which positions of its input \(2, 3, 8\), made of input_ids, other"
+    ):
         loradrop.measure(model, [two])
     told = loradrop.measure(model, [two], token_mask=mask)
     agree(told, explicit(model, given, lambda name, x: mask))
@@ -80,11 +87,19 @@ def test_a_mask_that_may_be_of_either_is_refused():
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     ids, mask = torch.randint(0, 30, (2, 3)), torch.tensor([[1, 1, 0], [1, 0, 0]])
     given = {"question": ids, "answer": ids.flip(1), "attention_mask": mask}
-    with pytest.raises(ValueError, match=r"left\.0: which positions .* made of question, are padding .*token_mask=\{'left'"):
+    with pytest.raises(
+        ValueError,
+        match=r"left\.0: which positions .* made of question, are padding .*token_mask=\{'left'",
+    ):
         loradrop.measure(model, [given])
     assert not any(m._forward_pre_hooks for m in model.modules())
     assert flags == {name: p.requires_grad for name, p in model.named_parameters()}
-    told = loradrop.measure(model, [given], token_mask={"left": lambda batch: batch["attention_mask"], "right": None})
+    told = loradrop.measure(
+        model, [given], token_mask={"left": lambda batch: batch["attention_mask"], "right": None}
+    )
     agree(told, explicit(model, given, lambda name, x: mask if "left" in name else None))
-    whole = {**given, "attention_mask": torch.ones(2, 3)}  # nothing is padding, whatever it is about
+    whole = {
+        **given,
+        "attention_mask": torch.ones(2, 3),
+    }  # nothing is padding, whatever it is about
     agree(loradrop.measure(model, [whole]), explicit(model, whole, lambda name, x: None))

@@ -74,7 +74,9 @@ def test_what_is_not_tied_is_merged_and_nothing_else_changes(adapted, ties):
     ids = torch.randint(0, 60, (2, 7))
     expected = model(ids).logits
     update = {
-        name.replace(".lora_A.default.weight", "").replace(".lora_A", "").removeprefix("base_model.model."): tensor
+        name.replace(".lora_A.default.weight", "")
+        .replace(".lora_A", "")
+        .removeprefix("base_model.model."): tensor
         for name, tensor in model.state_dict().items()
         if "lora_A" in name
     }
@@ -108,10 +110,14 @@ def test_a_loralib_checkpoint_does_not_change_a_tied_weight(batch):
     ):
         model = tied_llama()
         before = values(model)
-        with pytest.raises(ValueError, match=r"weight would change .*weight, to which the model ties it: untie"):
+        with pytest.raises(
+            ValueError, match=r"weight would change .*weight, to which the model ties it: untie"
+        ):
             loradrop.load_loralib(model, loras | others, alpha=8)
         after = values(model)
-        assert after.keys() == before.keys() and all(torch.equal(after[n], before[n]) for n in after)
+        assert after.keys() == before.keys() and all(
+            torch.equal(after[n], before[n]) for n in after
+        )
     both = {"lm_head.weight": head, "model.embed_tokens.weight": head}
     loradrop.load_loralib(model, loras | both, alpha=8)  # the same for both: nothing is lost
     assert torch.equal(model.lm_head.weight, head)
@@ -129,7 +135,10 @@ def test_a_merge_rounds_once_to_the_weights_type(lora, base):
     for module in modules.values():
         module.lora_A.data, module.lora_B.data = module.lora_A.to(lora), module.lora_B.to(lora)
     weights = copy.deepcopy({name: module.base.weight.double() for name, module in modules.items()})
-    exact = {name: weights[name] + 2.5 * module.lora_B.double() @ module.lora_A.double() for name, module in modules.items()}
+    exact = {
+        name: weights[name] + 2.5 * module.lora_B.double() @ module.lora_A.double()
+        for name, module in modules.items()
+    }
     merged = loradrop.merge(model)
     assert torch.equal(merged.get_submodule(untrained).weight.double(), weights[untrained])
     for name, expected in exact.items():
@@ -138,6 +147,7 @@ def test_a_merge_rounds_once_to_the_weights_type(lora, base):
         error = (found.double() - expected).abs()
         # B A and the product with the scaling in the LoRA's type, the sum in the weight's
         rounding = (
-            torch.finfo(base).eps * expected.abs() + 4 * torch.finfo(lora).eps * (expected - weights[name]).abs().max()
+            torch.finfo(base).eps * expected.abs()
+            + 4 * torch.finfo(lora).eps * (expected - weights[name]).abs().max()
         )
         assert (error <= rounding + 1e-7).all()

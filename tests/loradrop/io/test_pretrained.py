@@ -1,4 +1,6 @@
-"""Adapters written, read by PEFT and by ourselves, and merged: the outputs are compared bit for bit where nothing rounds."""
+"""Adapters written, read by PEFT and by ourselves, and merged: the outputs are compared bit for bit
+where nothing rounds.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def adapted(batch, family="roberta", **selection):
 
 
 def lora_numbers(model):
-    found = {id(p): p.numel() for module in lora_modules(model).values() for p in (module.lora_A, module.lora_B)}
+    found = {
+        id(p): p.numel()
+        for module in lora_modules(model).values()
+        for p in (module.lora_A, module.lora_B)
+    }
     return sum(found.values())
 
 
@@ -58,7 +64,9 @@ def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, t
     for form in ("peft", "compact"):
         again = loradrop.from_pretrained(tiny_model(family), tmp_path / form)
         assert torch.equal(again(**batch).logits, expected)
-        assert lora_numbers(again) == lora_numbers(model) and loradrop.plan_of(again) == loradrop.plan_of(model)
+        assert lora_numbers(again) == lora_numbers(model) and loradrop.plan_of(
+            again
+        ) == loradrop.plan_of(model)
         tied = loradrop.from_pretrained(tiny_model(family), tmp_path / form, as_peft=True).eval()
         assert torch.equal(tied(**batch).logits, expected)
         assert sum(p.numel() for p in tied.parameters() if p.requires_grad) == lora_numbers(model)
@@ -68,10 +76,16 @@ def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, t
 
 def test_the_compact_form_is_smaller_by_what_is_shared(batch, tmp_path):
     model = adapted(batch, num_layers=1)
-    large, small = (loradrop.save_pretrained(model, tmp_path / str(c), compact=c) for c in (False, True))
-    assert large.lora_parameters - small.lora_parameters == 2 * 4 * 64  # one layer of query and of value, in float32
+    large, small = (
+        loradrop.save_pretrained(model, tmp_path / str(c), compact=c) for c in (False, True)
+    )
+    assert (
+        large.lora_parameters - small.lora_parameters == 2 * 4 * 64
+    )  # one layer of query and of value, in float32
     assert large.bytes > small.bytes
-    assert str(small).endswith(f"compact_model.safetensors: {4 * 4 * 64:,} numbers of LoRA, {small.bytes:,} bytes")
+    assert str(small).endswith(
+        f"compact_model.safetensors: {4 * 4 * 64:,} numbers of LoRA, {small.bytes:,} bytes"
+    )
 
 
 def test_training_goes_on_with_the_sharing(batch, tmp_path):
@@ -109,7 +123,8 @@ def test_a_head_that_trains_is_kept(family, batch, tmp_path):
     loaded = PeftModel.from_pretrained(tiny_model(family), tmp_path, is_trainable=True).eval()
     assert torch.equal(loaded(**batch).logits, expected)
     assert all(
-        parameter.requires_grad for parameter in loaded.get_base_model().get_submodule(name).modules_to_save.parameters()
+        parameter.requires_grad
+        for parameter in loaded.get_base_model().get_submodule(name).modules_to_save.parameters()
     )
     again = loradrop.from_pretrained(tiny_model(family), tmp_path)
     assert torch.equal(again(**batch).logits, expected)
@@ -124,14 +139,22 @@ def test_ranks_and_alphas_of_their_own(batch, tmp_path):
     train_b(model)
     loradrop.save_pretrained(model, tmp_path)
     expected = model(**batch).logits
-    torch.testing.assert_close(PeftModel.from_pretrained(tiny_model(), tmp_path).eval()(**batch).logits, expected)
+    torch.testing.assert_close(
+        PeftModel.from_pretrained(tiny_model(), tmp_path).eval()(**batch).logits, expected
+    )
     assert torch.equal(loradrop.from_pretrained(tiny_model(), tmp_path)(**batch).logits, expected)
 
 
 @pytest.mark.parametrize("adapter", ["default", "mine"])
-@pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "alpha_pattern": {"layer.1.attention.self.query": 3}}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True, "alpha_pattern": {"layer.1.attention.self.query": 3}}]
+)
 def test_a_peft_model_is_saved_with_its_plan(adapter, settings, batch, tmp_path):
-    options = {"r": 4, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]} | settings
+    options = {
+        "r": 4,
+        "target_modules": ["query", "value"],
+        "modules_to_save": ["classifier"],
+    } | settings
     model = get_peft_model(tiny_model(), LoraConfig(**options), adapter_name=adapter).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -145,8 +168,12 @@ def test_a_peft_model_is_saved_with_its_plan(adapter, settings, batch, tmp_path)
     for folder in (loradrop.save_pretrained(model, tmp_path / "peft").folder, compact.folder):
         tied = loradrop.from_pretrained(tiny_model(), folder, as_peft=True).eval()
         assert torch.equal(tied(**batch).logits, expected) and loradrop.plan_of(tied) == plan
-        torch.testing.assert_close(loradrop.from_pretrained(tiny_model(), folder)(**batch).logits, expected)
-    assert torch.equal(PeftModel.from_pretrained(tiny_model(), tmp_path / "peft").eval()(**batch).logits, expected)
+        torch.testing.assert_close(
+            loradrop.from_pretrained(tiny_model(), folder)(**batch).logits, expected
+        )
+    assert torch.equal(
+        PeftModel.from_pretrained(tiny_model(), tmp_path / "peft").eval()(**batch).logits, expected
+    )
     torch.testing.assert_close(loradrop.merge(model)(**batch).logits, expected)
 
 
@@ -178,15 +205,21 @@ def test_low_precision_is_merged_in_its_own_type(batch):
     torch.testing.assert_close(merged(**batch).logits, expected, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # PEFT, of what is tried here
+@pytest.mark.filterwarnings(
+    "ignore:Model has `tie_word_embeddings=True`:UserWarning"
+)  # PEFT, of what is tried here
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_head_with_tied_parameters(ties, batch, tmp_path):
     def base():
         torch.manual_seed(0)
-        return RobertaForMaskedLM(RobertaConfig(**SHAPE, max_position_embeddings=40, tie_word_embeddings=ties)).eval()
+        return RobertaForMaskedLM(
+            RobertaConfig(**SHAPE, max_position_embeddings=40, tie_word_embeddings=ties)
+        ).eval()
 
     given = {"input_ids": batch["input_ids"]}
-    model = get_peft_model(base(), LoraConfig(target_modules=["query"], modules_to_save=["lm_head"])).eval()
+    model = get_peft_model(
+        base(), LoraConfig(target_modules=["query"], modules_to_save=["lm_head"])
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -196,33 +229,45 @@ def test_a_head_with_tied_parameters(ties, batch, tmp_path):
     loaded = loradrop.from_pretrained(base(), tmp_path, as_peft=True).eval()
     torch.testing.assert_close(loaded(**given).logits, expected)
     if ties:  # PEFT has trained a copy of its own
-        with pytest.raises(ValueError, match=r"lm_head\.decoder\.weight would change roberta\.embeddings\.word_emb"):
+        with pytest.raises(
+            ValueError, match=r"lm_head\.decoder\.weight would change roberta\.embeddings\.word_emb"
+        ):
             loradrop.from_pretrained(base(), tmp_path)
     else:
-        torch.testing.assert_close(loradrop.from_pretrained(base(), tmp_path)(**given).logits, expected)
+        torch.testing.assert_close(
+            loradrop.from_pretrained(base(), tmp_path)(**given).logits, expected
+        )
 
 
 def test_a_weight_that_cannot_take_an_update_is_not_merged():
     tied = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
     loradrop.add_lora(tied, rank=4, target_modules=["lm_head"])
-    with pytest.raises(ValueError, match=r"lm_head: another module has the same weight \(tied embeddings\)"):
+    with pytest.raises(
+        ValueError, match=r"lm_head: another module has the same weight \(tied embeddings\)"
+    ):
         loradrop.merge(tied)
     scaled = tiny_model()
     loradrop.add_lora(scaled, rank=4)
     base = next(iter(lora_modules(scaled).values())).base
     base.weight.data = base.weight.data.to(torch.float8_e4m3fn)  # whose scale is kept elsewhere
-    with pytest.raises(ValueError, match=r"query: weights in torch\.float8_e4m3fn cannot take an update"):
+    with pytest.raises(
+        ValueError, match=r"query: weights in torch\.float8_e4m3fn cannot take an update"
+    ):
         loradrop.merge(scaled)
 
 
 def test_errors_are_single_messages(batch, tmp_path):
     model = adapted(batch)
     with pytest.raises(
-        FileNotFoundError, match=r"holds no adapter: adapter_config\.json and adapter_model\.safetensors, or"
+        FileNotFoundError,
+        match=r"holds no adapter: adapter_config\.json and adapter_model\.safetensors, or",
     ):
         loradrop.from_pretrained(tiny_model(), tmp_path)
     loradrop.save_pretrained(model, tmp_path)
-    with pytest.raises(ValueError, match=r"the adapter does not fit the model: it has no linear module roberta\.encoder"):
+    with pytest.raises(
+        ValueError,
+        match=r"the adapter does not fit the model: it has no linear module roberta\.encoder",
+    ):
         loradrop.from_pretrained(tiny_model("llama"), tmp_path)
     with pytest.raises(ValueError, match="holds LoRA modules already"):
         loradrop.from_pretrained(model, tmp_path)
@@ -234,10 +279,14 @@ def test_errors_are_single_messages(batch, tmp_path):
         loradrop.save_pretrained(tiny_model(), tmp_path)
     with pytest.raises(ValueError, match="the model holds no LoRA to merge"):
         loradrop.merge(tiny_model())
-    with pytest.raises(ValueError, match="adapter='mine' names an adapter of a PEFT model, and this is none"):
+    with pytest.raises(
+        ValueError, match="adapter='mine' names an adapter of a PEFT model, and this is none"
+    ):
         loradrop.merge(model, adapter="mine")
     model.classifier.dense.bias.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"classifier\.dense\.bias trains though not all of its module does"):
+    with pytest.raises(
+        ValueError, match=r"classifier\.dense\.bias trains though not all of its module does"
+    ):
         loradrop.save_pretrained(model, tmp_path)
     vera = tiny_model()
     VeRA("vera", rank=4, dropout=0.0, target_modules=None, d_initial=0.1).install(vera)

@@ -18,17 +18,23 @@ def base(dtype):
 
 
 def adapted(kind, base_type, lora_type, batch):
-    """A model whose LoRA has a type of its own, with values that no narrower type holds, and a plan carried out."""
+    """A model whose LoRA has a type of its own, with values that no narrower type holds, and a plan
+    carried out.
+    """
     torch.manual_seed(2)
     model = base(base_type)
     if kind == "own":
         loradrop.add_lora(model, rank=4, alpha=10)
         train_b(model)
     else:
-        model = get_peft_model(model, LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)).eval()
+        model = get_peft_model(
+            model, LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)
+        ).eval()
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, dtype=torch.float64).mul(0.1).to(lora_type)
+            parameter.data = (
+                torch.randn(parameter.shape, dtype=torch.float64).mul(0.1).to(lora_type)
+            )
     plan = loradrop.select(loradrop.measure(model, [batch]), num_layers=1)
     loradrop.share(model, plan)
     return model
@@ -64,11 +70,15 @@ def test_both_ways_of_loading_compute_the_same_bits(base_type, batch, tmp_path):
     expected = model(**batch).logits
     assert expected.dtype == base_type
     theirs = PeftModel.from_pretrained(base(base_type), tmp_path).eval()
-    if base_type == torch.float64:  # PEFT alone takes a float32 LoRA for one of the base's type, and computes in it
+    if (
+        base_type == torch.float64
+    ):  # PEFT alone takes a float32 LoRA for one of the base's type, and computes in it
         torch.testing.assert_close(theirs(**batch).logits, expected, rtol=1e-5, atol=1e-7)
     else:
         assert torch.equal(theirs(**batch).logits, expected)
-    assert torch.equal(loradrop.from_pretrained(base(base_type), tmp_path)(**batch).logits, expected)
+    assert torch.equal(
+        loradrop.from_pretrained(base(base_type), tmp_path)(**batch).logits, expected
+    )
 
 
 def test_loralib_keeps_its_type(batch):
@@ -86,6 +96,8 @@ def test_identical_adapters_give_identical_files(batch, tmp_path):
         contents = []
         for i in range(8):
             folder = tmp_path / f"{compact}{i}"
-            loradrop.save_pretrained(adapted("own", torch.float32, torch.float32, batch), folder, compact=compact)
+            loradrop.save_pretrained(
+                adapted("own", torch.float32, torch.float32, batch), folder, compact=compact
+            )
             contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
         assert all(content == contents[0] for content in contents)

@@ -1,4 +1,6 @@
-"""Wrapped models: the same names, numbers and files as the model inside, or one line that says what to do first."""
+"""Wrapped models: the same names, numbers and files as the model inside, or one line that says what
+to do first.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,10 @@ def own():
 
 
 def peft():
-    model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=["classifier"]))
+    model = get_peft_model(
+        tiny_model(),
+        LoraConfig(r=4, target_modules=["query", "value"], modules_to_save=["classifier"]),
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -99,7 +104,9 @@ def files(folder):
 
 @pytest.fixture
 def process_group(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
+    )
     yield
     dist.destroy_process_group()
 
@@ -117,7 +124,9 @@ def test_a_wrapped_model_is_its_model(kind, wrapper, batch, tmp_path):
     found = loradrop.measure(wrapped, [inputs])
     assert found.parameters == importance.parameters
     for module_type, layers in importance.values.items():  # Accelerate's wrapper computes in bf16
-        assert found.values[module_type] == pytest.approx(layers, rel=0.05 if wrapper == "accelerate" else 1e-5)
+        assert found.values[module_type] == pytest.approx(
+            layers, rel=0.05 if wrapper == "accelerate" else 1e-5
+        )
     for model in (plain, wrapped):
         loradrop.share(model, plan)
     assert loradrop.plan_of(wrapped) == loradrop.plan_of(plain) == plan
@@ -147,7 +156,9 @@ def test_an_adapter_is_loaded_into_a_wrapped_base(wrapper, batch, tmp_path):
     expected = load_file(tmp_path / "adapter_model.safetensors")
     loradrop.save_pretrained(wrapped, tmp_path / "again")
     again = load_file(tmp_path / "again" / "adapter_model.safetensors")
-    assert again.keys() == expected.keys() and all(torch.equal(again[name], expected[name]) for name in again)
+    assert again.keys() == expected.keys() and all(
+        torch.equal(again[name], expected[name]) for name in again
+    )
     if wrapper != "accelerate":
         torch.testing.assert_close(base(**batch).logits, model(**batch).logits)
 
@@ -178,7 +189,10 @@ def test_distributed_data_parallel(kind, batch, process_group, tmp_path):
     loradrop.save_pretrained(compiled(wrapped), tmp_path / "wrapped")
     assert files(tmp_path / "plain") == files(tmp_path / "wrapped")
     for given in (wrapped, compiled(wrapped), Lightning(wrapped), model):
-        with pytest.raises(ValueError, match="wrapped in DistributedDataParallel, which knows its parameters by now: share"):
+        with pytest.raises(
+            ValueError,
+            match="wrapped in DistributedDataParallel, which knows its parameters by now: share",
+        ):
             loradrop.share(given, plan)
     base = DistributedDataParallel(tiny_model())
     with pytest.raises(ValueError, match="by now: call add_lora first"):
@@ -186,7 +200,9 @@ def test_distributed_data_parallel(kind, batch, process_group, tmp_path):
     with pytest.raises(ValueError, match="by now: call from_pretrained first"):
         loradrop.from_pretrained(base, tmp_path / "plain")
     with pytest.raises(ValueError, match="by now: call load_loralib first"):
-        loradrop.load_loralib(base, {"x.lora_A": torch.zeros(2, 2), "x.lora_B": torch.zeros(2, 2)}, alpha=1)
+        loradrop.load_loralib(
+            base, {"x.lora_A": torch.zeros(2, 2), "x.lora_B": torch.zeros(2, 2)}, alpha=1
+        )
     expected = plain(**batch).logits
     torch.testing.assert_close(loradrop.merge(wrapped)(**batch).logits, expected)
     del wrapped, given
@@ -219,7 +235,9 @@ def test_sharded_models_are_refused(shards, batch, process_group, tmp_path):
         "add_lora": lambda: loradrop.add_lora(wrapped),
     }
     for call in calls.values():
-        with pytest.raises(ValueError, match=r"parameters are sharded \(FSDP\): call add_lora, measure, share and"):
+        with pytest.raises(
+            ValueError, match=r"parameters are sharded \(FSDP\): call add_lora, measure, share and"
+        ):
             call()
     assert not (tmp_path / "refused").exists()
 
@@ -227,6 +245,8 @@ def test_sharded_models_are_refused(shards, batch, process_group, tmp_path):
 def test_a_peft_model_is_not_made_inside_a_wrapper(tmp_path):
     loradrop.save_pretrained(own(), tmp_path)
     base = tiny_model()
-    with pytest.raises(ValueError, match="as_peft=True puts a PeftModel around the model: load first, then wrap"):
+    with pytest.raises(
+        ValueError, match="as_peft=True puts a PeftModel around the model: load first, then wrap"
+    ):
         loradrop.from_pretrained(compiled(base), tmp_path, as_peft=True)
     assert not hasattr(base, "peft_config")

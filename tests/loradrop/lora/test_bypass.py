@@ -1,4 +1,6 @@
-"""LoRALinear stands in for its linear module; where a model computes with the weight alone, LoRA is refused."""
+"""LoRALinear stands in for its linear module; where a model computes with the weight alone, LoRA is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,16 @@ class OnlyAtTheStart(Layer):
         return self.b(self.a(x))
 
 
-LAYERS = [Called, ReadsTypes, Functional, InAMethod, OtherName, ByString, FusedInEval, OnlyAtTheStart]
+LAYERS = [
+    Called,
+    ReadsTypes,
+    Functional,
+    InAMethod,
+    OtherName,
+    ByString,
+    FusedInEval,
+    OnlyAtTheStart,
+]
 
 
 class Toy(nn.Module):
@@ -104,7 +115,9 @@ class Toy(nn.Module):
 
 @torch.no_grad()
 def works(seed):
-    """Whether LoRA at each layer's b changes the output in eval mode: put in by hand, nobody watches."""
+    """Whether LoRA at each layer's b changes the output in eval mode: put in by hand, nobody
+    watches.
+    """
     x, effects = torch.randn(2, 5, 8), []
     for i in range(3):
         model = Toy(seed).eval()
@@ -156,26 +169,48 @@ def encoder():
 
 @pytest.mark.parametrize("target", ["out_proj", "linear1", "linear2"])
 def test_torch_transformers_compute_with_weights(target):
-    with pytest.raises(ValueError, match=rf"layers\.0\..*{target}: TransformerEncoder\w* computes with|MultiheadAttention"):
+    with pytest.raises(
+        ValueError,
+        match=rf"layers\.0\..*{target}: TransformerEncoder\w* computes with|MultiheadAttention",
+    ):
         loradrop.add_lora(encoder(), rank=2, target_modules=[target])
-    theirs = get_peft_model(encoder(), LoraConfig(r=2, target_modules=[target], init_lora_weights=False)).eval()
+    theirs = get_peft_model(
+        encoder(), LoraConfig(r=2, target_modules=[target], init_lora_weights=False)
+    ).eval()
     with pytest.raises(ValueError, match=rf"layers\.0\..*{target}: \w+ computes with"):
         loradrop.measure(theirs, [torch.randn(2, 5, 16)])
 
 
 def test_wavlm_attends_with_weights():
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+    }
     sizes |= {"conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "num_feat_extract_layers": 1}
-    model = WavLMModel(WavLMConfig(**sizes, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)).eval()
+    model = WavLMModel(
+        WavLMConfig(**sizes, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+    ).eval()
     before = {name: type(module) for name, module in model.named_modules()}
-    with pytest.raises(ValueError, match=r"layers\.0\.attention\.[qv]_proj: WavLMAttention computes with its weight"):
+    with pytest.raises(
+        ValueError,
+        match=r"layers\.0\.attention\.[qv]_proj: WavLMAttention computes with its weight",
+    ):
         loradrop.add_lora(model, rank=2, target_modules=["q_proj", "v_proj"])
     assert {name: type(module) for name, module in model.named_modules()} == before
     loradrop.add_lora(model, rank=2, target_modules=["intermediate_dense"])
 
 
 def test_a_type_that_is_read_is_no_bypass():
-    sizes = {"vocab_size": 60, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    sizes = {
+        "vocab_size": 60,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
     model = T5EncoderModel(T5Config(**sizes)).eval()  # T5's feed-forward reads wo.weight.dtype
     loradrop.add_lora(model, rank=2, target_modules=["wo"])
     train_b(model)
@@ -194,9 +229,12 @@ def test_it_stands_in_for_its_linear_module(bias):
     assert not hasattr(module, "_hidden")
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(twin.weight, base.weight) and twin.weight is not base.weight
-        assert [name for name, _ in twin.named_parameters()] == [name for name, _ in module.named_parameters()]
+        assert [name for name, _ in twin.named_parameters()] == [
+            name for name, _ in module.named_parameters()
+        ]
     compiled = torch.compile(
-        lambda x: module(x) * module.weight.shape[0] + (0 if module.bias is None else 1), backend="eager"
+        lambda x: module(x) * module.weight.shape[0] + (0 if module.bias is None else 1),
+        backend="eager",
     )
     x = torch.randn(3, 6, dtype=torch.bfloat16)
     assert torch.equal(compiled(x), module(x) * 4 + int(bias))

@@ -22,14 +22,19 @@ def test_outputs_and_gradients_equal_pefts(family, batch):
     ours, theirs = tiny_model(family), tiny_model(family)
     add_lora(ours, rank=4, alpha=10)
     train_b(ours)
-    theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=10, target_modules=targets, lora_dropout=0.0))
+    theirs = get_peft_model(
+        theirs, LoraConfig(r=4, lora_alpha=10, target_modules=targets, lora_dropout=0.0)
+    )
     theirs.eval()
     pairs = []
     for name, module in lora_modules(ours).items():
         other = theirs.base_model.model.get_submodule(name)
         other.lora_A["default"].weight.data.copy_(module.lora_A.data)
         other.lora_B["default"].weight.data.copy_(module.lora_B.data)
-        pairs += [(module.lora_A, other.lora_A["default"].weight), (module.lora_B, other.lora_B["default"].weight)]
+        pairs += [
+            (module.lora_A, other.lora_A["default"].weight),
+            (module.lora_B, other.lora_B["default"].weight),
+        ]
     left, right = ours(**batch), theirs(**batch)
     torch.testing.assert_close(left.logits, right.logits)
     left.loss.backward()
@@ -76,7 +81,9 @@ def test_removing_puts_the_model_back(batch):
 def test_targets_of_any_depth_and_types_that_need_a_longer_name():
     model = tiny_model("bert")
     sites = find_sites(model, ["attention.output.dense", "intermediate.dense"])
-    assert {site.module_type for site in sites} == {"output.dense", "intermediate.dense"} and len(sites) == 6
+    assert {site.module_type for site in sites} == {"output.dense", "intermediate.dense"} and len(
+        sites
+    ) == 6
 
     class EncoderDecoder(nn.Module):
         def __init__(self):
@@ -91,8 +98,12 @@ def test_targets_of_any_depth_and_types_that_need_a_longer_name():
 
 
 def test_a_head_is_no_target_where_a_layer_has_one_of_that_name():
-    assert {site.name.split(".")[1] for site in find_sites(tiny_model("roberta"), ["dense"])} == {"encoder"}
-    assert [site.name for site in find_sites(tiny_model("roberta"), ["out_proj"])] == ["classifier.out_proj"]
+    assert {site.name.split(".")[1] for site in find_sites(tiny_model("roberta"), ["dense"])} == {
+        "encoder"
+    }
+    assert [site.name for site in find_sites(tiny_model("roberta"), ["out_proj"])] == [
+        "classifier.out_proj"
+    ]
     assert len(find_sites(tiny_model("bert"), ["all-linear"])) == 3 * 6
 
 
@@ -107,7 +118,10 @@ def test_low_precision_models_get_a_float32_adapter(batch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target_modules": ["qeury"]}, r"no linear module's name ends in 'qeury'.*attention\.self\.query"),
+        (
+            {"target_modules": ["qeury"]},
+            r"no linear module's name ends in 'qeury'.*attention\.self\.query",
+        ),
         ({"rank": 0}, "rank must lie between 1 and 32"),
         ({"rank": 33}, "rank must lie between 1 and 32 for a 32 x 32 module, got 33"),
         ({"rank": {0: 4, 1: 4}}, "rank must be a whole number, got None for layer 2"),
@@ -115,7 +129,10 @@ def test_low_precision_models_get_a_float32_adapter(batch):
         ({"rank": 8.0}, r"rank must be a whole number, got 8\.0 for layer 0"),
         ({"dropout": 1.0}, "dropout must lie in"),
         ({"alpha": 0}, "alpha must be positive, got 0"),
-        ({"target_modules": ["LayerNorm"]}, r"no linear module's name ends in 'LayerNorm' \('LayerNorm' is a LayerNorm\)"),
+        (
+            {"target_modules": ["LayerNorm"]},
+            r"no linear module's name ends in 'LayerNorm' \('LayerNorm' is a LayerNorm\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_model_left_as_it_was(arguments, message):
@@ -149,7 +166,10 @@ def test_layers_are_those_of_the_stack_inside_a_pipeline(batch):
     assert keys[0] == keys[1] and {layer for _, layer in keys[1]} == {0, 1, 2}
     share(model, select(uniform(model), num_layers=1, share=False))
     assert plan_of(model).others["query"] == (1, 2)  # still told by the names of what is left
-    assert all(site.name.startswith("0.") for site in find_sites(Pipeline(tiny_model(), nn.Linear(32, 32)), "all-linear"))
+    assert all(
+        site.name.startswith("0.")
+        for site in find_sites(Pipeline(tiny_model(), nn.Linear(32, 32)), "all-linear")
+    )
     blocks = nn.Sequential(*(nn.ModuleDict({"q": nn.Linear(8, 8)}) for _ in range(3)))
     assert [site.layer for site in find_sites(blocks, "q")] == [0, 1, 2]
 
@@ -173,7 +193,9 @@ def test_a_base_whose_weight_has_another_name():
 def test_a_model_without_known_targets_lists_its_linear_modules():
     with pytest.raises(ValueError, match=r"no default targets for Sequential.*Linear modules: \*$"):
         add_lora(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
-    with pytest.raises(ValueError, match=r"target_modules: no layer has a linear module\. Linear modules: head"):
+    with pytest.raises(
+        ValueError, match=r"target_modules: no layer has a linear module\. Linear modules: head"
+    ):
         add_lora(nn.ModuleDict({"head": nn.Linear(4, 4)}), target_modules="all-linear")
 
 

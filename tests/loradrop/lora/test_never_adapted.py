@@ -16,25 +16,39 @@ TARGETS = ["query", "value"]
 
 def own(layers=(0, 2)):
     model = tiny_model()
-    loradrop.add_lora(model, rank=4, target_modules=[f"layer.{i}.*.{kind}" for i in layers for kind in TARGETS])
+    loradrop.add_lora(
+        model, rank=4, target_modules=[f"layer.{i}.*.{kind}" for i in layers for kind in TARGETS]
+    )
     train_b(model)
     return model
 
 
 def peft(layers=(0, 2)):
-    config = LoraConfig(r=4, target_modules=TARGETS, layers_to_transform=list(layers), init_lora_weights=False)
+    config = LoraConfig(
+        r=4, target_modules=TARGETS, layers_to_transform=list(layers), init_lora_weights=False
+    )
     return get_peft_model(tiny_model(), config).eval()
 
 
 @pytest.mark.parametrize("make", [own, peft])
 def test_layers_without_lora_were_not_dropped(make):
     plan = loradrop.plan_of(make())
-    assert plan.kept == {"query": (0, 2), "value": (0, 2)} and plan.others == {"query": (), "value": ()}
+    assert plan.kept == {"query": (0, 2), "value": (0, 2)} and plan.others == {
+        "query": (),
+        "value": (),
+    }
     assert plan.never_adapted == {"query": (1,), "value": (1,)}
     assert plan.parameters == plan.lora_parameters == 4 * 4 * 64
-    assert "query: own LoRA in layers 0, 2; one shared LoRA in no layer; never adapted: layer 1" in str(plan)
+    assert (
+        "query: own LoRA in layers 0, 2; one shared LoRA in no layer; never adapted: layer 1"
+        in str(plan)
+    )
     whole = loradrop.plan_of(make((0, 1, 2)))
-    assert not whole.never_adapted and "never" not in str(whole) and "never_adapted" not in whole.to_dict()
+    assert (
+        not whole.never_adapted
+        and "never" not in str(whole)
+        and "never_adapted" not in whole.to_dict()
+    )
 
 
 @pytest.mark.parametrize("do_share", [True, False])
@@ -43,7 +57,9 @@ def test_dropped_and_never_adapted(make, do_share, batch, tmp_path):
     model = make()
     plan = loradrop.select(loradrop.measure(model, [batch]), num_layers=1, share=do_share)
     if do_share:  # a layer that shares with none keeps its own
-        plan = loradrop.SharingPlan(dict.fromkeys(TARGETS, ()), dict.fromkeys(TARGETS, (0, 2)), True, 4 * 4 * 64, 2 * 4 * 64)
+        plan = loradrop.SharingPlan(
+            dict.fromkeys(TARGETS, ()), dict.fromkeys(TARGETS, (0, 2)), True, 4 * 4 * 64, 2 * 4 * 64
+        )
     loradrop.share(model, plan)
     found = loradrop.plan_of(model)
     assert found == plan and found.never_adapted == {"query": (1,), "value": (1,)}
@@ -57,28 +73,43 @@ def test_dropped_and_never_adapted(make, do_share, batch, tmp_path):
 
 def test_what_was_dropped_is_forgotten_with_the_lora(batch):
     model = own((0, 1, 2))
-    loradrop.share(model, loradrop.select(loradrop.measure(model, [batch]), num_layers=1, share=False))
+    loradrop.share(
+        model, loradrop.select(loradrop.measure(model, [batch]), num_layers=1, share=False)
+    )
     assert loradrop.plan_of(model).others["query"]
     loradrop.remove_lora(model)
     loradrop.add_lora(model, rank=2, target_modules=["layer.0.*.query"])
     plan = loradrop.plan_of(model)
     assert plan.others == {"query": ()} and plan.never_adapted == {"query": (1, 2)}
     theirs = peft((0, 1, 2))
-    loradrop.share(theirs, loradrop.select(loradrop.measure(theirs, [batch]), num_layers=1, share=False))
-    config = LoraConfig(r=4, target_modules=TARGETS, layers_to_transform=[0], init_lora_weights=False)
+    loradrop.share(
+        theirs, loradrop.select(loradrop.measure(theirs, [batch]), num_layers=1, share=False)
+    )
+    config = LoraConfig(
+        r=4, target_modules=TARGETS, layers_to_transform=[0], init_lora_weights=False
+    )
     plan = loradrop.plan_of(get_peft_model(theirs.unload(), config))
-    assert plan.others == {"query": (), "value": ()} and plan.never_adapted == {"query": (1, 2), "value": (1, 2)}
+    assert plan.others == {"query": (), "value": ()} and plan.never_adapted == {
+        "query": (1, 2),
+        "value": (1, 2),
+    }
 
 
 def test_removing_by_name_drops():
     model = own()
     loradrop.remove_lora(model, [next(iter(lora_sites(model))).name])
     plan = loradrop.plan_of(model)
-    assert plan.others["query"] == (0,) and plan.never_adapted == {"query": (1,), "value": (1,)} and not plan.share
+    assert (
+        plan.others["query"] == (0,)
+        and plan.never_adapted == {"query": (1,), "value": (1,)}
+        and not plan.share
+    )
 
 
 def test_files_of_peft_alone(batch, tmp_path):
-    """PEFT's files do not say what was dropped: what has no LoRA was never adapted, as far as they tell."""
+    """PEFT's files do not say what was dropped: what has no LoRA was never adapted, as far as they
+    tell.
+    """
     model = peft()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)

@@ -1,4 +1,6 @@
-"""measure and share on PEFT models, against PEFT's own outputs, and what PEFT does with tied adapters."""
+"""measure and share on PEFT models, against PEFT's own outputs, and what PEFT does with tied
+adapters.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ from loradrop.sharing import plan_of, share
 
 
 def explicit(model, batch, adapter="default"):
-    """Mean squared norm of every layer's LoRA output, from PEFT's own modules: what comes out of lora_B, times scaling."""
+    """Mean squared norm of every layer's LoRA output, from PEFT's own modules: what comes out of
+    lora_B, times scaling.
+    """
     outputs, mask = {}, batch["attention_mask"].bool()
     hooks = []
     for name, layer in layers_of(model).items():
 
         def keep(module, args, out, name=name, scaling=layer.scaling[adapter]):
-            outputs.setdefault(name, out.float() * scaling)  # the first call is about tokens (DeBERTa's others are not)
+            outputs.setdefault(
+                name, out.float() * scaling
+            )  # the first call is about tokens (DeBERTa's others are not)
 
         hooks.append(layer.lora_B[adapter].register_forward_hook(keep))
     with torch.no_grad():
@@ -52,7 +58,9 @@ def trainable(model):
 @pytest.mark.parametrize("rslora", [False, True])
 def test_importances_are_the_norms_of_pefts_outputs(family, rslora, batch):
     model = wrapped(family, use_rslora=rslora)
-    assert measured(measure(model, [batch])) == pytest.approx(by_key(explicit(model, batch)), rel=1e-4)
+    assert measured(measure(model, [batch])) == pytest.approx(
+        by_key(explicit(model, batch)), rel=1e-4
+    )
 
 
 def test_importances_equal_those_of_our_own_lora(batch):
@@ -70,9 +78,13 @@ def test_importances_equal_those_of_our_own_lora(batch):
 def test_a_bf16_base_with_a_float32_or_bf16_adapter(batch):
     for upcast in (True, False):
         base = tiny_model().to(torch.bfloat16)
-        model = get_peft_model(base, LoraConfig(r=4, target_modules=["query", "value"]), autocast_adapter_dtype=upcast)
+        model = get_peft_model(
+            base, LoraConfig(r=4, target_modules=["query", "value"]), autocast_adapter_dtype=upcast
+        )
         with_values(model).eval()
-        assert measured(measure(model, [batch])) == pytest.approx(by_key(explicit(model, batch)), rel=1e-2)
+        assert measured(measure(model, [batch])) == pytest.approx(
+            by_key(explicit(model, batch)), rel=1e-2
+        )
         share(model, plan_for(model, (0,)))
         model(**batch).loss.backward()
 
@@ -82,7 +94,9 @@ def test_a_4_bit_base(batch):
     import bitsandbytes as bnb
 
     # a multiple of the 64 weights that share a scale
-    base = RobertaForSequenceClassification(RobertaConfig(**SHAPE | {"hidden_size": 64}, max_position_embeddings=40))
+    base = RobertaForSequenceClassification(
+        RobertaConfig(**SHAPE | {"hidden_size": 64}, max_position_embeddings=40)
+    )
     for layer in base.roberta.encoder.layer:
         for kind in ("query", "value"):
             linear = getattr(layer.attention.self, kind)
@@ -90,7 +104,9 @@ def test_a_4_bit_base(batch):
             four.load_state_dict(linear.state_dict())
             setattr(layer.attention.self, kind, four.to("cpu"))
     base.is_loaded_in_4bit = True  # as from_pretrained with a quantization_config
-    model = with_values(get_peft_model(base, LoraConfig(r=4, target_modules=["query", "value"]))).eval()
+    model = with_values(
+        get_peft_model(base, LoraConfig(r=4, target_modules=["query", "value"]))
+    ).eval()
     assert type(layers_of(model).popitem()[1]).__name__ == "Linear4bit"
     importance = measure(model.train(), [batch])
     model(**batch).loss.backward()  # still possible
@@ -112,7 +128,11 @@ def test_an_adapter_is_measured_and_shared_by_name(batch):
     assert model.active_adapters == ["default"]
     assert measured(measure(model, [batch])) == measured(default)
     model.set_adapter("second")
-    alone = {k: v for k, v in by_key(explicit_of_named(model, batch, "second")).items() if k[0] == "query"}
+    alone = {
+        k: v
+        for k, v in by_key(explicit_of_named(model, batch, "second")).items()
+        if k[0] == "query"
+    }
     assert measured(second) == pytest.approx(alone, rel=1e-4)
     before = model(**batch).logits
     share(model, plan_for_kinds(["query"], (2,), False), adapter="second")
@@ -177,7 +197,9 @@ def test_peft_trains_saves_loads_merges_and_disables(do_share, batch, tmp_path):
     set_peft_model_state_dict(again, get_peft_model_state_dict(model))
     assert torch.equal(again(**batch).logits, after.logits)
     again.merge_adapter()
-    with pytest.raises(ValueError, match="adapter 'default' is merged into the weights; unmerge it first"):
+    with pytest.raises(
+        ValueError, match="adapter 'default' is merged into the weights; unmerge it first"
+    ):
         share(again, plan_for(model, (1,), do_share))
     merged = model.merge_and_unload()
     torch.testing.assert_close(merged(**batch).logits, after.logits)

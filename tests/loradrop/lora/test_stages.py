@@ -1,4 +1,6 @@
-"""Pyramids: stages of different widths, whose layers are numbered through and grouped by module type and shape."""
+"""Pyramids: stages of different widths, whose layers are numbered through and grouped by module
+type and shape.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,32 @@ import loradrop
 from loradrop.lora.inject import lora_modules
 from loradrop.lora.sites import find_sites
 
-STAGES = {"depths": [1, 3, 3], "num_attention_heads": [1, 2, 2], "hidden_sizes": [8, 16, 16], "num_encoder_blocks": 3}
+STAGES = {
+    "depths": [1, 3, 3],
+    "num_attention_heads": [1, 2, 2],
+    "hidden_sizes": [8, 16, 16],
+    "num_encoder_blocks": 3,
+}
 STAGES |= {"sr_ratios": [2, 1, 1], "mlp_ratios": [2, 2, 2], "strides": [4, 2, 2]}
 PYRAMIDS = {
     "swin": (
         SwinModel,
-        SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 3, 3], num_heads=[1, 2, 4], window_size=4),
+        SwinConfig(
+            image_size=32,
+            patch_size=2,
+            embed_dim=8,
+            depths=[1, 3, 3],
+            num_heads=[1, 2, 4],
+            window_size=4,
+        ),
     ),
     "segformer": (SegformerModel, SegformerConfig(**STAGES, patch_sizes=[7, 3, 3])),
-    "pvt": (PvtModel, PvtConfig(**STAGES, image_size=32, patch_sizes=[4, 2, 2], sequence_reduction_ratios=[2, 1, 1])),
+    "pvt": (
+        PvtModel,
+        PvtConfig(
+            **STAGES, image_size=32, patch_sizes=[4, 2, 2], sequence_reduction_ratios=[2, 1, 1]
+        ),
+    ),
 }
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -41,7 +60,11 @@ def make(name):
 
 def blocks(model):
     """Query modules in the order in which they stand: depths 1, 3 and 3."""
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.endswith(("q_proj", "query"))]
+    return [
+        (n, m)
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Linear) and n.endswith(("q_proj", "query"))
+    ]
 
 
 @torch.no_grad()
@@ -70,12 +93,17 @@ def test_layers_are_numbered_through_all_stages(name, library, tmp_path):
     queries = blocks(model)
     assert len(queries) == 7
     widths = [m.in_features for _, m in queries]
-    suffixes = [queries[0][0].rpartition(".")[2], {"q_proj": "v_proj", "query": "value"}[queries[0][0].rpartition(".")[2]]]
+    suffixes = [
+        queries[0][0].rpartition(".")[2],
+        {"q_proj": "v_proj", "query": "value"}[queries[0][0].rpartition(".")[2]],
+    ]
     loradrop.add_lora(model, rank=4)
     train_b(model)
     expected = norms(model)
     if library == "PEFT":
-        theirs = get_peft_model(make(name), LoraConfig(r=4, lora_alpha=16, target_modules=suffixes)).eval()
+        theirs = get_peft_model(
+            make(name), LoraConfig(r=4, lora_alpha=16, target_modules=suffixes)
+        ).eval()
         for path, module in lora_modules(model).items():
             layer = theirs.base_model.model.get_submodule(path)
             layer.lora_A["default"].weight.data.copy_(module.lora_A.data)
@@ -103,7 +131,12 @@ def test_types_do_not_depend_on_what_is_left():
     loradrop.add_lora(model, rank=4)
     train_b(model)
     before = {path: site for site, path in ((s, s.name) for s in find_sites(make("swin")))}
-    loradrop.share(model, loradrop.select(loradrop.measure(model, [{"pixel_values": IMAGES}]), num_layers=1, share=False))
+    loradrop.share(
+        model,
+        loradrop.select(
+            loradrop.measure(model, [{"pixel_values": IMAGES}]), num_layers=1, share=False
+        ),
+    )
     from loradrop.lora.inject import lora_sites
 
     assert len(lora_sites(model)) == 6  # three widths of two module types

@@ -27,14 +27,29 @@ from transformers import (
 import loradrop
 from loradrop.lora.sites import find_sites
 
-SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 60}
+SIZES = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "vocab_size": 60,
+}
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SEPARATE = {
-    "t5": (T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4), {"q", "v"}),
+    "t5": (
+        T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4),
+        {"q", "v"},
+    ),
     "mpnet": (MPNetConfig(**SIZES), {"q", "v"}),
-    "distilbert": (DistilBertConfig(dim=32, n_heads=4, n_layers=3, hidden_dim=48, vocab_size=60), {"q_lin", "v_lin"}),
+    "distilbert": (
+        DistilBertConfig(dim=32, n_heads=4, n_layers=3, hidden_dim=48, vocab_size=60),
+        {"q_lin", "v_lin"},
+    ),
     "electra": (ElectraConfig(**SIZES, embedding_size=16), {"query", "value"}),
-    "swin": (SwinConfig(image_size=32, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=4), {"q_proj", "v_proj"}),
+    "swin": (
+        SwinConfig(image_size=32, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=4),
+        {"q_proj", "v_proj"},
+    ),
 }
 FUSED = {
     "modernbert": (ModernBertConfig(**SIZES, **IDS, cls_token_id=1, sep_token_id=2), "Wqkv"),
@@ -52,7 +67,11 @@ def make(config):
 def test_query_and_value_where_they_are_separate(family):
     config, ends = SEPARATE[family]
     model = make(config)
-    every = {name for name, m in model.named_modules() if isinstance(m, nn.Linear) and name.rpartition(".")[2] in ends}
+    every = {
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear) and name.rpartition(".")[2] in ends
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sites = loradrop.add_lora(model, rank=2)
@@ -63,7 +82,9 @@ def test_query_and_value_where_they_are_separate(family):
 def test_a_fused_projection_is_one_module_type(family):
     config, end = FUSED[family]
     model = make(config)
-    with pytest.warns(UserWarning, match=f"query, key and value are one projection, {end}") as notes:
+    with pytest.warns(
+        UserWarning, match=f"query, key and value are one projection, {end}"
+    ) as notes:
         sites = loradrop.add_lora(model, rank=2)
     assert notes[0].filename == __file__
     assert [(site.module_type, site.layer) for site in sites] == [(end, 0), (end, 1), (end, 2)]
@@ -80,7 +101,10 @@ def test_gpt2_goes_through_peft():
     with pytest.raises(ValueError, match=r"c_attn is a Conv1D, which PEFT adapts: get_peft_model"):
         loradrop.add_lora(model)
     theirs = get_peft_model(
-        model, LoraConfig(r=2, fan_in_fan_out=True, init_lora_weights=False, task_type="FEATURE_EXTRACTION")
+        model,
+        LoraConfig(
+            r=2, fan_in_fan_out=True, init_lora_weights=False, task_type="FEATURE_EXTRACTION"
+        ),
     )
     importance = loradrop.measure(theirs, [{"input_ids": torch.randint(3, 60, (2, 5))}])
     assert list(importance.values) == ["c_attn"] and len(importance.values["c_attn"]) == 3
@@ -88,7 +112,8 @@ def test_gpt2_goes_through_peft():
 
 def test_no_default_is_guessed():
     with pytest.raises(
-        ValueError, match=r"no default targets for Sequential; name them \(target_modules\)\. Linear modules: 0"
+        ValueError,
+        match=r"no default targets for Sequential; name them \(target_modules\)\. Linear modules: 0",
     ):
         find_sites(nn.Sequential(nn.Linear(4, 4)))
 
@@ -98,7 +123,9 @@ PARAMETERS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 def mixtral(targets, parameters):
     torch.manual_seed(0)
-    config = MixtralConfig(**SIZES, **IDS, num_key_value_heads=2, num_local_experts=2, experts_implementation="eager")
+    config = MixtralConfig(
+        **SIZES, **IDS, num_key_value_heads=2, num_local_experts=2, experts_implementation="eager"
+    )
     model = MixtralForCausalLM(config).eval()
     config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, target_parameters=parameters)
     model = get_peft_model(model, config).eval()
@@ -117,14 +144,21 @@ def attention_norms(model, given):
 
     def hook(name):
         def keep(module, args):
-            A, B = module.lora_A["default"].weight.double(), module.lora_B["default"].weight.double()
+            A, B = (
+                module.lora_A["default"].weight.double(),
+                module.lora_B["default"].weight.double(),
+            )
             y = module.scaling["default"] * args[0].double() @ A.T @ B.T
-            sums[name.rpartition(".")[2], int(name.split("layers.")[1].split(".")[0])] = float(y.pow(2).sum(-1).mean())
+            sums[name.rpartition(".")[2], int(name.split("layers.")[1].split(".")[0])] = float(
+                y.pow(2).sum(-1).mean()
+            )
 
         return keep
 
     ends = ("q_proj", "v_proj")
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in model.named_modules() if n.endswith(ends)]
+    handles = [
+        m.register_forward_pre_hook(hook(n)) for n, m in model.named_modules() if n.endswith(ends)
+    ]
     model(**given)
     for handle in handles:
         handle.remove()
@@ -138,7 +172,11 @@ def test_experts_of_peft_are_skipped_with_a_note(tmp_path):
     assert len(expected) == 6
     with pytest.warns(UserWarning, match=r"6 LoRAs of parameters .*mlp\.experts.*are not measured"):
         importance = loradrop.measure(model, [given])
-    got = {(kind, layer): g for kind, layers in importance.values.items() for layer, g in layers.items()}
+    got = {
+        (kind, layer): g
+        for kind, layers in importance.values.items()
+        for layer, g in layers.items()
+    }
     assert got == pytest.approx(expected, rel=1e-4)
     experts = {n: p.clone() for n, p in model.named_parameters() if "experts" in n and "lora_" in n}
     plan = loradrop.select(importance, num_layers=1)
@@ -157,7 +195,9 @@ def test_experts_of_peft_are_skipped_with_a_note(tmp_path):
 
 
 def test_experts_alone_cannot_be_measured():
-    with pytest.raises(ValueError, match="LoRA of a MixtralExperts cannot be measured, only that of linear modules"):
+    with pytest.raises(
+        ValueError, match="LoRA of a MixtralExperts cannot be measured, only that of linear modules"
+    ):
         loradrop.measure(mixtral([], PARAMETERS), [{"input_ids": torch.randint(3, 60, (2, 5))}])
 
 
@@ -175,7 +215,9 @@ def test_experts_stay_where_layers_get_none(tmp_path):
     theirs = PeftModel.from_pretrained(mixtral(["q_proj"], None).unload(), tmp_path / "peft").eval()
     assert torch.equal(theirs(**given).logits, expected)
     loradrop.save_pretrained(model, tmp_path / "ours")
-    loaded = loradrop.from_pretrained(mixtral(["q_proj"], None).unload(), tmp_path / "ours", as_peft=True).eval()
+    loaded = loradrop.from_pretrained(
+        mixtral(["q_proj"], None).unload(), tmp_path / "ours", as_peft=True
+    ).eval()
     assert torch.equal(loaded(**given).logits, expected) and loradrop.plan_of(loaded) == plan
 
 

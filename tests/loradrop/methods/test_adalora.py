@@ -22,7 +22,8 @@ def test_adalora_meets_the_budget_exactly_and_reports_it(batch):
     assert len(modules) == 3 * 6 and sum(ranks) == 2 * 18 and len(set(ranks)) > 1
     report = method.result_fields()
     assert report["inactive"] == sum(
-        (3 - rank) * (m.in_features + m.out_features + 1) for rank, m in zip(ranks, modules, strict=True)
+        (3 - rank) * (m.in_features + m.out_features + 1)
+        for rank, m in zip(ranks, modules, strict=True)
     )
     assert "budget of 36 triplets holds from step 10 of 14" in report["notes"][0]
     assert f"query {ranks[0]} {ranks[6]} {ranks[12]};" in report["notes"][1]
@@ -33,13 +34,29 @@ def test_adaloras_training_is_pefts(batch):
     from peft import AdaLoraConfig, get_peft_model
 
     method, model = installed("adalora", "bert")
-    rank = {"init_r": 3, "target_r": 2, "lora_alpha": 16, "lora_dropout": 0.0, "orth_reg_weight": 0.1}
+    rank = {
+        "init_r": 3,
+        "target_r": 2,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "orth_reg_weight": 0.1,
+    }
     schedule = {"total_step": STEPS, "tinit": 1, "tfinal": 4, "deltaT": 2}
-    targets = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+    targets = [
+        "query",
+        "key",
+        "value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ]
     theirs = get_peft_model(
-        freeze_encoder(tiny_model("bert")), AdaLoraConfig(**rank, **schedule, target_modules=targets)
+        freeze_encoder(tiny_model("bert")),
+        AdaLoraConfig(**rank, **schedule, target_modules=targets),
     ).eval()
-    theirs = theirs.base_model  # PeftModel.forward goes past the penalty where no task type is given
+    theirs = (
+        theirs.base_model
+    )  # PeftModel.forward goes past the penalty where no task type is given
     inner = theirs.model
     for _, parameter in head_parameters(inner):
         parameter.requires_grad_(True)
@@ -63,7 +80,11 @@ def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
         model, method = freeze_encoder(tiny_model()), make("adalora")
         torch.manual_seed(1)
         method.install(model)
-        return method, model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        return (
+            method,
+            model,
+            torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2),
+        )
 
     def run(method, model, optimizer, steps):
         for step in steps:
@@ -93,7 +114,11 @@ def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
 @pytest.mark.parametrize(
     ("steps", "changes", "message"),
     [
-        (STEPS, {"warmup_ratio": 0.7}, r"14 steps: 10 of warm-up \(warmup_ratio\) and 4 at the end .* leave 0"),
+        (
+            STEPS,
+            {"warmup_ratio": 0.7},
+            r"14 steps: 10 of warm-up \(warmup_ratio\) and 4 at the end .* leave 0",
+        ),
         (STEPS, {"interval": 10}, r"leave 9 to cut the budget in, every 10 \(interval\)"),
         (2, {"interval": 1}, "leave 1 to cut"),
     ],

@@ -75,7 +75,9 @@ def prepared(**changes):
 
 
 def lora_b(model, state, kind, layer):
-    name = next(site.name for site in lora_sites(model) if (site.module_type, site.layer) == (kind, layer))
+    name = next(
+        site.name for site in lora_sites(model) if (site.module_type, site.layer) == (kind, layer)
+    )
     return model.get_submodule(name).lora_B, state[f"{name}.lora_B"]
 
 
@@ -98,12 +100,17 @@ def test_where_weights_come_from(weights, shared_init):
 
 def test_without_sharing_only_the_kept_layers_have_lora():
     model, _, _ = prepared(share=False)
-    assert {(site.module_type, site.layer) for site in lora_sites(model)} == {("query", 1), ("value", 2)}
+    assert {(site.module_type, site.layer) for site in lora_sites(model)} == {
+        ("query", 1),
+        ("value", 2),
+    }
 
 
 def test_a_budget_that_cannot_be_met_is_said_on_installing():
     model = tiny_model()
-    with pytest.raises(ValueError, match=r"parameter_ratio 0\.2 is too small: the shared LoRAs alone need 0\.333"):
+    with pytest.raises(
+        ValueError, match=r"parameter_ratio 0\.2 is too small: the shared LoRAs alone need 0\.333"
+    ):
         method(threshold=None, parameter_ratio=0.2).install(model)
     with pytest.raises(ValueError, match="no layer would have a LoRA"):
         method(threshold=None, parameter_ratio=0.2, share=False).install(tiny_model())
@@ -124,4 +131,6 @@ def test_what_trains():
     assert {name for name in trained if "lora_" not in name} == {
         f"classifier.{n}" for n, _ in model.classifier.named_parameters()
     }
-    assert {name for name in trained if "lora_" in name} and not any("value" in name for name in trained)
+    assert {name for name in trained if "lora_" in name} and not any(
+        "value" in name for name in trained
+    )

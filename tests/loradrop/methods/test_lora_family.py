@@ -1,4 +1,6 @@
-"""VeRA, Tied-LoRA, S2-LoRA and AdapterDrop against PEFT, LoRA and plain matrices; what LoRA's relatives refuse."""
+"""VeRA, Tied-LoRA, S2-LoRA and AdapterDrop against PEFT, LoRA and plain matrices; what LoRA's
+relatives refuse.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,28 @@ from loradrop.methods.tied_lora import TiedLoRA
 def test_veras_outputs_and_gradients_equal_pefts(family, batch):
     ours = installed(vera(), family)
     randomise(ours, "lora_v")
-    config = VeraConfig(r=4, target_modules=list(FAMILIES[family][2]), vera_dropout=0.0, d_initial=0.1)
+    config = VeraConfig(
+        r=4, target_modules=list(FAMILIES[family][2]), vera_dropout=0.0, d_initial=0.1
+    )
     theirs = get_peft_model(tiny_model(family), config).eval()
     pairs = []
     for name, module in lora_modules(ours).items():
         other = theirs.base_model.model.get_submodule(name)
         # PEFT's matrices are as wide as the widest module, too
-        assert other.vera_A["default"].shape == module.lora_A.shape and other.vera_B["default"].shape == module.lora_B.shape
+        assert (
+            other.vera_A["default"].shape == module.lora_A.shape
+            and other.vera_B["default"].shape == module.lora_B.shape
+        )
         other.vera_A["default"].copy_(module.lora_A.detach())
         other.vera_B["default"].copy_(module.lora_B.detach())
         other.vera_lambda_b["default"].data.copy_(module.lora_v.data)
-        pairs += [(module.lora_u, other.vera_lambda_d["default"]), (module.lora_v, other.vera_lambda_b["default"])]
-        torch.testing.assert_close(module.lora_u, other.vera_lambda_d["default"])  # 0.1 at the start
+        pairs += [
+            (module.lora_u, other.vera_lambda_d["default"]),
+            (module.lora_v, other.vera_lambda_b["default"]),
+        ]
+        torch.testing.assert_close(
+            module.lora_u, other.vera_lambda_d["default"]
+        )  # 0.1 at the start
     left, right = ours(**batch), theirs(**batch)
     torch.testing.assert_close(left.logits, right.logits)
     left.loss.backward()
@@ -55,7 +67,11 @@ def test_veras_projection_follows_the_seed_and_is_drawn_as_pefts():
         return module.lora_A, module.lora_B
 
     first, again, other = projections(0), projections(0), projections(1)
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1]) and not torch.equal(first[0], other[0])
+    assert (
+        torch.equal(first[0], again[0])
+        and torch.equal(first[1], again[1])
+        and not torch.equal(first[0], other[0])
+    )
     for matrix in first:  # U(-sqrt(6 / fan_in), sqrt(6 / fan_in))
         bound = math.sqrt(6 / matrix.shape[1])
         assert not matrix.requires_grad and 0.99 * bound < matrix.abs().max() <= bound
@@ -76,7 +92,9 @@ def test_tied_lora_of_one_layer_is_lora_whose_modules_share_a(batch):
     TiedLoRA(**COMMON, vectors=True).install(tied)
     LoRA(**COMMON).install(plain)
     randomise(tied, "lora_A", "lora_B")
-    assert all(bool((m.lora_u == 1).all() and (m.lora_v == 1).all()) for m in lora_modules(tied).values())
+    assert all(
+        bool((m.lora_u == 1).all() and (m.lora_v == 1).all()) for m in lora_modules(tied).values()
+    )
     for name, module in lora_modules(plain).items():
         module.lora_A.data.copy_(tied.get_submodule(name).lora_A)
         module.lora_B.data.copy_(tied.get_submodule(name).lora_B)
@@ -116,7 +134,10 @@ def test_s2_lora_shares_both_matrices_and_punishes_its_coefficients(batch):
     method = S2LoRA(**(COMMON | {"target_modules": "all-linear"}), l1=0.1)
     model = installed(method)
     modules = list(lora_modules(model).values())
-    assert len(modules) == 18 and len({id(m.lora_A) for m in modules}) == len({id(m.lora_B) for m in modules}) == 1
+    assert (
+        len(modules) == 18
+        and len({id(m.lora_A) for m in modules}) == len({id(m.lora_B) for m in modules}) == 1
+    )
     assert count(model) == 4 * 48 + 48 * 4 + 18 * 4  # as wide as the widest module
     randomise(model, "lora_B", "lora_u")
     expected = 0.1 * sum(abs(c) for module in modules for c in module.lora_u.tolist())
@@ -127,19 +148,25 @@ def test_s2_lora_shares_both_matrices_and_punishes_its_coefficients(batch):
     torch.testing.assert_close(module(x), module.base(x) + x @ delta.T)
 
 
-@pytest.mark.parametrize("method", [vera(), TiedLoRA(**COMMON, vectors=True), S2LoRA(**COMMON, l1=0)], ids=type)
+@pytest.mark.parametrize(
+    "method", [vera(), TiedLoRA(**COMMON, vectors=True), S2LoRA(**COMMON, l1=0)], ids=type
+)
 def test_the_same_code_measures_them(method, batch):
     model = installed(method, "llama")
     randomise(model, "lora_B", "lora_u", "lora_v")
     explicit = {}
     for site, module in lora_sites(model).items():
         module.register_forward_hook(
-            lambda m, args, h, site=site: explicit.update({site: (h - m.base(args[0]))[batch["attention_mask"] > 0]})
+            lambda m, args, h, site=site: explicit.update(
+                {site: (h - m.base(args[0]))[batch["attention_mask"] > 0]}
+            )
         )
     importance = measure(model, [batch])
     for site, update in explicit.items():
         measured = importance.values[site.module_type][site.layer]
-        assert measured == pytest.approx(float((update**2).sum(-1).mean()), rel=1e-3) and measured > 0
+        assert (
+            measured == pytest.approx(float((update**2).sum(-1).mean()), rel=1e-3) and measured > 0
+        )
 
 
 # AdapterDrop
@@ -150,7 +177,9 @@ def test_adapter_drop_leaves_the_lowest_layers_alone():
     model = installed(method)
     assert {site.layer for site in lora_sites(model)} == {2}
     assert method.result_fields()["lora_parameters"] == 3 * count(model)
-    with pytest.raises(ValueError, match="dropped_layers must be below the model's 3 layers, got 3"):
+    with pytest.raises(
+        ValueError, match="dropped_layers must be below the model's 3 layers, got 3"
+    ):
         installed(AdapterDrop(**COMMON, dropped_layers=3))
 
 
@@ -163,12 +192,24 @@ def test_adapter_drop_leaves_the_lowest_layers_alone():
         (lambda: prilora(ratio=1), r"ratio must lie in \(0, 1\), got 1"),
         (lambda: prilora(interval=0), "interval must be at least 1 step"),
         (lambda: prilora(rank_first=0), "rank must be at least 1, got 0"),
-        (lambda: installed(prilora(rank_last=40)), "rank must lie between 1 and 32 for a 32 x 32 module, got 40"),
-        (lambda: installed(TiedLoRA(**(COMMON | {"rank": 40}), vectors=True)), "rank must lie between 1 and 32"),
-        (lambda: installed(S2LoRA(**(COMMON | {"rank": 40}), l1=0)), "rank must lie between 1 and 32"),
+        (
+            lambda: installed(prilora(rank_last=40)),
+            "rank must lie between 1 and 32 for a 32 x 32 module, got 40",
+        ),
+        (
+            lambda: installed(TiedLoRA(**(COMMON | {"rank": 40}), vectors=True)),
+            "rank must lie between 1 and 32",
+        ),
+        (
+            lambda: installed(S2LoRA(**(COMMON | {"rank": 40}), l1=0)),
+            "rank must lie between 1 and 32",
+        ),
         (lambda: vera(d_initial=0), "d_initial must not be 0"),
         (lambda: LoRA(**(COMMON | {"alpha": 0})), "alpha must be positive, got 0"),
-        (lambda: installed(LoRA(**(COMMON | {"target_modules": []}))), "target_modules: none are named"),
+        (
+            lambda: installed(LoRA(**(COMMON | {"target_modules": []}))),
+            "target_modules: none are named",
+        ),
         (lambda: installed(sparse(sparsity=0.9999999)), "leaves none of"),
     ],
 )

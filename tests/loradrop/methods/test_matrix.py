@@ -1,4 +1,6 @@
-"""Every method of conf/method on every family of backbones: prepare, a few steps, save, load into a fresh model."""
+"""Every method of conf/method on every family of backbones: prepare, a few steps, save, load into a
+fresh model.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ SMALL = {
 }
 REFUSED = {
     ("bitfit", "llama"): "has no biases",
-    ("prefix_tuning", "deberta"): "DebertaV2Model cannot be prefix-tuned: its attention takes no keys and values",
+    (
+        "prefix_tuning",
+        "deberta",
+    ): "DebertaV2Model cannot be prefix-tuned: its attention takes no keys and values",
 }
 STEPS = 6
 
@@ -84,7 +89,9 @@ def train(model, batch, method, steps):
 def make(name, family):
     """(method, frozen model with its adapters), as a run makes them."""
     with initialize_config_dir(CONF, version_base="1.3"):
-        config = compose("run", [f"method={name}", *SMALL.get(name, ()), "paths.models=null", "paths.data=null"])
+        config = compose(
+            "run", [f"method={name}", *SMALL.get(name, ()), "paths.models=null", "paths.data=null"]
+        )
     method, model = instantiate_group("method", config.method), freeze_encoder(tiny_model(family))
     torch.manual_seed(0)
     method.install(model)
@@ -93,7 +100,9 @@ def make(name, family):
 
 def logits(model, batch):
     with torch.no_grad():
-        return model.eval()(**{key: value for key, value in batch.items() if key != "labels"}).logits
+        return model.eval()(
+            **{key: value for key, value in batch.items() if key != "labels"}
+        ).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -118,7 +127,10 @@ def test_a_method_on_a_family(name, family, batch, tmp_path):
         torch.testing.assert_close(logits(model, alone)[0], after[row], rtol=1e-4, atol=1e-5)
 
     # saved, and loaded into a fresh model
-    save_tensors({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, tmp_path / "adapter.safetensors")
+    save_tensors(
+        {n: p.detach() for n, p in model.named_parameters() if p.requires_grad},
+        tmp_path / "adapter.safetensors",
+    )
     report = method.result_fields()
     state = {key: report[key].to_dict() for key in ("importance", "plan") if key in report}
     other, fresh = make(name, family)
@@ -136,11 +148,22 @@ def leaves(cls):
 
 
 def test_the_matrix_has_every_method():
-    """Each class of loradrop/methods has a YAML, from which the matrix takes its methods, and nothing here is of none."""
+    """Each class of loradrop/methods has a YAML, from which the matrix takes its methods, and
+    nothing here is of none.
+    """
     for module in iter_modules(loradrop.methods.__path__):
         import_module(f"loradrop.methods.{module.name}")
-    classes = {f"{cls.__module__}.{cls.__qualname__}" for cls in leaves(Method) if cls.__module__.startswith("loradrop.")}
-    files = [yaml.safe_load((Path(CONF) / "method" / f"{name}.yaml").read_text(encoding="utf-8")) for name in METHODS]
+    classes = {
+        f"{cls.__module__}.{cls.__qualname__}"
+        for cls in leaves(Method)
+        if cls.__module__.startswith("loradrop.")
+    }
+    files = [
+        yaml.safe_load((Path(CONF) / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in METHODS
+    ]
     targets = {settings.get("_target_") for settings in files}  # a variant takes another method's
     assert len(classes) > 10 and classes <= targets
-    assert set(SMALL) <= set(METHODS) and set(REFUSED) <= {(name, family) for name in METHODS for family in FAMILIES}
+    assert set(SMALL) <= set(METHODS) and set(REFUSED) <= {
+        (name, family) for name in METHODS for family in FAMILIES
+    }

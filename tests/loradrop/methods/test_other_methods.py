@@ -1,4 +1,6 @@
-"""Methods beyond LoRA's family: what trains, where the output starts, their mathematics against independent computations."""
+"""Methods beyond LoRA's family: what trains, where the output starts, their mathematics against
+independent computations.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from torch import nn
 from loradrop.backbones import freeze_encoder, head_parameters
 from loradrop.methods.houlsby import AdapterLinear
 
-UNCHANGED = ("bitfit", "last_layers", "houlsby", "adalora")  # methods whose output starts as the backbone's
+UNCHANGED = (
+    "bitfit",
+    "last_layers",
+    "houlsby",
+    "adalora",
+)  # methods whose output starts as the backbone's
 fitting = pytest.mark.parametrize(("name", "family"), FITTING)
 
 
@@ -72,7 +79,10 @@ def test_skeletons_on_the_meta_device_count_the_same(name, family):
         skeleton = freeze_encoder(cls(config))
     make(name).install(skeleton)
     _, model = installed(name, family)
-    counts = [{n: p.numel() for n, p in m.named_parameters() if p.requires_grad} for m in (skeleton, model)]
+    counts = [
+        {n: p.numel() for n, p in m.named_parameters() if p.requires_grad}
+        for m in (skeleton, model)
+    ]
     assert counts[0] == counts[1]
     assert all(parameter.is_meta for parameter in skeleton.parameters() if parameter.requires_grad)
 
@@ -80,7 +90,9 @@ def test_skeletons_on_the_meta_device_count_the_same(name, family):
 @fitting
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
 def test_bf16(name, family, weights, batch):
-    """Autocast of float32 weights, and a backbone of bfloat16 weights: what a method adds stays in float32."""
+    """Autocast of float32 weights, and a backbone of bfloat16 weights: what a method adds stays in
+    float32.
+    """
     model, method = freeze_encoder(tiny_model(family).to(weights)), make(name)
     old = {id(parameter) for parameter in model.parameters()}
     method.install(model)
@@ -109,7 +121,11 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
         ("houlsby", {"bottleneck": 33}, "bottleneck must lie between 1 and 32 .* got 33"),
         ("houlsby", {"activation": "gleu"}, "activation must be one of gelu, relu"),
         ("houlsby", {"init_std": 0.0}, "init_std must be positive"),
-        ("adalora", {"target_rank": 3}, r"target_rank must be at least 1 and below init_rank \(3\), got 3"),
+        (
+            "adalora",
+            {"target_rank": 3},
+            r"target_rank must be at least 1 and below init_rank \(3\), got 3",
+        ),
         ("adalora", {"init_rank": 33}, "init_rank 33 is too large for .* 32 x 32"),
         ("adalora", {"final_ratio": 1.0}, r"final_ratio must lie in \[0, 1\), got 1"),
         ("adalora", {"beta2": 1.0}, r"beta2 must lie in \(0, 1\), got 1"),
@@ -122,7 +138,11 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
             "virtual_tokens is 38, but RobertaForSeq.* takes at most 38 tokens in all",
         ),
         ("prefix_tuning", {"init_std": -1.0}, "init_std must not be negative"),
-        ("houlsby", {"target_modules": ["o_proj"]}, "no linear module's name ends in 'o_proj'.*Linear modules: .*query"),
+        (
+            "houlsby",
+            {"target_modules": ["o_proj"]},
+            "no linear module's name ends in 'o_proj'.*Linear modules: .*query",
+        ),
     ],
 )
 def test_values_out_of_range_are_named(name, changes, message):
@@ -169,5 +189,8 @@ def test_houlsby_equals_its_equation_and_stays_within_two_deviations():
 
 
 def test_houlsby_lists_the_modules_of_a_family_that_it_does_not_know():
-    with pytest.raises(ValueError, match=r"known in Sequential; name the modules \(target_modules\)\. Linear modules: \*"):
+    with pytest.raises(
+        ValueError,
+        match=r"known in Sequential; name the modules \(target_modules\)\. Linear modules: \*",
+    ):
         make("houlsby").install(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))

@@ -14,9 +14,17 @@ from loradrop.methods.prilora import keep_largest, linear_ranks
 
 def test_the_papers_ranks():
     assert linear_ranks(4, 12, 12) == [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
-    assert linear_ranks(12, 4, 12)[0] == 12 and linear_ranks(12, 4, 12)[-1] == 4 and linear_ranks(8, 8, 12) == [8] * 12
+    assert (
+        linear_ranks(12, 4, 12)[0] == 12
+        and linear_ranks(12, 4, 12)[-1] == 4
+        and linear_ranks(8, 8, 12) == [8] * 12
+    )
     model = installed(prilora())
-    assert {site.layer: module.rank for site, module in lora_sites(model).items()} == {0: 2, 1: 4, 2: 6}
+    assert {site.layer: module.rank for site, module in lora_sites(model).items()} == {
+        0: 2,
+        1: 4,
+        2: 6,
+    }
     assert len(lora_sites(model)) == 18
 
 
@@ -46,10 +54,15 @@ def test_prilora_prunes_by_weight_times_the_inputs_moving_norm(batch, matrix, sc
     for x in inputs:
         x = x if matrix == "A" else x @ module.lora_A.T
         rows = [x[i, j] for i in range(4) for j in range(9) if batch["attention_mask"][i, j]]
-        norms.append([math.sqrt(sum(float(row[k]) ** 2 for row in rows)) for k in range(x.shape[-1])])
+        norms.append(
+            [math.sqrt(sum(float(row[k]) ** 2 for row in rows)) for k in range(x.shape[-1])]
+        )
     moving = [0.9 * a + 0.1 * b for a, b in zip(*norms, strict=True)]
     torch.testing.assert_close(method.norms[name], torch.tensor(moving), rtol=1e-4, atol=1e-4)
-    scores = [[abs(float(before[j, k])) * moving[k] for k in range(before.shape[1])] for j in range(before.shape[0])]
+    scores = [
+        [abs(float(before[j, k])) * moving[k] for k in range(before.shape[1])]
+        for j in range(before.shape[0])
+    ]
     if scope == "matrix":
         scores = [[score for row in scores for score in row]]
     for row, values in zip(weight.detach().view(len(scores), -1), scores, strict=True):
@@ -87,12 +100,15 @@ def test_prilora_without_and_with_random_pruning(batch):
         again = prilora(pruning=pruning, interval=1)
         model = installed(again)
         step(again, model, batch, 1)
-        assert all(torch.equal(module.lora_A, first[name]) for name, module in lora_modules(model).items())
+        assert all(
+            torch.equal(module.lora_A, first[name]) for name, module in lora_modules(model).items()
+        )
 
 
 def test_padding_does_not_change_what_is_pruned(batch):
     wider = {
-        key: torch.nn.functional.pad(batch[key], (0, 6), value=v) for key, v in (("input_ids", 1), ("attention_mask", 0))
+        key: torch.nn.functional.pad(batch[key], (0, 6), value=v)
+        for key, v in (("input_ids", 1), ("attention_mask", 0))
     }
     norms = []
     for given in (batch, wider | {"labels": batch["labels"]}):
@@ -126,7 +142,9 @@ def test_relative_positions_are_no_inputs(batch):
     model = installed(method, "deberta").train()
     inputs = {}
     for name, module in lora_modules(model).items():
-        module.register_forward_pre_hook(lambda m, args, name=name: inputs.setdefault(name, []).append(args[0].detach()))
+        module.register_forward_pre_hook(
+            lambda m, args, name=name: inputs.setdefault(name, []).append(args[0].detach())
+        )
     model(**batch)
     for name, (tokens, positions) in inputs.items():
         assert positions.shape[0] == 1

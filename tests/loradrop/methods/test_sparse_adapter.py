@@ -28,7 +28,9 @@ def test_snip_scores_are_the_loss_s_sensitivity_to_the_mask(batch):
                     parameter[index] = mask * value
                     losses.append(2 * float(model(**batch).loss))  # two batches
                     parameter[index] = value
-            assert float(scores[name][index]) == pytest.approx(abs(losses[0] - losses[1]) / (2 * step), rel=1e-4, abs=1e-9)
+            assert float(scores[name][index]) == pytest.approx(
+                abs(losses[0] - losses[1]) / (2 * step), rel=1e-4, abs=1e-9
+            )
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -43,8 +45,12 @@ def test_exactly_the_lowest_scores_are_masked_for_good(batch, sparsity, scope):
     for names in groups:
         kept = torch.cat([scores[name][method.masks[name]] for name in names])
         gone = torch.cat([scores[name][~method.masks[name]] for name in names])
-        assert len(gone) == math.ceil(sparsity * (len(gone) + len(kept))) and gone.max() <= kept.min()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+        assert (
+            len(gone) == math.ceil(sparsity * (len(gone) + len(kept))) and gone.max() <= kept.min()
+        )
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1
+    )
     for _ in range(3):
         optimizer.zero_grad()
         model(**batch).loss.backward()

@@ -1,4 +1,6 @@
-"""Prompt tuning and prefix tuning against PEFT, plain attention and the words themselves; padding changes nothing."""
+"""Prompt tuning and prefix tuning against PEFT, plain attention and the words themselves; padding
+changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,20 @@ from helpers.other_methods import FITTING, VIRTUAL, installed, make
 
 from loradrop.backbones import freeze_encoder
 
-virtual = pytest.mark.parametrize(("name", "family"), [pair for pair in FITTING if pair[0] in VIRTUAL])
+virtual = pytest.mark.parametrize(
+    ("name", "family"), [pair for pair in FITTING if pair[0] in VIRTUAL]
+)
 
 
 def padded(family, batch, side="right"):
     """The batch with the family's padding, and each of its rows alone without padding."""
-    ids = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, FAMILIES[family][1].pad_token_id)
-    rows = [row[: int(length)][None] for row, length in zip(ids, batch["attention_mask"].sum(1), strict=True)]
+    ids = batch["input_ids"].masked_fill(
+        batch["attention_mask"] == 0, FAMILIES[family][1].pad_token_id
+    )
+    rows = [
+        row[: int(length)][None]
+        for row, length in zip(ids, batch["attention_mask"].sum(1), strict=True)
+    ]
     if side == "left":
         turned = zip(ids, rows, strict=True)
         ids = torch.stack([torch.cat([row[kept.shape[1] :], kept[0]]) for row, kept in turned])
@@ -44,7 +53,9 @@ def test_padding_changes_nothing(name, family, implementation, batch):
 
 
 @virtual
-@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # PEFT's own prefix tuning
+@pytest.mark.filterwarnings(
+    "ignore:`past_key_values` is deprecated:FutureWarning"
+)  # PEFT's own prefix tuning
 def test_hidden_states_are_pefts_at_the_same_weights(name, family, batch):
     """PEFT's model of the bare encoder, which pools nothing."""
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -70,17 +81,23 @@ def test_hidden_states_are_pefts_at_the_same_weights(name, family, batch):
 
 
 def test_a_prompt_of_words_reads_like_those_words_and_leaves_token_types_aligned(batch):
-    """The embeddings of five words as the prompt, against the words themselves in front of the text."""
+    """The embeddings of five words as the prompt, against the words themselves in front of the
+    text.
+    """
     _, model = installed("prompt_tuning", "bert")
     words = torch.tensor([7, 8, 9, 10, 11, 12])
     with torch.no_grad():
-        model.bert.prompt_embedding.embedding.weight.copy_(model.bert.embeddings.word_embeddings.weight[words])
+        model.bert.prompt_embedding.embedding.weight.copy_(
+            model.bert.embeddings.word_embeddings.weight[words]
+        )
     inputs, _ = padded("bert", batch)
     types = (torch.arange(9) > 4).long().expand(4, -1)
     plain = tiny_model("bert").bert
     longer = {
         "input_ids": torch.cat([words.expand(4, -1), inputs["input_ids"]], dim=1),
-        "attention_mask": torch.cat([torch.ones(4, 6, dtype=torch.long), inputs["attention_mask"]], dim=1),
+        "attention_mask": torch.cat(
+            [torch.ones(4, 6, dtype=torch.long), inputs["attention_mask"]], dim=1
+        ),
         "token_type_ids": torch.cat([torch.zeros(4, 6, dtype=torch.long), types], dim=1),
     }
     hidden = plain(**longer).last_hidden_state[:, 6:]
@@ -99,13 +116,16 @@ def test_a_prompt_starts_as_words_of_the_vocabulary():
 
 @pytest.mark.parametrize("family", ["roberta", "llama"])
 def test_a_prefix_is_attended_to_as_written(family):
-    """One layer's attention by hand, with the prefix's keys and values in front; in Llama shared by groups of heads."""
+    """One layer's attention by hand, with the prefix's keys and values in front; in Llama shared by
+    groups of heads.
+    """
     _, model = installed("prefix_tuning", family)
     encoder, seen = getattr(model, model.base_model_prefix), {}
     name = "encoder.layer.1.attention.self" if family == "roberta" else "layers.1.self_attn"
     layer = encoder.get_submodule(name)
     layer.register_forward_hook(
-        lambda _, args, kwargs, output: seen.update(kwargs, args=args, out=output[0]), with_kwargs=True
+        lambda _, args, kwargs, output: seen.update(kwargs, args=args, out=output[0]),
+        with_kwargs=True,
     )
     ids = torch.arange(3, 10)[None]
     encoder(input_ids=ids)
@@ -115,10 +135,15 @@ def test_a_prefix_is_attended_to_as_written(family):
     parts = ("query", "key", "value") if family == "roberta" else ("q_proj", "k_proj", "v_proj")
     q, k, v = (layer.get_submodule(part)(x).view(7, -1, size).transpose(0, 1) for part in parts)
     if family == "llama":
-        angles = torch.outer(torch.arange(6, 13).float(), 10_000 ** -(torch.arange(0, size, 2) / size)).repeat(1, 2)
+        angles = torch.outer(
+            torch.arange(6, 13).float(), 10_000 ** -(torch.arange(0, size, 2) / size)
+        ).repeat(1, 2)
 
         def turn(t):
-            return t * angles.cos() + torch.cat([-t[..., size // 2 :], t[..., : size // 2]], dim=-1) * angles.sin()
+            return (
+                t * angles.cos()
+                + torch.cat([-t[..., size // 2 :], t[..., : size // 2]], dim=-1) * angles.sin()
+            )
 
         q, k = turn(q), turn(k)
     prefix = encoder.prefix_encoder.embedding.weight.view(6, 3, 2, groups, size)[:, 1]
@@ -140,7 +165,9 @@ PREFIXED = [family for name, family in FITTING if name == "prefix_tuning"]
 @pytest.mark.parametrize("family", PREFIXED)
 @pytest.mark.parametrize("layer", range(3))
 def test_each_layers_prefix_moves_the_logits(family, layer, batch):
-    """Through the whole model with its head, where an argument of another name would be lost: values and gradients."""
+    """Through the whole model with its head, where an argument of another name would be lost:
+    values and gradients.
+    """
     _, model = installed("prefix_tuning", family)
     weight = getattr(model, model.base_model_prefix).prefix_encoder.embedding.weight
     inputs, _ = padded(family, batch)
@@ -150,21 +177,29 @@ def test_each_layers_prefix_moves_the_logits(family, layer, batch):
     assert gradients.abs().amax(dim=1).min() > 1e-6  # every virtual token's
     with torch.no_grad():
         weight.view(6, 3, -1)[:, layer] *= -2
-    assert ((model(**inputs).logits - usual).abs().amax(dim=1) > 1e-4).all()  # in every row of the batch
+    assert (
+        (model(**inputs).logits - usual).abs().amax(dim=1) > 1e-4
+    ).all()  # in every row of the batch
 
 
 @pytest.mark.parametrize("family", PREFIXED)
 def test_a_prefix_that_is_ignored_is_an_error(family, batch):
-    """As when Transformers renames the argument and takes the old name without a word, or one layer reads no cache."""
+    """As when Transformers renames the argument and takes the old name without a word, or one layer
+    reads no cache.
+    """
     _, model = installed("prefix_tuning", family)
     encoder = getattr(model, model.base_model_prefix)
     lost = ("cache", "past_key_values")
-    layer = encoder.get_submodule("layers.1.self_attn" if family == "llama" else "encoder.layer.1.attention.self")
+    layer = encoder.get_submodule(
+        "layers.1.self_attn" if family == "llama" else "encoder.layer.1.attention.self"
+    )
 
     def dropping(forward):
         @functools.wraps(forward)  # with its signature
         def without_cache(*args, **kwargs):
-            return forward(*args, **{name: value for name, value in kwargs.items() if name not in lost})
+            return forward(
+                *args, **{name: value for name, value in kwargs.items() if name not in lost}
+            )
 
         return without_cache
 
@@ -172,7 +207,10 @@ def test_a_prefix_that_is_ignored_is_an_error(family, batch):
     for module, layers in ((layer, "1"), (encoder, "0, 1, 2")):
         module.forward = dropping(module.forward)
         message = rf"prefix_tuning: {name} left the prefix out in layers \[{layers}\]"
-        if (family, layers) == ("llama", "1"):  # its causal mask, made for all layers, no longer fits this one
+        if (family, layers) == (
+            "llama",
+            "1",
+        ):  # its causal mask, made for all layers, no longer fits this one
             message = "size of tensor a .* must match the size of tensor b"
         with pytest.raises(RuntimeError, match=message):
             model(input_ids=batch["input_ids"][:1])  # with a mask it never fits
@@ -211,11 +249,14 @@ def test_virtual_tokens_count_among_the_positions_of_the_backbone():
     class Task:
         name, generates = "any", False
 
-    backbone = Backbone(name="tiny_roberta", hub_id="loradrop/tiny_roberta", revision=None, dtype="float32")
+    backbone = Backbone(
+        name="tiny_roberta", hub_id="loradrop/tiny_roberta", revision=None, dtype="float32"
+    )
     longest = backbone.config(None).max_position_embeddings - 2
     extra = make("prompt_tuning").extra_tokens
     backbone.check(Task, longest - extra, None, extra)
     with pytest.raises(
-        ValueError, match=f"is {longest} and the method adds 6 tokens, but .* takes at most {longest} tokens"
+        ValueError,
+        match=f"is {longest} and the method adds 6 tokens, but .* takes at most {longest} tokens",
     ):
         backbone.check(Task, longest, None, extra)

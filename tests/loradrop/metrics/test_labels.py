@@ -75,7 +75,9 @@ def test_accuracy_of_three_classes():
 def test_degenerate_vectors_have_a_value_and_no_warning(cls, predictions, references, values):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cls().compute(predictions=predictions, references=references) == pytest.approx(values)
+        assert cls().compute(predictions=predictions, references=references) == pytest.approx(
+            values
+        )
 
 
 def test_a_diverged_regression_is_nan():

@@ -1,4 +1,6 @@
-"""The scores of generated texts against the libraries called directly, sacrebleu's from its command line."""
+"""The scores of generated texts against the libraries called directly, sacrebleu's from its command
+line.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,18 @@ REFERENCES = [
         "The Anchor: a pub.",
     ],
     ["The Mill serves French food near the old bridge."],
-    ["A caf\u00e9 rated 5 out of 5, \u00a320-25, not for children.", "For \u00a320-25, this caf\u00e9 is rated 5 out of 5."],
+    [
+        "A caf\u00e9 rated 5 out of 5, \u00a320-25, not for children.",
+        "For \u00a320-25, this caf\u00e9 is rated 5 out of 5.",
+    ],
     ["Nothing is known of it.", "Nothing."],
     ["It is closed."],
 ]
-PAIRS = [(prediction, text) for prediction, texts in zip(PREDICTIONS, REFERENCES, strict=True) for text in texts]
+PAIRS = [
+    (prediction, text)
+    for prediction, texts in zip(PREDICTIONS, REFERENCES, strict=True)
+    for text in texts
+]
 
 
 def scores(predictions=PREDICTIONS, references=REFERENCES):
@@ -44,17 +53,26 @@ def scores(predictions=PREDICTIONS, references=REFERENCES):
 @pytest.mark.parametrize("most", [1, 3])
 def test_bleu_is_that_of_the_command_line(most, tmp_path):
     references = [[*texts[:most], " "] for texts in REFERENCES]  # blank: does not count
-    texts = [f"over-\nlined {PREDICTIONS[0]}\r\n", f"two\n\nlines\u2028{PREDICTIONS[1]}", *PREDICTIONS[2:]]
+    texts = [
+        f"over-\nlined {PREDICTIONS[0]}\r\n",
+        f"two\n\nlines\u2028{PREDICTIONS[1]}",
+        *PREDICTIONS[2:],
+    ]
     half = {"dev": (texts[:2], references[:2]), "test": (texts[2:], references[2:])}
     command = [*shlex.split(export(half, tmp_path / "a folder")), "-b", "-w", "10"]
-    printed = subprocess.run([sys.executable, "-m", *command], capture_output=True, encoding="utf-8", check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, encoding="utf-8", check=True
+    ).stdout
     assert 10 < float(printed) < 90
     assert 100 * scores(texts, references)["bleu"] == pytest.approx(float(printed), abs=1e-9)
 
 
 def test_rouge_l_is_the_best_of_a_rows_references():
     scorer = RougeScorer(["rougeL"])
-    best = [scorer.score_multi(texts, one)["rougeL"].fmeasure for one, texts in zip(PREDICTIONS, REFERENCES, strict=True)]
+    best = [
+        scorer.score_multi(texts, one)["rougeL"].fmeasure
+        for one, texts in zip(PREDICTIONS, REFERENCES, strict=True)
+    ]
     assert scores()["rouge_l"] == pytest.approx(mean(best))
     single = [scorer.score(text, prediction)["rougeL"].fmeasure for prediction, text in PAIRS]
     assert scores()["rouge_l_single"] == pytest.approx(mean(single))
@@ -63,11 +81,18 @@ def test_rouge_l_is_the_best_of_a_rows_references():
 
 def test_char_bleu4_takes_each_reference_as_a_row_of_its_own():
     smooth = SmoothingFunction().method3
-    values = [sentence_bleu([list(text)], list(prediction), smoothing_function=smooth) for prediction, text in PAIRS]
+    values = [
+        sentence_bleu([list(text)], list(prediction), smoothing_function=smooth)
+        for prediction, text in PAIRS
+    ]
     assert scores()["char_bleu4"] == pytest.approx(mean(values))
     alone = scores([prediction for prediction, _ in PAIRS], [[text] for _, text in PAIRS])
     assert alone["char_bleu4"] == pytest.approx(scores()["char_bleu4"])
-    assert alone["rouge_l"] == pytest.approx(alone["rouge_l_single"]) == pytest.approx(scores()["rouge_l_single"])
+    assert (
+        alone["rouge_l"]
+        == pytest.approx(alone["rouge_l_single"])
+        == pytest.approx(scores()["rouge_l_single"])
+    )
 
 
 def test_a_right_answer_scores_1_and_an_empty_one_0():
@@ -123,12 +148,19 @@ def test_final_answer(text, number):
         reference = [["... #### " + number]]
         assert FinalAnswer().compute(predictions=[text], references=reference) == {"accuracy": 1.0}
     else:
-        assert FinalAnswer().compute(predictions=[text], references=[["#### 0"]]) == {"accuracy": 0.0}
+        assert FinalAnswer().compute(predictions=[text], references=[["#### 0"]]) == {
+            "accuracy": 0.0
+        }
 
 
 def test_accuracy_of_final_answers():
-    predictions, references = ["#### 3", "4.50", "no", "#### 1,000"], [["#### 3"], ["#### 4.5"], ["#### 0"], ["#### 100"]]
-    assert FinalAnswer().compute(predictions=predictions, references=references) == {"accuracy": 0.5}
+    predictions, references = (
+        ["#### 3", "4.50", "no", "#### 1,000"],
+        [["#### 3"], ["#### 4.5"], ["#### 0"], ["#### 100"]],
+    )
+    assert FinalAnswer().compute(predictions=predictions, references=references) == {
+        "accuracy": 0.5
+    }
     with pytest.raises(ValueError, match="reference of row 2 has no number: 'none'"):
         FinalAnswer().compute(predictions=["1", "2"], references=[["1"], ["none"]])
 

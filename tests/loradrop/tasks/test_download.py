@@ -1,4 +1,6 @@
-"""Official files: from a folder, or fetched once, whole and checked; without a network a run says so within seconds."""
+"""Official files: from a folder, or fetched once, whole and checked; without a network a run says
+so within seconds.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ class Server(http.server.ThreadingHTTPServer):
                 self.send_header("Content-Length", str(len(server.text) if found else 0))
                 self.end_headers()
                 if found:
-                    self.wfile.write(server.text[:500] if server.asked <= server.breaks else server.text)
+                    self.wfile.write(
+                        server.text[:500] if server.asked <= server.breaks else server.text
+                    )
 
             def log_message(self, *args):
                 pass
@@ -114,7 +118,10 @@ def test_a_file_is_fetched_once(switch, server, tmp_path):
 
 def test_a_broken_download_leaves_nothing_and_is_tried_again(server, tmp_path):
     server.breaks, target = 1, tmp_path / "cache/file.txt"
-    with pytest.raises(FileNotFoundError, match=r"fetching http.*file.txt failed \(the connection broke after 500 of 10000"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"fetching http.*file.txt failed \(the connection broke after 500 of 10000",
+    ):
         fetch_file(f"{server.url}/file.txt", target, lambda path: None)
     assert list(target.parent.iterdir()) == []
     assert fetch_file(f"{server.url}/file.txt", target, expected).read_bytes() == Server.text
@@ -139,7 +146,12 @@ def test_without_a_network_a_task_says_so(listens, tmp_path, no_hub, monkeypatch
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(FileNotFoundError) as error:
             make(tmp_path / "away", url=f"{url}/data").load(tmp_path)
-    for message in (str(tmp_path / "GSM8K"), f"{url} does not answer", "train.jsonl, test.jsonl", "paths.data"):
+    for message in (
+        str(tmp_path / "GSM8K"),
+        f"{url} does not answer",
+        "train.jsonl, test.jsonl",
+        "paths.data",
+    ):
         assert message in str(error.value)
 
 
@@ -154,7 +166,10 @@ def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cach
     task = make(tmp_path / "away")
     splits = task.load(None)
     folder = cache_folder("gsm8k", task.url)
-    assert folder.parent == cache / "loradrop" and sorted(p.name for p in folder.iterdir()) == ["test.jsonl", "train.jsonl"]
+    assert folder.parent == cache / "loradrop" and sorted(p.name for p in folder.iterdir()) == [
+        "test.jsonl",
+        "train.jsonl",
+    ]
     assert splits.train[:] == {"source": ["1+1?", "2+2?"], "target": ["1+1=2\n#### 2", "#### 4"]}
     assert splits.evaluation["test"][:] == {"source": ["3+4?"], "references": [["#### 7"]]}
     for path in (tmp_path / "away").iterdir():
@@ -165,9 +180,14 @@ def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cach
 def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub):
     entry = "<entry><modifiedtripleset><mtriple>a | B | c</mtriple></modifiedtripleset><lex>one</lex></entry>"
     (tmp_path / "test.xml").write_text(f"<benchmark><entries>{entry}</entries></benchmark>")
-    (tmp_path / "train.json").write_text('[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]')
+    (tmp_path / "train.json").write_text(
+        '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]'
+    )
     config = OmegaConf.load(CONF / "dart.yaml")
-    config.url, config.files = tmp_path.as_uri(), {s: {"name": f, "rows": 1} for s, f in FILES.items()}
+    config.url, config.files = (
+        tmp_path.as_uri(),
+        {s: {"name": f, "rows": 1} for s, f in FILES.items()},
+    )
     splits = instantiate(config).load(None)
     assert splits.train["source"][:] == splits.evaluation["test"]["source"][:] == ["a : b : c"]
 
@@ -177,7 +197,10 @@ def test_without_a_checksum_the_number_of_rows_tells(tmp_path, no_hub):
     with pytest.raises(FileNotFoundError, match="it has 2 rows instead of 3"):
         make(tmp_path / "away", files=files).load(None)
     with pytest.raises(Exception, match=r"train\.jsonl needs sha256 or rows"):
-        make(tmp_path / "away", files={"train": {"name": "train.jsonl", "sha256": None, "rows": None}})
+        make(
+            tmp_path / "away",
+            files={"train": {"name": "train.jsonl", "sha256": None, "rows": None}},
+        )
 
 
 def test_a_local_folder_comes_first_in_either_layout(tmp_path, no_hub):
@@ -188,11 +211,17 @@ def test_a_local_folder_comes_first_in_either_layout(tmp_path, no_hub):
     parquet = tmp_path / "b/gsm8k/main"
     parquet.mkdir(parents=True)
     for split, lines in LINES.items():
-        columns = dict(zip(("question", "answer"), map(list, zip(*lines, strict=True)), strict=True))
+        columns = dict(
+            zip(("question", "answer"), map(list, zip(*lines, strict=True)), strict=True)
+        )
         pq.write_table(pa.table(columns), parquet / f"{split}-00000-of-00001.parquet")
-    assert task.load(tmp_path / "a").fingerprint() == task.load(tmp_path / "b").fingerprint() == want
+    assert (
+        task.load(tmp_path / "a").fingerprint() == task.load(tmp_path / "b").fingerprint() == want
+    )
     (parquet / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"gsm8k has no test split\. It needs the official files"):
+    with pytest.raises(
+        FileNotFoundError, match=r"gsm8k has no test split\. It needs the official files"
+    ):
         task.load(tmp_path / "b")
 
 
@@ -201,7 +230,9 @@ def test_the_hub_comes_before_the_repository(tmp_path, cache, monkeypatch):
     folder = cache / "hub/datasets--openai--gsm8k/snapshots" / task.revision / "main"
     folder.mkdir(parents=True)
     for split, lines in LINES.items():
-        columns = dict(zip(("question", "answer"), map(list, zip(*lines, strict=True)), strict=True))
+        columns = dict(
+            zip(("question", "answer"), map(list, zip(*lines, strict=True)), strict=True)
+        )
         pq.write_table(pa.table(columns), folder / f"{split}-00000-of-00001.parquet")
     monkeypatch.setattr(hub, "hub_available", lambda: pytest.fail("the network was asked for"))
     assert task.load(None).train["source"][:] == ["1+1?", "2+2?"]

@@ -11,9 +11,12 @@ from omegaconf import OmegaConf
 
 CONF = ROOT / "conf/task"
 NAMES = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
-OFFICIAL = dict(zip(NAMES, ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE"], strict=True))
+OFFICIAL = dict(
+    zip(NAMES, ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE"], strict=True)
+)
 
-# texts that a reader with quoting, with missing values, or with a liberal idea of a line end gets wrong
+# texts that a reader with quoting, with missing values, or with a liberal idea of a line end gets
+# wrong
 ODD = ['He said "no', "NA", "a \u2028 b", "a \x0c b \x85 c", "caf\u00e9 \U0001f642", "trailing "]
 
 HEADERS = {
@@ -25,7 +28,11 @@ HEADERS = {
     "qnli": "index question sentence label",
     "rte": "index sentence1 sentence2 label",
 }
-TEXTS = {"mrpc": ["#1 String", "#2 String"], "qqp": ["question1", "question2"], "qnli": ["question", "sentence"]}
+TEXTS = {
+    "mrpc": ["#1 String", "#2 String"],
+    "qqp": ["question1", "question2"],
+    "qnli": ["question", "sentence"],
+}
 TEXTS |= {name: ["sentence"] for name in ("cola", "sst2")}
 LABELS = {"mrpc": "Quality", "stsb": "score", "qqp": "is_duplicate", "mnli": "gold_label"}
 ORDER = {  # of the class ids on the Hub
@@ -52,7 +59,9 @@ def row(name, i, header):
     if name in ("rte", "qnli", "mnli"):
         label = task.labels[int(label)]
     texts = dict(zip(task.columns, (first, second), strict=False))
-    cells = dict.fromkeys(header, "") | dict(zip(TEXTS.get(name, ["sentence1", "sentence2"]), (first, second), strict=False))
+    cells = dict.fromkeys(header, "") | dict(
+        zip(TEXTS.get(name, ["sentence1", "sentence2"]), (first, second), strict=False)
+    )
     cells[LABELS.get(name, "label")] = label
     value = float(label) if name == "stsb" else i % task.num_labels
     return cells, texts | {"label": value}
@@ -111,7 +120,9 @@ def test_three_sources_give_the_same_rows(name, tmp_path):
     for stem, wanted in rows.items():
         part = found[stem.removeprefix("dev_") if name == "mnli" else hub_split(stem)]
         for column in (*task.columns, "label"):
-            assert part[column][:] == [row[column] for row in wanted]  # quarters are exact in single precision
+            assert part[column][:] == [
+                row[column] for row in wanted
+            ]  # quarters are exact in single precision
     for source in ("saved", "flat", "hub"):
         other = task.load(tmp_path / source)
         assert other.fingerprint() == splits.fingerprint()
@@ -134,7 +145,9 @@ def test_mnli_scores_both_parts_together_and_alone():
         "mismatched": (np.array([0, 1]), np.array([1, 1])),
     }
     scores = make("mnli").score(outputs)
-    assert scores == pytest.approx({"accuracy": 4 / 6, "accuracy_matched": 0.75, "accuracy_mismatched": 0.5})
+    assert scores == pytest.approx(
+        {"accuracy": 4 / 6, "accuracy_matched": 0.75, "accuracy_mismatched": 0.5}
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,8 +168,12 @@ def test_the_name_comes_before_the_official_name(tmp_path):
 
 def test_class_ids_of_another_order_are_mapped_by_name(tmp_path):
     other = ClassLabel(names=["not_entailment", "entailment"])
-    features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": other})
-    part = Dataset.from_dict({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, 1]}, features=features)
+    features = Features(
+        {"sentence1": Value("string"), "sentence2": Value("string"), "label": other}
+    )
+    part = Dataset.from_dict(
+        {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, 1]}, features=features
+    )
     DatasetDict({"train": part, "validation": part}).save_to_disk(str(tmp_path / "saved/rte"))
     (tmp_path / "parquet/rte").mkdir(parents=True)
     for split in ("train", "validation"):
@@ -176,10 +193,16 @@ def write_rte(folder, lines, header="index\tsentence1\tsentence2\tlabel\n"):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (b"0\ta\tb\tentailment\n1\ta\tb\n", r"train\.tsv, line 3: 3 fields instead of 4 \(index, sentence1"),
+        (
+            b"0\ta\tb\tentailment\n1\ta\tb\n",
+            r"train\.tsv, line 3: 3 fields instead of 4 \(index, sentence1",
+        ),
         (b"0\ta\tb\n0\ta\tb\tentailment\n1\ta\n", r"line 2: 3 fields .* and lines 4 are like it"),
         (b"0\ta\tb\tentailment\n1\ta\tb\tc\tentailment\n", r"train\.tsv, line 3: 5 fields"),
-        (b"0\ta\tb\tmaybe\n", r"train\.tsv, line 2: label 'maybe' is none of entailment \(0\), not_entailment \(1\)"),
+        (
+            b"0\ta\tb\tmaybe\n",
+            r"train\.tsv, line 2: label 'maybe' is none of entailment \(0\), not_entailment \(1\)",
+        ),
         (b"0\ta\tb\t2\n", r"line 2: label '2'"),
         (b"0\ta\tb\t\n", r"line 2: label ''"),
         (b"0\ta\xff\tb\tentailment\n", r"train\.tsv, line 2: not UTF-8"),
@@ -196,20 +219,26 @@ def test_a_bad_row_is_an_error_with_file_and_line(lines, message, tmp_path):
 def test_line_numbers_without_a_header(tmp_path):
     write_official(tmp_path / "CoLA", "cola")
     (tmp_path / "CoLA/dev.tsv").write_text("x\t1\t\tgood\nx\t7\t*\tbad\n")
-    with pytest.raises(ValueError, match=r"dev\.tsv, line 2: label '7' is none of unacceptable \(0\)"):
+    with pytest.raises(
+        ValueError, match=r"dev\.tsv, line 2: label '7' is none of unacceptable \(0\)"
+    ):
         make("cola").load(tmp_path)
 
 
 def test_empty_lines_at_the_end_and_no_last_line_feed(tmp_path):
     write_rte(tmp_path / "RTE", b"0\ta\tb\tentailment\n\r\n\n")
-    (tmp_path / "RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment")
+    (tmp_path / "RTE/dev.tsv").write_text(
+        "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tnot_entailment"
+    )
     splits = make("rte").load(tmp_path)
     assert (splits.train["label"][:], splits.evaluation["validation"]["label"][:]) == ([0], [1])
 
 
 def test_a_missing_column_names_those_that_are_there(tmp_path):
     write_rte(tmp_path / "RTE", b"0\ta\tb\n", header="index\tsentence1\tlabel\n")
-    with pytest.raises(ValueError, match=r"train\.tsv, line 1: no column 'sentence2'; there are .*'sentence1'"):
+    with pytest.raises(
+        ValueError, match=r"train\.tsv, line 1: no column 'sentence2'; there are .*'sentence1'"
+    ):
         make("rte").load(tmp_path)
 
 
@@ -218,13 +247,17 @@ def test_a_score_must_be_from_0_to_5(score, tmp_path):
     write_official(tmp_path / "STS-B", "stsb")
     with (tmp_path / "STS-B/train.tsv").open("a") as file:
         file.write("\t" * 7 + f"a\tb\t{score}\n")
-    with pytest.raises(ValueError, match=rf"train\.tsv, line 26: score '{score}' is not a number from 0 to 5"):
+    with pytest.raises(
+        ValueError, match=rf"train\.tsv, line 26: score '{score}' is not a number from 0 to 5"
+    ):
         make("stsb").load(tmp_path)
 
 
 def test_missing_files_name_what_is_needed_and_what_is_there(tmp_path):
     write_tsv(tmp_path / "RTE/test.tsv", "rte", 3)
-    with pytest.raises(FileNotFoundError, match=r"RTE has no train split.*train\.tsv, dev\.tsv.*it holds test\.tsv"):
+    with pytest.raises(
+        FileNotFoundError, match=r"RTE has no train split.*train\.tsv, dev\.tsv.*it holds test\.tsv"
+    ):
         make("rte").load(tmp_path)
     write_tsv(tmp_path / "RTE/train.tsv", "rte", 3)
     with pytest.raises(FileNotFoundError, match="RTE has no validation split"):
@@ -235,10 +268,22 @@ def test_missing_files_name_what_is_needed_and_what_is_there(tmp_path):
     ("columns", "message"),
     [
         ({"sentence1": ["a"], "label": [0]}, r"train\.parquet: no column 'sentence2'; there are"),
-        ({"sentence1": ["a"], "sentence2": [3], "label": [0]}, "column 'sentence2' holds int64 instead of text"),
-        ({"sentence1": ["a", "b"], "sentence2": ["c", None], "label": [0, 1]}, "row 2: column 'sentence2' has no"),
-        ({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, -1]}, "row 2: label -1 is none of"),
-        ({"sentence1": ["a"], "sentence2": ["c"], "label": [None]}, "row 1: column 'label' has no value"),
+        (
+            {"sentence1": ["a"], "sentence2": [3], "label": [0]},
+            "column 'sentence2' holds int64 instead of text",
+        ),
+        (
+            {"sentence1": ["a", "b"], "sentence2": ["c", None], "label": [0, 1]},
+            "row 2: column 'sentence2' has no",
+        ),
+        (
+            {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, -1]},
+            "row 2: label -1 is none of",
+        ),
+        (
+            {"sentence1": ["a"], "sentence2": ["c"], "label": [None]},
+            "row 1: column 'label' has no value",
+        ),
     ],
 )
 def test_bad_parquet(columns, message, tmp_path):

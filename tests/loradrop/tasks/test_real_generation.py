@@ -23,7 +23,10 @@ def test_official_e2e():
         pytest.skip("E2E is not in LORADROP_DATA")
     splits = make("e2e", evaluation=["dev", "test"]).load(DATA)
     assert len(splits.train) == 42061 and splits.notes == []
-    sizes = {name: (len(rows), sum(map(len, rows["references"]))) for name, rows in splits.evaluation.items()}
+    sizes = {
+        name: (len(rows), sum(map(len, rows["references"])))
+        for name, rows in splits.evaluation.items()
+    }
     assert sizes == {"dev": (547, 4672), "test": (630, 4693)}
     assert all(source.startswith("name : ") for source in splits.train["source"])
     assert e2e.linearise("name[X], eatType[pub]") == "name : X | Type : pub"
@@ -34,8 +37,13 @@ def test_official_dart():
     if not (DATA / "DART").is_dir():
         pytest.skip("DART is not in LORADROP_DATA")
     task = make("dart")
-    entries = {split: task.read(DATA / "DART" / task.files[split].name, training=False) for split in ("dev", "test")}
-    sizes = {split: (len(some), sum(len(texts) for _, texts in some)) for split, some in entries.items()}
+    entries = {
+        split: task.read(DATA / "DART" / task.files[split].name, training=False)
+        for split in ("dev", "test")
+    }
+    sizes = {
+        split: (len(some), sum(len(texts) for _, texts in some)) for split, some in entries.items()
+    }
     assert sizes == {"dev": (2768, 6980), "test": (5097, 12552)}
     assert sum(not text.strip() for _, texts in entries["test"] for text in texts) == 1
     assert dart.linearise([["x", "IS_A", "y"]]) == "x : is_a : y"

@@ -11,8 +11,15 @@ from omegaconf import OmegaConf
 
 CONF = ROOT / "conf/task"
 
-# rows of the whole official files, and of their evaluation sets; QNLI, QQP and MNLI may be cut to fewer
-ROWS = {"cola": (8551, 1043), "sst2": (67349, 872), "rte": (2490, 277), "mrpc": (3668, 408), "stsb": (5749, 1500)}
+# rows of the whole official files, and of their evaluation sets; QNLI, QQP and MNLI may be cut to
+# fewer
+ROWS = {
+    "cola": (8551, 1043),
+    "sst2": (67349, 872),
+    "rte": (2490, 277),
+    "mrpc": (3668, 408),
+    "stsb": (5749, 1500),
+}
 AT_MOST = {"qnli": (104743, 5463), "qqp": (363846, 40430), "mnli": (392702, 9815 + 9832)}
 
 
@@ -46,7 +53,9 @@ def test_official_files(name):
         files["dev" if part == "validation" else f"dev_{part}"] = rows
     for stem, rows in files.items():
         want = plain(folder / f"{stem}.tsv", task.tsv_header)
-        names = {column: task.tsv_columns.get(column, column) for column in (*task.columns, "label")}
+        names = {
+            column: task.tsv_columns.get(column, column) for column in (*task.columns, "label")
+        }
         for column in task.columns:
             assert rows[column][:] == [row[names[column]] for row in want]
         if task.is_regression:

@@ -52,7 +52,11 @@ def tokenizer():
 def test_e2e_groups_the_references_of_a_meaning_for_evaluation(tmp_path):
     splits = make("e2e").load(write(tmp_path / "E2E", E2E))
     assert splits.train[:] == {
-        "source": ["name : A, B | Type : pub", "name : C | family friendly : yes", "name : A, B | Type : pub"],
+        "source": [
+            "name : A, B | Type : pub",
+            "name : C | family friendly : yes",
+            "name : A, B | Type : pub",
+        ],
         "target": ["a pub", 'for "all", C ', "A B is a pub"],
     }
     assert splits.evaluation["test"][:] == {
@@ -63,7 +67,10 @@ def test_e2e_groups_the_references_of_a_meaning_for_evaluation(tmp_path):
 
 def test_dart_reads_json_and_xml(tmp_path):
     entries = [
-        {"tripleset": [["a b", "IS_IN", "C"], ["C", "X", "1"]], "annotations": [{"text": "one"}, {"text": "two"}]},
+        {
+            "tripleset": [["a b", "IS_IN", "C"], ["C", "X", "1"]],
+            "annotations": [{"text": "one"}, {"text": "two"}],
+        },
         {"tripleset": [["d", "E", "f"]], "annotations": [{"text": " "}, {"text": "three"}]},
         {"tripleset": [["g", "H", "i"]], "annotations": []},
     ]
@@ -81,7 +88,10 @@ def test_dart_reads_json_and_xml(tmp_path):
     assert splits.notes == ["dart: 2 empty targets of dart-v1.1.1-full-train.json left out"]
     assert splits.evaluation["test"][:] == {
         "source": [" a  : b : c & d", "a : b : c | c : d : e: f"],
-        "references": [["one", ""], ["two"]],  # as the file has them; the metric leaves blank ones out
+        "references": [
+            ["one", ""],
+            ["two"],
+        ],  # as the file has them; the metric leaves blank ones out
     }
 
 
@@ -90,9 +100,13 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
     files = {
         "dialogsum.train.jsonl": json.dumps(row | {"summary": "one", "topic": "t"}) + "\n\n",
         "dialogsum.dev.jsonl": json.dumps(row | {"summary": "dev"}),
-        "dialogsum.test.jsonl": json.dumps(row | {f"summary{i}": f"s{i}" for i in (1, 2, 3)} | {"topic1": "t"}),
+        "dialogsum.test.jsonl": json.dumps(
+            row | {f"summary{i}": f"s{i}" for i in (1, 2, 3)} | {"topic1": "t"}
+        ),
     }
-    splits = make("dialogsum", evaluation=["dev", "test"]).load(write(tmp_path / "DialogSum", files))
+    splits = make("dialogsum", evaluation=["dev", "test"]).load(
+        write(tmp_path / "DialogSum", files)
+    )
     assert splits.train[:] == {"source": [DIALOGUE], "target": ["one"]}
     assert {name: rows["references"][:] for name, rows in splits.evaluation.items()} == {
         "dev": [["dev"]],
@@ -104,8 +118,18 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
     ("name", "file", "text", "message"),
     [
         ("e2e", "trainset.csv", "mr,text\n", "trainset.csv, line 1: the columns are"),
-        ("e2e", "trainset.csv", 'mr,ref\n"name[a]",b\n"name[a",b\n', "trainset.csv, line 3: 'name.a' is not of the form"),
-        ("e2e", "trainset.csv", "mr,ref\nname[a],b,c\n", "trainset.csv, line 2: 3 fields instead of 2"),
+        (
+            "e2e",
+            "trainset.csv",
+            'mr,ref\n"name[a]",b\n"name[a",b\n',
+            "trainset.csv, line 3: 'name.a' is not of the form",
+        ),
+        (
+            "e2e",
+            "trainset.csv",
+            "mr,ref\nname[a],b,c\n",
+            "trainset.csv, line 2: 3 fields instead of 2",
+        ),
         ("e2e", "trainset.csv", "mr,ref\n", "trainset.csv has no rows"),
         (
             "e2e",
@@ -120,8 +144,18 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             '[{"tripleset": [["a", "b"]], "annotations": []}]',
             "entry 1: .* is no triple",
         ),
-        ("dart", "dart-v1.1.1-full-train.json", '[{"annotations": []}]', "entry 1: it needs tripleset"),
-        ("dart", "dart-v1.1.1-full-train.json", '{"tripleset": []}', "full-train.json: it is no list of entries"),
+        (
+            "dart",
+            "dart-v1.1.1-full-train.json",
+            '[{"annotations": []}]',
+            "entry 1: it needs tripleset",
+        ),
+        (
+            "dart",
+            "dart-v1.1.1-full-train.json",
+            '{"tripleset": []}',
+            "full-train.json: it is no list of entries",
+        ),
         (
             "dart",
             "dart-v1.1.1-full-train.json",
@@ -134,8 +168,18 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             '{"dialogue": "a", "summary1": "b", "summary2": null}',
             "train.jsonl, entry 1: None is no text",
         ),
-        ("gsm8k", "train.jsonl", '{"question": "a", "answer": "many"}', "entry 1: the answer has no number: 'many'"),
-        ("dialogsum", "dialogsum.train.jsonl", '{"dialogue": "a"}', "entry 1: no text 'summary' or"),
+        (
+            "gsm8k",
+            "train.jsonl",
+            '{"question": "a", "answer": "many"}',
+            "entry 1: the answer has no number: 'many'",
+        ),
+        (
+            "dialogsum",
+            "dialogsum.train.jsonl",
+            '{"dialogue": "a"}',
+            "entry 1: no text 'summary' or",
+        ),
         ("dialogsum", "dialogsum.train.jsonl", '{"summary": "a"}', "line 1: no text 'dialogue'"),
         ("dialogsum", "dialogsum.train.jsonl", "\n{", "line 2: no JSON"),
         ("gsm8k", "train.jsonl", '{"question": "a", "answer": 3}', "line 1: no text 'answer'"),
@@ -144,7 +188,10 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
 def test_a_broken_file_is_an_error_that_says_where(name, file, text, message, tmp_path):
     task = make(name)
     names = [task.files[split].name for split in ("train", "test")]
-    folder = write(tmp_path / task.official, dict.fromkeys(names, "") | (E2E if name == "e2e" else {}) | {file: text})
+    folder = write(
+        tmp_path / task.official,
+        dict.fromkeys(names, "") | (E2E if name == "e2e" else {}) | {file: text},
+    )
     with pytest.raises(ValueError, match=message):
         task.load(folder)
 
@@ -167,14 +214,25 @@ def test_every_task_has_its_score(name):
     task.check_metric()
     assert task.generates
     texts = ["so there are 12 of them, all in all", "and here are 5"]
-    assert task.score_texts([task.decode(f" {text}\n") for text in texts], [[text] for text in texts])[task.primary] == 1
+    assert (
+        task.score_texts([task.decode(f" {text}\n") for text in texts], [[text] for text in texts])[
+            task.primary
+        ]
+        == 1
+    )
     wrong = make(name, primary="matthews_correlation")
-    with pytest.raises(ValueError, match=r"task\.primary: loradrop\.metrics\.text.* gives .*, not 'matthews_correlation'"):
+    with pytest.raises(
+        ValueError,
+        match=r"task\.primary: loradrop\.metrics\.text.* gives .*, not 'matthews_correlation'",
+    ):
         wrong.check_metric()
 
 
 def test_several_splits_are_scored_together_and_alone():
-    outputs = {"dev": (["a b c d e"], [["a b c d e"]]), "test": (["v w x y z"], [["a b c d e", "k"]])}
+    outputs = {
+        "dev": (["a b c d e"], [["a b c d e"]]),
+        "test": (["v w x y z"], [["a b c d e", "k"]]),
+    }
     scores = make("e2e").score(outputs)
     assert (scores["rouge_l"], scores["rouge_l_dev"], scores["rouge_l_test"]) == (0.5, 1.0, 0.0)
 
@@ -192,7 +250,9 @@ def test_gsm8k_keeps_the_whole_solution_and_scores_its_final_answer():
     task = make("gsm8k")
     texts = [task.decode(text) for text in (" 3*4=12\n#### 12\n", "it is $1,200.50.", "?")]
     assert texts == ["3*4=12\n#### 12", "it is $1,200.50.", "?"]
-    assert task.score_texts(texts, [["#### 12"], ["1200.5"], ["#### 1"]]) == {"accuracy": pytest.approx(2 / 3)}
+    assert task.score_texts(texts, [["#### 12"], ["1200.5"], ["#### 1"]]) == {
+        "accuracy": pytest.approx(2 / 3)
+    }
 
 
 # token ids
@@ -217,8 +277,12 @@ def test_the_prompt_has_the_same_ids_in_training_and_evaluation(tokenizer):
     trained = task.encode(rows((sources[0], "a box."), (sources[1], " the dog.")), tokenizer, 100)
     asked = task.encode(prompts(*sources), tokenizer, 100)
     assert set(asked) == {"input_ids", "truncated"} and set(trained) == {*asked, "labels"}
-    for ids, labels, prompt, text in zip(trained["input_ids"], trained["labels"], asked["input_ids"], sources, strict=True):
-        assert ids[: len(prompt)] == prompt and labels == [IGNORED] * len(prompt) + ids[len(prompt) :]
+    for ids, labels, prompt, text in zip(
+        trained["input_ids"], trained["labels"], asked["input_ids"], sources, strict=True
+    ):
+        assert (
+            ids[: len(prompt)] == prompt and labels == [IGNORED] * len(prompt) + ids[len(prompt) :]
+        )
         assert prompt[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
         assert decoded(tokenizer, prompt[1:]) == task.prompt(text)
     assert tokenizer.decode(trained["input_ids"][1][len(asked["input_ids"][1]) : -1]) == " the dog."
@@ -227,11 +291,16 @@ def test_the_prompt_has_the_same_ids_in_training_and_evaluation(tokenizer):
 
 def test_a_long_source_loses_its_end_and_nothing_else_is_cut(tokenizer):
     task = make("mini_summary", template="say it.\n{source}\nin short:", max_new_tokens=5)
-    words = [f"the {word} slept." for word in ("king", "dog", "cat", "nun", "queen", "fox", "baker")]
+    words = [
+        f"the {word} slept." for word in ("king", "dog", "cat", "nun", "queen", "fox", "baker")
+    ]
     source = " ".join(words)
     whole = task.encode(rows((source, "they slept.")), tokenizer, 200)
     length = len(whole["input_ids"][0])
-    assert whole["truncated"] == [0] and task.encode(rows((source, "they slept.")), tokenizer, length) == whole
+    assert (
+        whole["truncated"] == [0]
+        and task.encode(rows((source, "they slept.")), tokenizer, length) == whole
+    )
     target = [label for label in whole["labels"][0] if label != IGNORED]
     for shorter in (length - 1, length - 9, length - 20):
         cut = task.encode(rows((source, "they slept.")), tokenizer, shorter)
@@ -242,14 +311,20 @@ def test_a_long_source_loses_its_end_and_nothing_else_is_cut(tokenizer):
         assert text.startswith("say it.\n") and text.endswith("\nin short:")
         assert source.startswith(text.removeprefix("say it.\n").removesuffix("\nin short:"))
     asked = task.encode(prompts(source, "a"), tokenizer, 30)
-    assert [len(ids) <= 25 for ids in asked["input_ids"]] == [True, True] and asked["truncated"] == [1, 0]
+    assert [len(ids) <= 25 for ids in asked["input_ids"]] == [True, True] and asked[
+        "truncated"
+    ] == [1, 0]
 
 
 def test_what_cannot_be_cut_is_an_error(tokenizer):
     task = make("mini_summary", max_new_tokens=10)
-    with pytest.raises(ValueError, match=r"max_length is 20, too short for a target of 41 tokens .* begins 'a a a"):
+    with pytest.raises(
+        ValueError, match=r"max_length is 20, too short for a target of 41 tokens .* begins 'a a a"
+    ):
         task.encode(rows(("b", "c"), ("b", " ".join(["a"] * 40))), tokenizer, 20)
-    with pytest.raises(ValueError, match="max_length is 12: too short for the template of mini_summary and task"):
+    with pytest.raises(
+        ValueError, match="max_length is 12: too short for the template of mini_summary and task"
+    ):
         task.encode(prompts("b"), tokenizer, 12)
 
 
@@ -274,7 +349,11 @@ def test_how_many_sources_were_cut_is_noted():
 
 
 def test_what_token_ids_depend_on():
-    assert make("e2e").encoding != make("e2e", template="{source}").encoding != make("e2e", max_new_tokens=7).encoding
+    assert (
+        make("e2e").encoding
+        != make("e2e", template="{source}").encoding
+        != make("e2e", max_new_tokens=7).encoding
+    )
 
 
 def test_cached_token_ids_end_with_the_tokenizer_s_own_end_of_text(tmp_path):
@@ -283,4 +362,6 @@ def test_cached_token_ids_end_with_the_tokenizer_s_own_end_of_text(tmp_path):
     for end in (tokenizer.eos_token, tokenizer.pad_token):
         tokenizer.eos_token = end
         data = TaskData(task, task.load(None), tokenizer, 100, 2, seeds=Seeds(0), cache=tmp_path)
-        assert {ids[-1] for ids in data.train["input_ids"]} == {tokenizer.convert_tokens_to_ids(end)}
+        assert {ids[-1] for ids in data.train["input_ids"]} == {
+            tokenizer.convert_tokens_to_ids(end)
+        }

@@ -55,7 +55,13 @@ class Toy(LabelTask):
 
 
 def toy(labels, values):
-    task = Toy(name="toy", columns=["text"], labels=labels, metric="loradrop.metrics.labels.Accuracy", primary="accuracy")
+    task = Toy(
+        name="toy",
+        columns=["text"],
+        labels=labels,
+        metric="loradrop.metrics.labels.Accuracy",
+        primary="accuracy",
+    )
     rows = Dataset.from_dict({"text": [" ".join(["a"] * n) for n in (1, 9, 4)], "label": values})
     return task, Splits(rows, {"validation": rows})
 
@@ -69,7 +75,9 @@ def test_batches_are_padded_to_their_longest_row(tmp_path):
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 8)
     assert batch["attention_mask"].sum(1).tolist() == sorted(data.lengths, reverse=True)
     assert batch["labels"].dtype == torch.int64
-    regression = TaskData(*toy(None, [0.5, 1.0, 5.0]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
+    regression = TaskData(
+        *toy(None, [0.5, 1.0, 5.0]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path
+    )
     assert next(iter(regression.train_loader()))["labels"].dtype == torch.float32
     assert isinstance(regression.collate, Collator)
 
@@ -79,15 +87,23 @@ def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path
     calls = []
     original = LabelTask.encode
     monkeypatch.setattr(LabelTask, "encode", lambda *a, **k: calls.append(1) or original(*a, **k))
-    first = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
+    first = TaskData(
+        *toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path
+    )
     made = len(calls)
-    again = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(1), cache=tmp_path)
+    again = TaskData(
+        *toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(1), cache=tmp_path
+    )
     assert len(calls) == made > 0 and again.train["input_ids"][:] == first.train["input_ids"][:]
-    other = TaskData(*toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)  # other labels
+    other = TaskData(
+        *toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path
+    )  # other labels
     assert other.train["label"][:] == [1, 1, 1] and len(calls) > made
     with pytest.raises(ValueError, match=r"recipe\.max_length must be at least 3 for toy, got 2"):
         TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 2, 2, seeds=Seeds(0))
-    shorter = TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 5, 2, seeds=Seeds(0), cache=tmp_path)
+    shorter = TaskData(
+        *toy(("no", "yes"), [0, 1, 1]), tokenizer, 5, 2, seeds=Seeds(0), cache=tmp_path
+    )
     assert max(shorter.lengths) == 5
 
 
@@ -97,7 +113,9 @@ def test_damaged_token_ids_are_named(content, tmp_path):
     TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
     (path,) = tmp_path.glob("*/train.arrow")
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train\.arrow is damaged \(.*\); delete it and run again"):
+    with pytest.raises(
+        ValueError, match=r"train\.arrow is damaged \(.*\); delete it and run again"
+    ):
         TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path)
 
 
@@ -107,11 +125,21 @@ def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
     ids = []
     for columns in (["a", "b"], ["b", "a"]):
         task = Toy(
-            name="toy", columns=columns, labels=["x", "y"], metric="loradrop.metrics.labels.Accuracy", primary="accuracy"
+            name="toy",
+            columns=columns,
+            labels=["x", "y"],
+            metric="loradrop.metrics.labels.Accuracy",
+            primary="accuracy",
         )
-        ids += TaskData(task, Splits(rows, {"validation": rows}), tokenizer, 30, 2, seeds=Seeds(0), cache=tmp_path).train[
-            "input_ids"
-        ][:]
+        ids += TaskData(
+            task,
+            Splits(rows, {"validation": rows}),
+            tokenizer,
+            30,
+            2,
+            seeds=Seeds(0),
+            cache=tmp_path,
+        ).train["input_ids"][:]
     assert ids[0] != ids[1] and sorted(ids[0]) == sorted(ids[1])
 
 

@@ -1,4 +1,6 @@
-"""Runs that generate text, on a Llama of a few thousand parameters: padding, scores, plans, what is refused."""
+"""Runs that generate text, on a Llama of a few thousand parameters: padding, scores, plans, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
         assert set(result.plan.kept) == {"q_proj", "v_proj"}
     again, recorded = scores(id, str(tmp_path))
     assert again == {key: recorded[key] for key in again} and "bleu" in again
-    lines = [json.loads(line) for line in (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()
+    ]
     assert len(lines) == 12
 
     # each prompt alone, unpadded, by the restored model: the same texts in the same order
@@ -41,18 +46,24 @@ def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
     data = RunComponents(check(config)).data
     assert [line["source"] for line in lines] == data.splits.evaluation["validation"]["source"][:]
     for line, ids in zip(lines, data.evaluation["validation"]["input_ids"], strict=True):
-        text = tokenizer.decode(greedy(model, ids, tokenizer.eos_token_id), skip_special_tokens=True)
+        text = tokenizer.decode(
+            greedy(model, ids, tokenizer.eos_token_id), skip_special_tokens=True
+        )
         assert data.task.decode(text) == line["prediction"]
 
 
 def greedy(model, ids, eos, size=0, most=6):
-    """The likeliest token at every step that ends no n-gram of this size that has been generated before."""
+    """The likeliest token at every step that ends no n-gram of this size that has been generated
+    before.
+    """
     made = []
     while len(made) < most and made[-1:] != [eos]:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids + made])).logits[0, -1]
         grams = [made[i : i + size] for i in range(len(made) - size + 1)] if size else []
-        logits[[gram[-1] for gram in grams if gram[:-1] == made[len(made) - size + 1 :]]] = -torch.inf
+        logits[
+            [gram[-1] for gram in grams if gram[:-1] == made[len(made) - size + 1 :]]
+        ] = -torch.inf
         made.append(int(logits.argmax()))
     return made
 
@@ -70,10 +81,15 @@ def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
     lines = (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()
     texts = [data.task.decode(tokenizer.decode(ids, skip_special_tokens=True)) for ids in made]
     assert [json.loads(line)["prediction"] for line in lines] == texts
-    assert made != [greedy(model, ids, eos, most=24) for ids in prompts]  # there was something to forbid
+    assert made != [
+        greedy(model, ids, eos, most=24) for ids in prompts
+    ]  # there was something to forbid
     cut = sum(ids[-1] != eos for ids in made)
     assert cut > 0
-    assert f"mini_summary: {cut} of 12 texts for validation were cut off at task.max_new_tokens" in result.notes
+    assert (
+        f"mini_summary: {cut} of 12 texts for validation were cut off at task.max_new_tokens"
+        in result.notes
+    )
 
 
 def test_a_text_may_copy_its_prompt():
@@ -83,11 +99,17 @@ def test_a_text_may_copy_its_prompt():
 
 
 def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
-    overrides = ["decoding.num_beams=4", "decoding.no_repeat_ngram_size=2", "decoding.length_penalty=0.0"]
+    overrides = [
+        "decoding.num_beams=4",
+        "decoding.no_repeat_ngram_size=2",
+        "decoding.length_penalty=0.0",
+    ]
     components = RunComponents(check(composed(models, tmp_path, "method=lora", *overrides)))
     model, eos, made = components.model.eval(), components.tokenizer.eos_token_id, []
     generate = model.generate
-    monkeypatch.setattr(type(model), "generate", lambda self, **given: made.append(generate(**given)) or made[-1])
+    monkeypatch.setattr(
+        type(model), "generate", lambda self, **given: made.append(generate(**given)) or made[-1]
+    )
     settings = {"tokenizer": components.tokenizer, "decoding": components.decoding}
     module = GenerationModule(model, components.data, components.recipe, None, **settings)
     batch = next(iter(components.data.evaluation_loaders()[0]))
@@ -99,19 +121,25 @@ def test_beams_find_likelier_texts(models, tmp_path, monkeypatch):
         return float(logits.log_softmax(-1).gather(1, torch.tensor(text)[:, None]).sum())
 
     gained = []
-    for ids, mask, sequence in zip(batch["input_ids"], batch["attention_mask"], made[0], strict=True):
+    for ids, mask, sequence in zip(
+        batch["input_ids"], batch["attention_mask"], made[0], strict=True
+    ):
         prompt, text = ids[mask.bool()].tolist(), sequence[len(ids) :].tolist()
         text = text[: text.index(eos) + 1] if eos in text else text
         pairs = list(pairwise(text))
         assert len(set(pairs)) == len(pairs)
-        gained.append(likelihood(prompt, text) - likelihood(prompt, greedy(model, prompt, eos, size=2)))
+        gained.append(
+            likelihood(prompt, text) - likelihood(prompt, greedy(model, prompt, eos, size=2))
+        )
     assert min(gained) > -1e-4 and max(gained) > 0.01
 
 
 def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tmp_path):
     data = RunComponents(check(composed(models, tmp_path, "method=lora"))).data
     batch = next(iter(data.train_loader()))
-    for ids, mask, labels in zip(*(batch[key] for key in ("input_ids", "attention_mask", "labels")), strict=True):
+    for ids, mask, labels in zip(
+        *(batch[key] for key in ("input_ids", "attention_mask", "labels")), strict=True
+    ):
         real = int(mask.sum())
         assert mask[:real].all() and not mask[real:].any() and (labels[real:] == -100).all()
         learned = (labels != -100).nonzero().flatten()
@@ -126,7 +154,9 @@ def test_prompts_are_padded_on_the_left_and_targets_alone_are_learned(models, tm
 def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "time", Clock)
     step = module.RunModule.training_step
-    monkeypatch.setattr(module.RunModule, "training_step", lambda self, *given: Clock.tick() or step(self, *given))
+    monkeypatch.setattr(
+        module.RunModule, "training_step", lambda self, *given: Clock.tick() or step(self, *given)
+    )
     results = []
     for each in ("true", "false"):
         config = composed(models, tmp_path, "method=lora", f"decoding.every_epoch={each}")
@@ -134,7 +164,9 @@ def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsy
     (_, last), (alone,) = (result.metrics.epochs for result in results)
     assert alone == last and alone.epoch == 2  # its training loss is that of the last epoch, too
     assert results[1].metrics.best == last
-    assert results[0].tokens_per_second == results[1].tokens_per_second  # 12 steps each, one a second
+    assert (
+        results[0].tokens_per_second == results[1].tokens_per_second
+    )  # 12 steps each, one a second
     printing.summary(results[1], str(tmp_path))
     assert "(epoch 2 of 2)" in capsys.readouterr().out
 
@@ -156,18 +188,29 @@ class Clock:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["method=linear_probe"], "method linear_probe has nothing to train: task mini_summary has no new head"),
+        (
+            ["method=linear_probe"],
+            "method linear_probe has nothing to train: task mini_summary has no new head",
+        ),
         (["method=lora", "decoding.num_beams=0"], "decoding.num_beams must be at least 1, got 0"),
         (["method=lora", "recipe.max_length=40"], "recipe.max_length is 40"),
         (["method=lora", "recipe.max_length=600"], "takes at most 512 tokens"),
-        (["method=prompt_tuning", "recipe.max_length=480"], "is for tasks with labels; LlamaForCausalLM generates text"),
-        (["method=lora", "task=mini_sentiment", "decoding=greedy"], "generates nothing: leave decoding out"),
+        (
+            ["method=prompt_tuning", "recipe.max_length=480"],
+            "is for tasks with labels; LlamaForCausalLM generates text",
+        ),
+        (
+            ["method=lora", "task=mini_sentiment", "decoding=greedy"],
+            "generates nothing: leave decoding out",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(models, tmp_path, overrides, message):
     if "task=mini_sentiment" in overrides:
         with initialize_config_dir(CONF, version_base="1.3"):
-            config = compose("run", [*overrides, "decoding.batch_size=4", f"paths.outputs={tmp_path}"])
+            config = compose(
+                "run", [*overrides, "decoding.batch_size=4", f"paths.outputs={tmp_path}"]
+            )
     else:
         config = composed(models, tmp_path, *overrides)
     with pytest.raises(UserError) as caught:
@@ -179,5 +222,7 @@ def test_what_makes_no_sense_is_refused(models, tmp_path, overrides, message):
 def test_an_encoder_does_not_generate(tmp_path):
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("run", ["task=mini_summary", "method=lora", f"paths.outputs={tmp_path}"])
-    with pytest.raises(UserError, match=r"backbone tiny_roberta \(roberta\) does not generate text"):
+    with pytest.raises(
+        UserError, match=r"backbone tiny_roberta \(roberta\) does not generate text"
+    ):
         run(config)

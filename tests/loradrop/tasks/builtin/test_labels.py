@@ -39,17 +39,26 @@ def tokenizer():
 
 
 def noun(word: str, category: str) -> Word:
-    return next(Word(s, i) for s in NOUN_SETS[category] for i, forms in enumerate(s.words) if forms[0] == word)
+    return next(
+        Word(s, i)
+        for s in NOUN_SETS[category]
+        for i, forms in enumerate(s.words)
+        if forms[0] == word
+    )
 
 
 def verb(word: str) -> Word:
-    return next(Word(s, i) for s in TRANSITIVE_SETS for i, forms in enumerate(s.words) if forms[0] == word)
+    return next(
+        Word(s, i) for s in TRANSITIVE_SETS for i, forms in enumerate(s.words) if forms[0] == word
+    )
 
 
 @pytest.fixture
 def clause() -> Clause:
     kings = Phrase("the", noun("king", "man"), plural=True)
-    return Clause(kings, verb("praise"), Phrase("a", noun("nun", "woman"), plural=False), tense="present")
+    return Clause(
+        kings, verb("praise"), Phrase("a", noun("nun", "woman"), plural=False), tense="present"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +94,8 @@ def test_no_text_of_validation_occurs_in_train(name):
     task = make(name)
     splits = task.load(None)
     texts = [
-        {row[column] for row in rows for column in task.columns} for rows in (splits.train, splits.evaluation[VALIDATION])
+        {row[column] for row in rows for column in task.columns}
+        for rows in (splits.train, splits.evaluation[VALIDATION])
     ]
     assert not texts[0] & texts[1]
 
@@ -93,7 +103,10 @@ def test_no_text_of_validation_occurs_in_train(name):
 def test_half_of_the_polarity_words_are_new_in_validation():
     known, every = (
         {critic.word(ADJECTIVES[1]) for _ in range(3000)}
-        for critic in (ReviewGenerator(random.Random(0), 0.3, common_only=True), ReviewGenerator(random.Random(0), 0.3))
+        for critic in (
+            ReviewGenerator(random.Random(0), 0.3, common_only=True),
+            ReviewGenerator(random.Random(0), 0.3),
+        )
     )
     assert known < every
     assert len(known) < 0.65 * len(every)
@@ -144,13 +157,18 @@ def test_tokenizer_joins_pairs_as_roberta_does(tokenizer):
     padded = tokenizer(["a king.", "a"], padding=True)
     assert padded["input_ids"][1][-1] == tokenizer.pad_token_id == 1
     assert padded["attention_mask"][1][-1] == 0
-    assert tokenizer("a king " * 100, truncation=True, max_length=16)["input_ids"][-1] == tokenizer.eos_token_id
+    assert (
+        tokenizer("a king " * 100, truncation=True, max_length=16)["input_ids"][-1]
+        == tokenizer.eos_token_id
+    )
 
 
 def test_model_is_small_and_a_classifier_takes_over_its_encoder():
     assert sum(file.stat().st_size for file in MODEL.iterdir()) <= 8e6
     pretrained = AutoModelForMaskedLM.from_pretrained(MODEL, dtype=torch.float32)
-    classifier = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.float32, num_labels=3)
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        MODEL, dtype=torch.float32, num_labels=3
+    )
     assert pretrained.config.num_hidden_layers == 12
     for name, weight in classifier.roberta.state_dict().items():
         assert torch.equal(weight, pretrained.roberta.state_dict()[name])

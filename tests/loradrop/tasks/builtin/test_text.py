@@ -1,4 +1,6 @@
-"""The built-in generation tasks: no leak, right answers score 1, and copying the input does not pay."""
+"""The built-in generation tasks: no leak, right answers score 1, and copying the input does not
+pay.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,21 @@ def test_built_in_rows(name, tokenizer):
     splits = task.load(None)
     train, validation = splits.train, splits.evaluation["validation"]
     assert (len(train), len(validation)) == (task.train_size, task.validation_size)
-    assert task.load(None).fingerprint() == splits.fingerprint() != make(name, data_seed=1).load(None).fingerprint()
+    assert (
+        task.load(None).fingerprint()
+        == splits.fingerprint()
+        != make(name, data_seed=1).load(None).fingerprint()
+    )
 
     # no leak: neither sources nor answers
     answers = [text for texts in validation["references"] for text in texts]
-    assert not set(train["source"]) & set(validation["source"]) and not set(train["target"]) & set(answers)
+    assert not set(train["source"]) & set(validation["source"]) and not set(train["target"]) & set(
+        answers
+    )
     assert len(set(train["source"])) == len(train) and len(set(answers)) == len(answers)
-    known = set(" ".join(train["source"]).replace(".", " ").replace("?", " ").replace(":", " ").split())
+    known = set(
+        " ".join(train["source"]).replace(".", " ").replace("?", " ").replace(":", " ").split()
+    )
     new = [set(text.replace(".", "").replace(",", "").split()) - known for text in answers]
     assert sum(map(bool, new)) > len(answers) / 4  # values that training never shows
 
@@ -73,7 +83,10 @@ def test_dialogues_have_four_to_eight_turns_of_two_people():
     turns = Counter()
     for row in make("mini_summary").load(None).train:
         speakers = [line.partition(": ")[0] for line in row["source"].split("\n")]
-        assert set(speakers[::2]) | set(speakers[1::2]) == set(speakers[:2]) and len(set(speakers)) == 2
+        assert (
+            set(speakers[::2]) | set(speakers[1::2]) == set(speakers[:2])
+            and len(set(speakers)) == 2
+        )
         turns[len(speakers)] += 1
     assert set(turns) == {4, 5, 6, 7, 8} and min(turns.values()) > 200
 
