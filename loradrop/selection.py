@@ -80,7 +80,8 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class SharingPlan:
-    """Which layers keep an own LoRA; the others use one common LoRA for each module type, or none."""
+    """Which layers keep an own LoRA; the others use one common LoRA for each module type,
+    or none."""
 
     kept: dict[str, tuple[int, ...]]  # module type -> layers, ascending
     others: dict[str, tuple[int, ...]]
@@ -169,7 +170,8 @@ def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
     kept = _by_strategy(importance, kept, chosen.strategy, seed)
     if not kept and not chosen.share:
         raise ValueError(
-            f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower threshold"
+            f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower"
+            " threshold"
         )
     return _plan(importance, kept, chosen.share)
 
@@ -184,7 +186,8 @@ def _count(
         return _afford(importance, ranked, settings.parameter_ratio, settings.share)
     if settings.num_layers is None or settings.num_layers > len(ranked):
         raise ValueError(
-            f"num_layers must not exceed the {len(ranked)} layers there are, got {settings.num_layers}"
+            f"num_layers must not exceed the {len(ranked)} layers there are, got"
+            f" {settings.num_layers}"
         )
     return settings.num_layers
 
@@ -231,7 +234,8 @@ def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, sha
         if own + sum(shared.values()) <= allowed:
             return k
     raise ValueError(
-        f"parameter_ratio {parameter_ratio} is too small: the shared LoRAs alone need {sum(shared.values()) / sum(sizes.values()):.3f}"
+        f"parameter_ratio {parameter_ratio} is too small: the shared LoRAs alone need"
+        f" {sum(shared.values()) / sum(sizes.values()):.3f}"
     )
 
 

@@ -223,12 +223,14 @@ def _sharing(loras: Mapping[Key, LoRA]) -> list[list[Key]]:
 
 
 def _check_apart(loras: Mapping[Key, LoRA], others: set[Key]) -> None:
-    """ValueError where layers that an earlier plan has made share are to have LoRAs of their own."""
+    """ValueError where layers that an earlier plan has made share are to have LoRAs of
+    their own."""
     for keys in _sharing(loras):
         if len({kind for kind, _ in keys}) > 1 or not others.issuperset(keys):
             shown = ", ".join(f"{kind} {layer}" for kind, layer in keys)
             raise ValueError(
-                f"{shown} share a LoRA already, which the plan would part: share a model with plain LoRA"
+                f"{shown} share a LoRA already, which the plan would part: share a model with plain"
+                " LoRA"
             )
 
 
@@ -237,12 +239,14 @@ def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
     for tensors in ([lora.lora_A for lora in loras], [lora.lora_B for lora in loras]):
         if len({tensor.shape for tensor in tensors}) > 1:
             raise ValueError(
-                f"{kind}: LoRAs of different shapes cannot be shared: {[tuple(t.shape) for t in tensors]}"
+                f"{kind}: LoRAs of different shapes cannot be shared:"
+                f" {[tuple(t.shape) for t in tensors]}"
             )
         places = {f"{tensor.dtype} on {tensor.device}" for tensor in tensors}
         if len(places) > 1:
             raise ValueError(
-                f"{kind}: LoRAs of different types or devices cannot be shared: {', '.join(sorted(places))}"
+                f"{kind}: LoRAs of different types or devices cannot be shared:"
+                f" {', '.join(sorted(places))}"
             )
 
 
@@ -272,7 +276,8 @@ def _check_keys(plan: SharingPlan, present: set[Key], what: str) -> set[Key]:
     if kept & others:
         kind, layer = sorted(kept & others)[0]
         raise ValueError(
-            f"the plan contradicts itself: {kind} {layer} is to keep its own LoRA and not to keep it"
+            f"the plan contradicts itself: {kind} {layer} is to keep its own LoRA and not to"
+            " keep it"
         )
     if kept | others != present and (plan.share or kept != present):
         raise ValueError(

@@ -1,4 +1,5 @@
-"""The tests depend on nothing but the checkout: not on the user's settings, home, caches or locale."""
+"""The tests depend on nothing but the checkout: not on the user's settings, home, caches
+or locale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Neither the tests nor the project depend on the machine's settings, locale or workload manager."""
+"""Neither the tests nor the project depend on the machine's settings, locale or workload
+manager."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ USERS = {
 
 
 def test_the_users_settings_reach_no_test(tmp_path):
-    code = "import isolation, os; print(dict(os.environ), isolation.DATA, os.path.isdir(os.environ['HOME']))"
+    code = (
+        "import isolation, os; print(dict(os.environ), isolation.DATA,"
+        " os.path.isdir(os.environ['HOME']))"
+    )
     env = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT / "tests"),

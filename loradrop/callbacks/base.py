@@ -119,13 +119,14 @@ class LoRADropSchedule:
         """
         if not self.at_end and processes > 1:
             raise ValueError(
-                "LoRAs cannot be shared in the middle of a training in several processes: train on a sample with a callback "
-                "that has neither steps nor epochs, then on everything"
+                "LoRAs cannot be shared in the middle of a training in several processes: train on"
+                " a sample with a callback that has neither steps nor epochs, then on everything"
             )
         for name, when, length in (("steps", self.steps, steps), ("epochs", self.epochs, epochs)):
             if when is not None and when > length:
                 raise ValueError(
-                    f"{name} is {when}, but training ends after {length:g}: LoRAs would never be shared"
+                    f"{name} is {when}, but training ends after {length:g}: LoRAs would never be"
+                    " shared"
                 )
         loras = self._loras(model)
         select(
@@ -163,14 +164,15 @@ class LoRADropSchedule:
         """
         if self.plan is not None:
             raise ValueError(
-                "the checkpoint is from before LoRAs were shared, and the model shares already: resume with a new model "
-                "and a new callback, or from a later checkpoint"
+                "the checkpoint is from before LoRAs were shared, and the model shares already:"
+                " resume with a new model and a new callback, or from a later checkpoint"
             )
         if self.is_due(steps, epochs + 1e-6):
             unit = "steps" if self.epochs is None else "epochs"
             warnings.warn(
-                f"the checkpoint of step {steps} holds no plan, though it was made after the {self.steps or self.epochs} "
-                f"{unit} after which LoRAs are shared: they will be measured and shared after the next of the {unit}",
+                f"the checkpoint of step {steps} holds no plan, though it was made after the"
+                f" {self.steps or self.epochs} {unit} after which LoRAs are shared: they will be"
+                f" measured and shared after the next of the {unit}",
                 stacklevel=3,
             )
 

@@ -233,7 +233,8 @@ def measure(
     check_called(model, [site.name for site in sites])
     if skipped := skipped_parameters(model, adapter):
         note(
-            f"{len(skipped)} LoRAs of parameters ({skipped[0]}, ...) are not measured, and keep their own"
+            f"{len(skipped)} LoRAs of parameters ({skipped[0]}, ...) are not measured, and keep"
+            " their own"
         )
     masks = TokenMask(model, average_over == TARGET_TOKENS, ToldMasks(token_mask, sites))
     meters = {
@@ -262,8 +263,8 @@ def measure(
     unseen = next((site.name for site, meter in meters.items() if meter.moment.tokens == 0), None)
     if unseen is not None:
         raise ValueError(
-            f"nothing was measured at {unseen}: the batches are empty, their masks leave nothing, or the model does not "
-            "call that module"
+            f"nothing was measured at {unseen}: the batches are empty, their masks leave nothing,"
+            " or the model does not call that module"
         )
     return _collect(meters)
 

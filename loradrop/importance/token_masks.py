@@ -147,7 +147,8 @@ class TokenMask:
             about = [mask for mask in about if mask.owners & TARGET]
         if self.targets_only and not about:
             raise ValueError(
-                f"{ALONE}: {site.name} sees no targets, but {_listed(content)}; {self.told.remedy(site)}"
+                f"{ALONE}: {site.name} sees no targets, but {_listed(content)};"
+                f" {self.told.remedy(site)}"
             )
         masked = [mask for mask in about if not mask.counts_all]
         if not masked and not self.targets_only:
@@ -173,8 +174,9 @@ class TokenMask:
                 return x, found
         shown = ", ".join(f"{mask.key} {tuple(mask.mask.shape)}" for mask in about)
         raise ValueError(
-            f"{site.name}: which positions of its input {tuple(x.shape)}, made of {_listed(content)}, are padding does "
-            f"not follow from {shown}: {self.told.remedy(site)}"
+            f"{site.name}: which positions of its input {tuple(x.shape)}, made of"
+            f" {_listed(content)}, are padding does not follow from {shown}:"
+            f" {self.told.remedy(site)}"
         )
 
     def _paddings(self, content: frozenset[str]) -> list[InputMask]:
@@ -225,7 +227,8 @@ class TokenMask:
         labels, padding = self.inputs.get("labels"), self.inputs.get("attention_mask")
         if not _is_text(labels):
             raise ValueError(
-                "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is no target"
+                "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is"
+                " no target"
             )
         targets = (labels != IGNORED).long()
         if padding is not None and padding.shape == targets.shape:
@@ -289,7 +292,8 @@ def _check_tensor(key: str, value: Any, must_be_text: bool) -> None:
         return
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"{key} of a batch must be a tensor, got {type(value).__name__}: put rows together (a collator)"
+            f"{key} of a batch must be a tensor, got {type(value).__name__}: put rows together (a"
+            " collator)"
         )
     if must_be_text and value.dim() != 2:
         raise ValueError(f"{key} must be (batch, tokens), got {tuple(value.shape)}")

@@ -32,13 +32,15 @@ class ToldMasks:
         for part, mask in self.masks.items():
             if not (mask is None or isinstance(mask, Tensor) or callable(mask)):
                 raise TypeError(
-                    f"token_mask must hold tensors, functions of a batch, or None, got {type(mask).__name__} for '{part}'"
+                    "token_mask must hold tensors, functions of a batch, or None, got"
+                    f" {type(mask).__name__} for '{part}'"
                 )
         sites = list(sites)
         for part in self.masks:
             if not any(_end(site.name, part) for site in sites):
                 raise ValueError(
-                    f"token_mask: no adapted module lies in '{part}'; one of them is {sites[0].name}"
+                    f"token_mask: no adapted module lies in '{part}'; one of them is"
+                    f" {sites[0].name}"
                 )
         self.parts = {site: self._part(site) for site in sites}
         self.batch: Any = None
@@ -70,7 +72,8 @@ class ToldMasks:
             if not (value is None or isinstance(value, Tensor)):
                 kind = type(value).__name__
                 raise TypeError(
-                    f"token_mask: the function for '{part}' must return a tensor or None, got {kind}"
+                    f"token_mask: the function for '{part}' must return a tensor or None, got"
+                    f" {kind}"
                 )
             self.values[part] = value
         value = self.values[part]
@@ -82,15 +85,18 @@ class ToldMasks:
         ):
             return value.reshape(positions) if value.dim() == 1 else value
         raise ValueError(
-            f"token_mask: {tuple(value.shape)} for '{part}' does not fit the input {tuple(x.shape)} of {site.name}; where "
-            "batches differ, give a function of the batch"
+            f"token_mask: {tuple(value.shape)} for '{part}' does not fit the input {tuple(x.shape)}"
+            f" of {site.name}; where batches differ, give a function of the batch"
         )
 
     def remedy(self, site: Site) -> str:
         """What the user can do where nothing is known of a module."""
         stack = site.name.split(".")
         number = next((i for i, part in enumerate(stack) if part.isdigit()), len(stack))
-        return f"say so by token_mask={{'{'.'.join(stack[:number])}': a function of the batch, or None if all count}}"
+        return (
+            f"say so by token_mask={{'{'.'.join(stack[:number])}': a function of the batch, or None"
+            " if all count}"
+        )
 
     def _part(self, site: Site) -> str | None:
         """The part that ends nearest to the module, the longest of several; None if it has none."""

@@ -87,7 +87,8 @@ def check_bare(model: nn.Module) -> None:
     """Raise ValueError if the model holds LoRA already."""
     if lora_modules(model) or peft_layers(model):
         raise ValueError(
-            "the model holds LoRA modules already; remove them first (remove_lora), or take the base model"
+            "the model holds LoRA modules already; remove them first (remove_lora), or take the"
+            " base model"
         )
 
 
@@ -116,7 +117,8 @@ def check_plain(config: Mapping[str, Any]) -> None:
         )
     if changes_base(config):
         raise ValueError(
-            f"init_lora_weights='{config['init_lora_weights']}' has changed the base weights; {AS_PEFT}"
+            f"init_lora_weights='{config['init_lora_weights']}' has changed the base weights;"
+            f" {AS_PEFT}"
         )
     dropout = config.get("lora_dropout", 0.0)
     alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
@@ -244,7 +246,8 @@ def _check_matrices(name: str, pair: tuple[Tensor, Tensor], base: Any, remedy: s
         )
     if not 1 <= A.shape[0] <= min(base.in_features, base.out_features):
         raise ValueError(
-            f"{misfit}rank {A.shape[0]} at the {base.in_features} x {base.out_features} module {name}"
+            f"{misfit}rank {A.shape[0]} at the {base.in_features} x {base.out_features} module"
+            f" {name}"
         )
 
 
@@ -269,7 +272,8 @@ def check_shape(name: str, value: Tensor, tensor: Tensor | None) -> bool:
         embeds = any(part in name for part in ("embed", "lm_head", "wte"))
         resize = " (if tokens were added: model.resize_token_embeddings first)" if embeds else ""
         raise ValueError(
-            f"{misfit}it has no {name} of shape {tuple(value.shape)}, its own is {tuple(tensor.shape)}{resize}"
+            f"{misfit}it has no {name} of shape {tuple(value.shape)}, its own is"
+            f" {tuple(tensor.shape)}{resize}"
         )
     if tensor.is_floating_point() != value.is_floating_point():
         raise ValueError(
@@ -288,7 +292,8 @@ def _check_others(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], r
     for name, value in others.items():
         if not check_shape(name, value, tensors.get(name)):
             raise ValueError(
-                f"the adapter does not fit the model: it has no {name} of shape {tuple(value.shape)}"
+                f"the adapter does not fit the model: it has no {name} of shape"
+                f" {tuple(value.shape)}"
             )
         tensor = tensors[name]
         for twin in twins[memory(tensor)]:

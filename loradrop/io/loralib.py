@@ -52,7 +52,8 @@ def load_loralib(
     wrong = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
     if wrong is not None:
         raise ValueError(
-            f"the checkpoint holds a {type(state[wrong]).__name__} at {wrong}; tensors by name are needed"
+            f"the checkpoint holds a {type(state[wrong]).__name__} at {wrong}; tensors by name are"
+            " needed"
         )
     names = [name.removesuffix(A_END) for name in state if name.endswith(A_END)]
     if not names:
@@ -62,7 +63,8 @@ def load_loralib(
         A, B = state.pop(name + A_END), state.pop(name + B_END, None)
         if B is None or A.dim() != 2 or B.dim() != 2 or B.shape[1] != A.shape[0]:
             raise ValueError(
-                f"{name}: its lora_B does not belong to A {tuple(A.shape)} as in loralib.Linear (a MergedLinear?)"
+                f"{name}: its lora_B does not belong to A {tuple(A.shape)} as in loralib.Linear (a"
+                " MergedLinear?)"
             )
         matrices[name] = (A, B)
     install(inside, matrices, dict.fromkeys(matrices, alpha), dropout, state)

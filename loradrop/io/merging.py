@@ -45,7 +45,8 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
         peft: Any = model
         if not hasattr(peft, "merge_and_unload"):
             raise ValueError(
-                "a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload"
+                "a PeftModel is needed: this model holds PEFT's layers, but not PEFT's"
+                " merge_and_unload"
             )
         merged = {
             n: layer
@@ -89,6 +90,6 @@ def check_untied(model: nn.Module, bases: Mapping[str, nn.Module]) -> None:
         weight = getattr(base, "weight", None)
         if isinstance(weight, nn.Parameter) and users[memory(weight)] > 1:
             raise ValueError(
-                f"{name}: another module has the same weight (tied embeddings), and would change with it; keep the LoRA "
-                "unmerged, or give the module a weight of its own"
+                f"{name}: another module has the same weight (tied embeddings), and would change"
+                " with it; keep the LoRA unmerged, or give the module a weight of its own"
             )

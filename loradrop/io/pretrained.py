@@ -77,7 +77,10 @@ class Saved:
 
     def __str__(self) -> str:
         head = f" and {self.head_parameters:,} of other modules" if self.head_parameters else ""
-        return f"{self.folder / self.file}: {self.lora_parameters:,} numbers of LoRA{head}, {self.bytes:,} bytes"
+        return (
+            f"{self.folder / self.file}: {self.lora_parameters:,} numbers of LoRA{head},"
+            f" {self.bytes:,} bytes"
+        )
 
 
 def save_pretrained(
@@ -111,7 +114,8 @@ def save_pretrained(
     present = [name for name in other if (folder / name).exists()]
     if present:
         raise ValueError(
-            f"{folder} holds an adapter of the other form ({', '.join(present)}): give another folder"
+            f"{folder} holds an adapter of the other form ({', '.join(present)}): give another"
+            " folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     shared = _repeated(state) if compact else {}
@@ -231,7 +235,8 @@ def _split(state: Mapping[str, Tensor]) -> tuple[Matrices, dict[str, Tensor]]:
         A, B = rest.pop(name + A_END, None), rest.pop(name + B_END, None)
         if A is None or B is None:
             raise ValueError(
-                f"the adapter's files have {'no A' if A is None else 'an A'} and {'no B' if B is None else 'a B'} for {name}"
+                f"the adapter's files have {'no A' if A is None else 'an A'} and"
+                f" {'no B' if B is None else 'a B'} for {name}"
             )
         check_pair(name, A, B)
         matrices[name] = (A, B)
@@ -286,7 +291,8 @@ def _with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> 
 
 
 def _restore_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give A's and B's the types of the files; PEFT has made them float32, or of the base's type."""
+    """Give A's and B's the types of the files; PEFT has made them float32, or of the
+    base's type."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in state.items():
         stem, _, end = name.rpartition(".")

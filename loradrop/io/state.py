@@ -57,7 +57,8 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
     for name, module in modules.items():
         if type(module) is not LoRALinear:
             raise ValueError(
-                f"{name}: the update of a {type(module).__name__} is no plain LoRA's, which PEFT's LoRA could hold"
+                f"{name}: the update of a {type(module).__name__} is no plain LoRA's, which PEFT's"
+                " LoRA could hold"
             )
     heads = {names[name]: model.get_submodule(name) for name in _trainable_modules(model)}
     rank, alpha = (
@@ -128,14 +129,16 @@ def _trainable_modules(model: nn.Module, name: str = "") -> Iterator[str]:
     for own, parameter in model.named_parameters(recurse=False):
         if parameter.requires_grad and not isinstance(model, LoRALinear):
             raise ValueError(
-                f"{name}.{own} trains though not all of its module does: PEFT's files hold whole modules"
+                f"{name}.{own} trains though not all of its module does: PEFT's files hold whole"
+                " modules"
             )
     for child, module in model.named_children():
         if isinstance(model, LoRALinear) and any(
             parameter.requires_grad for parameter in module.parameters()
         ):
             raise ValueError(
-                f"{name}.{child} trains beside its LoRA, which PEFT's files do not hold: freeze it, or merge"
+                f"{name}.{child} trains beside its LoRA, which PEFT's files do not hold: freeze it,"
+                " or merge"
             )
         yield from _trainable_modules(module, f"{name}.{child}".strip("."))
 

@@ -27,7 +27,8 @@ _ASKING = {"isinstance", "hasattr", "type", "getattr", "len", "id"}
 
 @dataclass
 class _Uses:
-    """What a class's forward does with the modules below it, by their names (`self_attn.out_proj`)."""
+    """What a class's forward does with the modules below it, by their names
+    (`self_attn.out_proj`)."""
 
     reads: set[str] = field(default_factory=set)  # computes with the weight
     hands_on: set[str] = field(default_factory=set)  # gives the weight to a function

@@ -123,7 +123,8 @@ def fresh_matrices(base: Any, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     d_in, d_out = base.in_features, base.out_features
     if not 1 <= rank <= min(d_in, d_out):
         raise ValueError(
-            f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got {rank}"
+            f"rank must lie between 1 and {min(d_in, d_out)} for a {d_in} x {d_out} module, got"
+            f" {rank}"
         )
     # float32 whatever the base's type: updates of a bf16 or 4-bit model would be lost to rounding
     # GPTQ and its like have no `weight` but buffers of other names

@@ -267,8 +267,9 @@ def _check_initial(config: Any) -> None:
     initial = getattr(config, "init_lora_weights", True)
     if isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE):
         raise ValueError(
-            f"init_lora_weights='{initial}' moves a part of the base weights into B A, which is then no update that a layer "
-            "could share or do without: use plain LoRA (init_lora_weights=True)"
+            f"init_lora_weights='{initial}' moves a part of the base weights into B A, which is"
+            " then no update that a layer could share or do without: use plain LoRA"
+            " (init_lora_weights=True)"
         )
 
 
@@ -278,8 +279,8 @@ def _checked(name: str, layer: Any, adapter: str) -> PeftLoRA:
     if layer.use_dora.get(adapter):
         raise ValueError(
             refused
-            + "DoRA rescales W + B A by a trained magnitude, so that its update is not B A x and has no norm of its "
-            "own to rank layers by: use plain LoRA (use_dora=False)"
+            + "DoRA rescales W + B A by a trained magnitude, so that its update is not B A x and"
+            " has no norm of its own to rank layers by: use plain LoRA (use_dora=False)"
         )
     if adapter in layer.lora_variant:
         raise ValueError(
@@ -293,6 +294,7 @@ def _checked(name: str, layer: Any, adapter: str) -> PeftLoRA:
     unusual = isinstance(base, nn.MultiheadAttention) or _of_parameter(layer)
     if unusual or adapter not in layer.lora_A or not isinstance(layer.lora_A[adapter], nn.Linear):
         raise ValueError(
-            f"{refused}LoRA of a {type(base).__name__} cannot be measured, only that of linear modules"
+            f"{refused}LoRA of a {type(base).__name__} cannot be measured, only that of linear"
+            " modules"
         )
     return PeftLoRA(layer, adapter)

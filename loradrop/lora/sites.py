@@ -83,7 +83,8 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
             )
             what = f" ('{target}' is a {other})" if other else ""
             raise ValueError(
-                f"target_modules: no linear module's name ends in '{target}'{what}. {_listing(model, linear)}"
+                f"target_modules: no linear module's name ends in '{target}'{what}."
+                f" {_listing(model, linear)}"
             )
     names = [name for name in linear if any(_ends(name, target) for target in target_modules)]
     return sites_of(model, [name for name in names if name in stack] or names)
@@ -98,7 +99,8 @@ def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]
         if all(any(_ends(name, target) for name in names) for target in targets):
             if targets[0] in FUSED_TARGETS:
                 note(
-                    f"{type(model).__name__}: query, key and value are one projection, {targets[0]}: it has one LoRA a layer"
+                    f"{type(model).__name__}: query, key and value are one projection,"
+                    f" {targets[0]}: it has one LoRA a layer"
                 )
             return targets
     every = dict(model.named_modules())
@@ -106,11 +108,12 @@ def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]
         found = next((module for name, module in every.items() if _ends(name, fused)), None)
         if found is not None:
             raise ValueError(
-                f"{fused} is a {type(found).__name__}, which PEFT adapts: get_peft_model(model, LoraConfig("
-                f"target_modules=['{fused}'])), then measure and share"
+                f"{fused} is a {type(found).__name__}, which PEFT adapts: get_peft_model(model,"
+                f" LoraConfig(target_modules=['{fused}'])), then measure and share"
             )
     raise ValueError(
-        f"no default targets for {type(model).__name__}; name them (target_modules). {_listing(model, names)}"
+        f"no default targets for {type(model).__name__}; name them (target_modules)."
+        f" {_listing(model, names)}"
     )
 
 
@@ -154,9 +157,11 @@ def split_names(model: nn.Module) -> dict[str, tuple[str, int]]:
     for name, (kind, _) in found.items():
         shapes.setdefault(kind, set()).add(tree.shapes[name])
     return {
-        name: (f"{kind}[{'x'.join(map(str, tree.shapes[name]))}]", layer)
-        if len(shapes[kind]) > 1 and tree.shapes[name]
-        else (kind, layer)
+        name: (
+            (f"{kind}[{'x'.join(map(str, tree.shapes[name]))}]", layer)
+            if len(shapes[kind]) > 1 and tree.shapes[name]
+            else (kind, layer)
+        )
         for name, (kind, layer) in found.items()
     }
 
@@ -198,12 +203,14 @@ class _Tree:
             parts[self._inner_number(parts, position) or position] = "*"
         parts[position] = "*"
         whole = name.split(".")
-        return ".".join(
-            part for i, part in enumerate(parts) if not self._is_wrapper(whole[: i + 1])
-        ), layer
+        return (
+            ".".join(part for i, part in enumerate(parts) if not self._is_wrapper(whole[: i + 1])),
+            layer,
+        )
 
     def _is_wrapper(self, parts: Sequence[str]) -> bool:
-        """Whether the last part of a name was added by a wrapper, as torch.compile's `_orig_mod`."""
+        """Whether the last part of a name was added by a wrapper, as torch.compile's
+        `_orig_mod`."""
         return self.clean[".".join(parts)] == self.clean[".".join(parts[:-1])]
 
     def stack_number(self, name: str) -> int | None:

@@ -102,7 +102,8 @@ def clean_names(model: nn.Module) -> dict[str, str]:
 
 
 def clean_modules(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Return (full name, module) of every submodule by its clean name; of a wrapper, what it wraps."""
+    """Return (full name, module) of every submodule by its clean name; of a wrapper, what
+    it wraps."""
     modules = dict(model.named_modules(remove_duplicate=False))
     return {clean: (name, modules[name]) for name, clean in clean_names(model).items()}
 
@@ -158,9 +159,10 @@ def _check_whole(model: nn.Module) -> None:
     if fsdp or sharded or zero:
         kind = "ZeRO-3" if zero else "FSDP"
         raise ValueError(
-            f"the model's parameters are sharded ({kind}): call add_lora, measure, share and from_pretrained before "
-            "sharding; to save or merge, gather the whole state (torch.distributed.checkpoint.state_dict."
-            "get_model_state_dict with full_state_dict=True) into an unsharded copy of the model with the same LoRA"
+            f"the model's parameters are sharded ({kind}): call add_lora, measure, share and"
+            " from_pretrained before sharding; to save or merge, gather the whole state"
+            " (torch.distributed.checkpoint.state_dict.get_model_state_dict with"
+            " full_state_dict=True) into an unsharded copy of the model with the same LoRA"
         )
 
 

@@ -44,7 +44,8 @@ def test_there_is_a_row_and_a_section_for_every_method():
 
 
 def evaluated(formula, **values):
-    """A formula as it is written on the page: numbers and names beside each other are multiplied."""
+    """A formula as it is written on the page: numbers and names beside each other are
+    multiplied."""
     times = re.sub(r"(?<=[\w)]) +(?=[\w(])", " * ", formula)
     return eval(times, {"__builtins__": {}}, SIZES | values)
 

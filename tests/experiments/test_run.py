@@ -384,5 +384,8 @@ def test_a_table_without_runs_says_how_to_make_them(tmp_path):
 
 
 def test_torch_is_not_imported_to_show_results():
-    code = "import sys, experiments.table, experiments.figure; assert not {'torch', 'pytorch_lightning'} & set(sys.modules)"
+    code = (
+        "import sys, experiments.table, experiments.figure; assert not {'torch',"
+        " 'pytorch_lightning'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

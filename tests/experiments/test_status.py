@@ -80,7 +80,10 @@ def test_all_experiments_have_a_line(tmp_path):
 def test_the_first_line_of_an_error():
     text = "Traceback (most recent call last):\n  File x\n    raise\nValueError: what\nit says\n"
     assert first_line(text) == "ValueError: what" and first_line("alone") == "alone"
-    chained = f"{text}  and this\nand that\n\nDuring handling, another:\n\n{text.replace('what', 'why')}  see:\nend\n"
+    chained = (
+        f"{text}  and this\nand that\n\nDuring handling, another:\n\n{text.replace('what', 'why')} "
+        " see:\nend\n"
+    )
     assert first_line(chained) == "ValueError: why"
 
 

@@ -87,7 +87,8 @@ def process(rank, folder):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What each process has found in all cases: starting processes takes longer than what they do."""
+    """What each process has found in all cases: starting processes takes longer than what
+    they do."""
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(process, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]

@@ -129,7 +129,10 @@ FAMILIES = [
         "Mixtral",
         t.MixtralConfig(**GROUPED, num_local_experts=2, experts_implementation="eager"),
         QV,
-        notes="attention is measured; experts' parameters that PEFT adapts keep their LoRA, with a warning",
+        notes=(
+            "attention is measured; experts' parameters that PEFT adapts keep their LoRA, with a"
+            " warning"
+        ),
     ),
     Family(
         "T5",

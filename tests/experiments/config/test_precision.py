@@ -26,7 +26,8 @@ def flags(monkeypatch, tmp_path):
         path = tmp_path / f"cpuinfo-{text}"
         if text is not None:
             path.write_text(
-                f"processor\t: 0\nmodel name\t: avx512_bf16 by name alone\nflags\t\t: {text}\nbugs\t\t: amx_bf16\n\n"
+                "processor\t: 0\nmodel name\t: avx512_bf16 by name alone\nflags\t\t:"
+                f" {text}\nbugs\t\t: amx_bf16\n\n"
             )
         monkeypatch.setattr(precision, "CPUINFO", path)
 

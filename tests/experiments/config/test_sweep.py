@@ -1,4 +1,5 @@
-"""Sweeps: what Hydra composes one by one; remembered until a file that they were made from changes."""
+"""Sweeps: what Hydra composes one by one; remembered until a file that they were made from
+changes."""
 
 from __future__ import annotations
 

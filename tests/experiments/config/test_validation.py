@@ -42,7 +42,10 @@ def test_every_yaml_composes_and_instantiates(path):
 
 # how a head says where values come from: a paper, somebody's code, an experiment of ours, another
 # file
-SOURCE = r"arXiv|\w+/\w+@[0-9a-f]{7}|(Table|Figure|Section|Appendix) [A-Z\d]|paper|\w+\.yaml|et al\. (\d{4}|\(\d{4}\))"
+SOURCE = (
+    r"arXiv|\w+/\w+@[0-9a-f]{7}|(Table|Figure|Section|Appendix) [A-Z\d]|paper|\w+\.yaml|et al\."
+    r" (\d{4}|\(\d{4}\))"
+)
 SOURCE += "|seed 0|not tuned|tried|[cC]hosen"
 NAMES = {
     "roberta_base": "RoBERTa-base",

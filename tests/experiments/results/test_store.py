@@ -1,4 +1,5 @@
-"""Results in folders and archives: found, read, and refused where they are not what they should be."""
+"""Results in folders and archives: found, read, and refused where they are not what they
+should be."""
 
 from __future__ import annotations
 

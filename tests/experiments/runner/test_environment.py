@@ -111,7 +111,8 @@ def installed(monkeypatch, tmp_path):
     """
     path = tmp_path / "constraints.txt"
     path.write_text(
-        "# made\ntorch==2.13.0   # via x\nnumpy==2.4.6\nnumpy==9.9 ; python_full_version < '3'\npdoc==16.0.0\n"
+        "# made\ntorch==2.13.0   # via x\nnumpy==2.4.6\nnumpy==9.9 ; python_full_version <"
+        " '3'\npdoc==16.0.0\n"
     )
     versions: dict[str, str] = {}
 

@@ -1,4 +1,5 @@
-"""One pass from a config to its result: each object is built once, and set-up comes after the lock."""
+"""One pass from a config to its result: each object is built once, and set-up comes after
+the lock."""
 
 from __future__ import annotations
 

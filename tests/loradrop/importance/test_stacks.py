@@ -104,7 +104,8 @@ def test_image_tokens_in_a_text():
 
 
 def test_streams_that_attend_to_each_other():
-    """LXMERT's two streams know of each other from the first cross-attention on, and are as long."""
+    """LXMERT's two streams know of each other from the first cross-attention on, and are
+    as long."""
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
     layers = {
         "l_layers": 2,

@@ -159,7 +159,10 @@ def test_a_vocabulary_that_was_not_resized(saved, as_peft, tmp_path):
     model = peft(larger, target_modules=["q_proj", "v_proj"], **saved)
     model.save_pretrained(tmp_path, save_embedding_layers=not saved)
     base = llama()
-    match = r"(embed_tokens|lm_head)\.weight of shape \(64, 32\), its own is \(60, 32\) .*resize_token_embeddings first"
+    match = (
+        r"(embed_tokens|lm_head)\.weight of shape \(64, 32\), its own is \(60, 32\)"
+        r" .*resize_token_embeddings first"
+    )
     untouched(
         base, lambda: loradrop.from_pretrained(base, tmp_path, as_peft=as_peft), ValueError, match
     )
@@ -273,11 +276,17 @@ DAMAGES = {
             state.pop(f"{QUERY}.lora_A.weight"),
             state.pop(f"{QUERY}.lora_B.weight"),
         ),
-        "targets .*query, but its files have no A and B|files have no .*query.lora_A|only in the plan: query 1",
+        (
+            "targets .*query, but its files have no A and B|files have no .*query.lora_A|only in"
+            " the plan: query 1"
+        ),
     ),
     "no head": (
         without(HEAD),
-        r"classifier is saved, but its files have no classifier.out_proj.weight|KeyError: .*out_proj.weight",
+        (
+            r"classifier is saved, but its files have no classifier.out_proj.weight|KeyError:"
+            r" .*out_proj.weight"
+        ),
     ),
     "another tensor": (
         lambda config, state: state.update(
@@ -426,7 +435,7 @@ def test_the_wrong_base(family, as_peft, tmp_path):
 
 
 # --- random damage
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 TENSORS = {
     "drop": lambda t, r: None,

@@ -1,4 +1,5 @@
-"""Default targets of the families, fused projections, and experts that PEFT adapts as parameters."""
+"""Default targets of the families, fused projections, and experts that PEFT adapts as
+parameters."""
 
 from __future__ import annotations
 
@@ -113,7 +114,9 @@ def test_gpt2_goes_through_peft():
 def test_no_default_is_guessed():
     with pytest.raises(
         ValueError,
-        match=r"no default targets for Sequential; name them \(target_modules\)\. Linear modules: 0",
+        match=(
+            r"no default targets for Sequential; name them \(target_modules\)\. Linear modules: 0"
+        ),
     ):
         find_sites(nn.Sequential(nn.Linear(4, 4)))
 

@@ -1,4 +1,5 @@
-"""The metrics against scikit-learn and scipy called directly, and that they leave nothing behind."""
+"""The metrics against scikit-learn and scipy called directly, and that they leave nothing
+behind."""
 
 import math
 import pickle

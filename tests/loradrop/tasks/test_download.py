@@ -178,7 +178,10 @@ def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cach
 
 
 def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub):
-    entry = "<entry><modifiedtripleset><mtriple>a | B | c</mtriple></modifiedtripleset><lex>one</lex></entry>"
+    entry = (
+        "<entry><modifiedtripleset><mtriple>a | B |"
+        " c</mtriple></modifiedtripleset><lex>one</lex></entry>"
+    )
     (tmp_path / "test.xml").write_text(f"<benchmark><entries>{entry}</entries></benchmark>")
     (tmp_path / "train.json").write_text(
         '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]'

@@ -21,11 +21,15 @@ from loradrop.training.data import TaskData
 CONF = ROOT / "conf/task"
 MINI = ("mini_table2text", "mini_summary")
 E2E = {
-    "trainset.csv": 'mr,ref\n"name[A, B], eatType[pub]",a pub\n"name[C], familyFriendly[yes]","for ""all"", C "\n'
-    '"name[A, B], eatType[pub]",A B is a pub\n',
-    "testset_w_refs.csv": '"mr","ref"\n"name[D], priceRange[\u00a320-25], near[E F]","one\ntwo"\n'
-    '"name[C], food[x]","three"\n'
-    '"name[D], priceRange[\u00a320-25], near[E F]","four"\n',
+    "trainset.csv": (
+        'mr,ref\n"name[A, B], eatType[pub]",a pub\n"name[C], familyFriendly[yes]","for ""all"", C'
+        ' "\n"name[A, B], eatType[pub]",A B is a pub\n'
+    ),
+    "testset_w_refs.csv": (
+        '"mr","ref"\n"name[D], priceRange[\u00a320-25], near[E F]","one\ntwo"\n'
+        '"name[C], food[x]","three"\n'
+        '"name[D], priceRange[\u00a320-25], near[E F]","four"\n'
+    ),
 }
 DIALOGUE = "#Person1#: Hi.\n#Person2#: Bye."
 
@@ -75,9 +79,11 @@ def test_dart_reads_json_and_xml(tmp_path):
         {"tripleset": [["g", "H", "i"]], "annotations": []},
     ]
     xml = (
-        "<benchmark><entries><entry><modifiedtripleset><mtriple> a  | B | c &amp; d</mtriple></modifiedtripleset>"
-        "<lex>one</lex><lex/></entry><entry><modifiedtripleset><mtriple>a | B | c</mtriple><mtriple>c | D | e: f</mtriple>"
-        "</modifiedtripleset><lex>two</lex></entry></entries></benchmark>"
+        "<benchmark><entries><entry><modifiedtripleset><mtriple> a  | B | c &amp;"
+        " d</mtriple></modifiedtripleset><lex>one</lex><lex/></entry>"
+        "<entry><modifiedtripleset><mtriple>a"
+        " | B | c</mtriple><mtriple>c | D | e:"
+        " f</mtriple></modifiedtripleset><lex>two</lex></entry></entries></benchmark>"
     )
     files = {"dart-v1.1.1-full-train.json": json.dumps(entries), "dart-v1.1.1-full-test.xml": xml}
     splits = make("dart").load(write(tmp_path / "dart", files))
