@@ -30,6 +30,7 @@ SMALL = (
 
 BIN = ("log10_from", "log10_to")
 
+pytestmark = pytest.mark.slow
 
 # experiments.run that is killed after seven steps of fine-tuning with seed 1
 KILLED = """
@@ -40,7 +41,7 @@ from loradrop.training.module import RunModule
 step = RunModule.training_step
 
 def killing_step(self, *args):
-    if self.seed == 1 and self.method is not None and self.global_step == 7:
+    if self.data.seeds.run == 1 and self.method is not None and self.global_step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, *args)
 
