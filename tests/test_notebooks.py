@@ -46,6 +46,6 @@ def test_notebooks_are_committed_with_outputs_and_without_logic(path):
 def test_missing_results_are_named_with_the_command_that_makes_them(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"start with: python -m experiments\.run experiment=table7 backbone=tiny",
+        match=r"start with: python -m experiments\.run experiment=table7 .*backbone=tiny_roberta",
     ):
         experiments.results.frames.load("table7", tmp_path, finished=True, mini=True)

@@ -30,6 +30,7 @@ SMALL = (
 
 BIN = ("log10_from", "log10_to")
 
+pytestmark = pytest.mark.slow
 
 # experiments.run that is killed after seven steps of fine-tuning with seed 1
 KILLED = """
@@ -37,12 +38,10 @@ import os, signal
 from experiments.run import main
 from loradrop.training.module import RunModule
 
-pytestmark = pytest.mark.slow
-
 step = RunModule.training_step
 
 def killing_step(self, *args):
-    if self.seed == 1 and self.method is not None and self.global_step == 7:
+    if self.data.seeds.run == 1 and self.method is not None and self.global_step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, *args)
 
@@ -229,7 +228,11 @@ def test_full_fine_tuning_and_csv_curves(tmp_path):
         result["parameters"]["adapter"] + result["parameters"]["head"]
         == result["parameters"]["total"]
     )
-    rows = list(csv.DictReader(next(tmp_path.glob("runs/*/csv/version_0/metrics.csv")).open()))
+    rows = list(
+        csv.DictReader(
+            next(tmp_path.glob("runs/*/csv/version_0/metrics.csv")).read_text().splitlines()
+        )
+    )
     curve = [float(row["validation/accuracy"]) for row in rows if row["validation/accuracy"]]
     assert curve == pytest.approx([scores["accuracy"] for scores in result["metrics"]["epochs"]])
 
@@ -280,7 +283,7 @@ def test_table_and_figure_of_an_experiment(sweep):
     figure = run_module("experiments.figure", *narrowed, outputs=outputs)
     assert figure.returncode == 0, figure.stderr
     assert (outputs / "figures" / "demo.png").read_bytes().startswith(b"\x89PNG")
-    rows = list(csv.DictReader((outputs / "figures" / "demo.csv").open()))
+    rows = list(csv.DictReader((outputs / "figures" / "demo.csv").read_text().splitlines()))
     assert len(rows) == 2 * 2 * 12
     assert (
         float(rows[0]["importance"])
@@ -307,7 +310,7 @@ def test_a_trained_model_is_measured_once_for_its_figures(sweep):
     assert {sum(counts) for layers in found["counts"].values() for counts in layers.values()} == {
         found["tokens"]
     }
-    bins = list(csv.DictReader((outputs / "figures" / "figure2.csv").open()))
+    bins = list(csv.DictReader((outputs / "figures" / "figure2.csv").read_text().splitlines()))
     low, high = (
         sum(float(b["tokens"]) * 10 ** float(b[edge]) for b in bins if b["layer"] == "3")
         for edge in BIN
@@ -380,7 +383,7 @@ def test_a_table_without_runs_says_how_to_make_them(tmp_path):
         done.returncode == 1 and "python -m experiments.run experiment=demo seed=0" in done.stdout
     )
     unknown = run_module("experiments.table", "table9")
-    assert unknown.returncode == 2 and "there are: table1, " in unknown.stderr
+    assert unknown.returncode == 2 and "Did you mean table7?" in unknown.stderr
 
 
 def test_torch_is_not_imported_to_show_results():

@@ -70,8 +70,8 @@ def test_fields_of_later_versions_are_kept(plain):
         ("seconds", None, "seconds"),
         ("notes", "none", "notes"),
         ("status", "done", "status"),
-        ("schema", 99, "schema 99"),
-        ("schema", None, "schema None"),
+        ("schema", 99, "up to 2, not 99"),
+        ("schema", None, "up to 2, not None"),
     ],
 )
 def test_what_is_not_valid_is_named(plain, key, value, named):

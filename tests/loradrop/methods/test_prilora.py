@@ -52,7 +52,7 @@ def test_prilora_prunes_by_weight_times_the_inputs_moving_norm(batch, matrix, sc
     # the same by loops, padding left out
     norms = []
     for x in inputs:
-        x = x if matrix == "A" else x @ module.lora_A.T
+        x = (x if matrix == "A" else x @ module.lora_A.T).detach()
         rows = [x[i, j] for i in range(4) for j in range(9) if batch["attention_mask"][i, j]]
         norms.append(
             [math.sqrt(sum(float(row[k]) ** 2 for row in rows)) for k in range(x.shape[-1])]
