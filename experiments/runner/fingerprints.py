@@ -82,7 +82,7 @@ def _data(config: DictConfig) -> str | None:
     with suppress(OSError):
         return path.read_text(encoding="utf-8")
     try:
-        rows = instantiate_group("task", config.task).load(_path(config.paths.data))
+        rows = instantiate_group("task", config.task).splits(_path(config.paths.data))
     except (OSError, ValueError):  # without the rows there is nothing to compare
         return None
     fingerprint = rows.fingerprint()
