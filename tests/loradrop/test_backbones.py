@@ -158,7 +158,7 @@ def test_positions_that_start_after_the_padding_are_not_counted(tmp_path, monkey
     with pytest.raises(ValueError, match=rf"takes at most {longest} tokens"):
         backbone.check(task(), longest + 1, tmp_path)
     model(torch.full((1, longest), 5))
-    with pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         model(torch.full((1, longest + 1), 5))
 
 
