@@ -8,7 +8,8 @@ from conftest import tiny_model, train_b
 from helpers.methods import Batches
 
 from loradrop.backbones import freeze_encoder
-from loradrop.importance.measurement import Importance, measure
+from loradrop.importance.importance import Importance
+from loradrop.importance.measurement import measure
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full
