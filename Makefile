@@ -17,7 +17,7 @@ STUDIES := prilora prilora_ablations cross_task_stability sampling_stability lay
 	threshold_sensitivity rank_study learning_rate_sensitivity
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg evidence docs tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest
 
 help: ## list the targets
@@ -51,6 +51,9 @@ studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond 
 
 $(EXPERIMENTS): $(STAMP)
 	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(ARGS)
+
+evidence: $(STAMP) ## docs/evidence.md and its figures, from the committed results
+	$(RUN).claims
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
