@@ -5,6 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ import yaml
 
 from experiments import results
 from experiments.config.schema import UserError
+from experiments.results import LOWER_IS_BETTER, as_shown
 
 PAPER = Path(__file__).parents[1] / "paper"
 AVERAGE = "average"
@@ -54,10 +56,13 @@ class Column:
     published: str | None
 
     def score(self, run: Any, epoch: str) -> float:
-        """The score of a run at the best or the last epoch, in percent."""
+        """The score of a run at the best or the last epoch, in percent if it is a fraction.
+
+        NaN if the run is older than the score.
+        """
         metrics = run.result.metrics
-        keys = self.metrics or (metrics.primary,)
-        return 100 * sum(metrics.at(epoch).scores[key] for key in keys) / len(keys)
+        keys, scores = self.metrics or (metrics.primary,), metrics.at(epoch).scores
+        return sum(as_shown(key, scores.get(key, math.nan)) for key in keys) / len(keys)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Comparison:
         test: The paired test of LoRA-drop against LoRA, as a sentence.
         digits: Decimal places of the published scores.
         left_out: Methods of finished runs that belong to no row.
+        readings: Which of our scores the paper's are compared with; "" if each has the same name.
     """
 
     caption: str
@@ -89,6 +95,7 @@ class Comparison:
     test: str
     digits: int
     left_out: tuple[str, ...]
+    readings: str = ""
 
     def cell(self, row: str, column: str) -> Any:
         """The line of `cells` for one row and column."""
@@ -131,7 +138,7 @@ def compare(
             found = planned[planned.index.isin(finished.index)]
             scores = pd.Series(
                 [column.score(run, epoch) for run in found.itertuples()], dtype=float
-            )
+            ).dropna()
             paper = _published_score(row, column) if is_paper_backbone else (None, None)
             counts = (len(scores), len(planned))
             cells.append(
@@ -185,6 +192,7 @@ def compare(
         paired_test(finished, epoch),
         digits,
         left_out,
+        _readings(table, columns) if is_paper_backbone else "",
     )
 
 
@@ -213,7 +221,24 @@ def _columns(
             columns.append(Column(f"{key} {metric}", key, (metric,), metric))
             for other in table.get("read_as", {}).get(metric, ()):
                 columns.append(Column(f"{key} {other} (as {metric})", key, (other,), metric))
+        if is_paper_backbone:
+            columns += [
+                Column(f"{key} {metric}", key, (metric,), None)
+                for metric in table.get("official", {}).get(key, ())
+            ]
     return columns
+
+
+def _readings(table: Mapping[str, Any], columns: list[Column]) -> str:
+    """Say which of our scores each of the paper's is compared with, and which stand alone."""
+    if not (others := table.get("read_as", {})):
+        return ""
+    parts = [f"{name} with {' and '.join((name, *ours))}" for name, ours in others.items()]
+    alone = [column.metrics[0] for column in columns if column.published is None]
+    return (
+        f"The paper names no implementation; its numbers are compared: {'; '.join(parts)}. "
+        f"For comparison with other work: {', '.join(alone)} (loradrop/metrics/official.py)."
+    )
 
 
 def _of_row(frame: pd.DataFrame, key: str, rows: Mapping[str, Any]) -> pd.DataFrame:
@@ -244,6 +269,8 @@ def _holds(config: Any, override: str) -> bool:
 
 def _published_score(row: Mapping[str, Any], column: Column) -> tuple[float | None, float | None]:
     """The paper's number and its standard deviation."""
+    if column.published is None:
+        return None, None
     tasks = row["tasks"] or {}
     value = tasks.get(column.published, tasks.get(column.task, {}))
     return (value["mean"], value["std"]) if "mean" in value else (value.get(column.published), None)
@@ -294,6 +321,7 @@ def _ranks(cells: pd.DataFrame, which: str, digits: int) -> pd.Series:
     whole = (cells.column != AVERAGE) | (cells.n == cells.planned) | (which == "paper")
     # formatted as in the table: round() rounds halves differently
     shown = cells[which].where(whole).map(lambda score: float(f"{score:.{digits}f}"))
+    shown *= [-1 if column.endswith(LOWER_IS_BETTER) else 1 for column in cells.column]
     ranks = shown.groupby(cells.column).rank(method="dense", ascending=False)
     has_rivals = shown.groupby(cells.column).transform("count") > 1
     return ranks.where((ranks <= 2) & has_rivals).astype("Int64")

@@ -176,7 +176,11 @@ def _below(table: Comparison, style: Style, notes: dict[str, int]) -> list[str]:
         f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()
     ]
     left_out = f"Runs of {', '.join(table.left_out)} belong to no row." if table.left_out else ""
-    return [legend, *numbered, *(style.plain(text) for text in (table.test, left_out) if text)]
+    return [
+        legend,
+        *numbered,
+        *(style.plain(text) for text in (table.readings, table.test, left_out) if text),
+    ]
 
 
 def _score(value: float, std: float, digits: int) -> str:
