@@ -16,10 +16,12 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from experiments.reporting.comparison import AVERAGE, Comparison
+from experiments.reporting.comparison import Comparison
+from experiments.reporting.statistics import AVERAGE
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 MISSING = "missing"
+KEPT = "layers with own LoRA"
 LEGEND = "Best {best}, second best {second}"
 BESIDE = (
     "Each cell: our score, the paper's, the difference. {legend}; ours and the paper's separately."
@@ -138,13 +140,16 @@ def _width(table: Table) -> int:
 def _grid(table: Comparison, style: Style) -> tuple[list[list[str]], dict[str, int]]:
     """Lines of cells, header first, and the footnotes with their numbers."""
     notes: dict[str, int] = {}
-    lines = [[style.plain(text) for text in ("method", "parameters", *table.columns)]]
+    last = [KEPT] if table.layers else []
+    lines = [[style.plain(text) for text in ("method", "parameters", *table.columns, *last)]]
     for row in table.rows:
         counts = [style.plain(count) for count in table.parameters[row] if count]
         cells = [
             style.lines(_cell(table.cell(row, column), style, notes, table.digits))
             for column in table.columns
         ]
+        kept = [style.plain(text) for text in table.layers.get(row, ()) if text]
+        cells += [style.lines(kept)] if kept else []
         lines.append([style.plain(row), style.lines(counts), *cells])
     return lines, notes
 

@@ -1,6 +1,6 @@
 """Results: the only code that reads and writes result files."""
 
-from experiments.results.frames import load, over_seeds, times
+from experiments.results.frames import kept_layers, load, over_seeds, times
 from experiments.results.result import (
     AGGREGATES,
     FAILED,
@@ -36,6 +36,7 @@ __all__ = [
     "Result",
     "as_shown",
     "finished_result",
+    "kept_layers",
     "load",
     "over_seeds",
     "read",

@@ -19,21 +19,20 @@ CURRENCY = str.maketrans("\u00a3", "#")  # Stanford's tokenizer writes pounds so
 # a full stop within the text, which nltk's, made for single sentences, leaves at its word
 FULL_STOP = re.compile(r"(?<=[^\s.])\.+(?=[\s\"')]|$)|(?<=\s)\.(?=[a-z])")
 APART = re.compile(r"([#\u20ac/]|-(?=\s|#|$))")  # what Stanford's splits off, and nltk's does not
-DROPPED = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"} | {
-    f"-{bracket}-" for bracket in ("LRB", "RRB", "LCB", "RCB")
-}
+# brackets are meant to go as well, but the scripts look for -LRB- where the text has -lrb-
+DROPPED = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 ROUGE_BETA = 1.2  # weight of recall
 CIDER_ORDER = 4  # longest n-grams
 CIDER_SIGMA = 6.0  # tokens by which a length may differ
 
 
 def words(text: str) -> list[str]:
-    """Return the lower-case words of a text, as the Penn Treebank splits them, no punctuation."""
+    """Return the lower-case words of a text as the Penn Treebank splits them, no punctuation."""
     from nltk.tokenize import NLTKWordTokenizer
 
     text = APART.sub(r" \1 ", FULL_STOP.sub(" . ", text.translate(CURRENCY).lower()))
     found = NLTKWordTokenizer().tokenize(text, convert_parentheses=True)
-    return [word for word in found if word not in DROPPED]
+    return [word.lower() for word in found if word not in DROPPED]
 
 
 def longest_common_subsequence(first: Words, second: Words) -> int:

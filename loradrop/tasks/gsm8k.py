@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from loradrop.hub import fetch_dataset
-from loradrop.tasks.glue import find_parquet, read_parquet
+from loradrop.tasks.glue_files import find_parquet, read_parquet
 from loradrop.tasks.jsonl import read_lines
 from loradrop.tasks.official import OfficialTask
 from loradrop.tasks.text import Entry
