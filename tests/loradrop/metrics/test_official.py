@@ -66,7 +66,7 @@ def test_case_does_not_count_for_e2e():
 
 def test_rouge_l_of_coco_takes_precision_and_recall_from_different_references():
     # 2 of 2 words of the first reference are found, 4 of 6 of the prediction stand in the second
-    value = coco.rouge_l(["a b c d e f".split()], [["a b".split(), "a b c d x y z w".split()]])
+    value = coco.rouge_l([list("abcdef")], [[list("ab"), list("abcdxyzw")]])
     assert value == pytest.approx(2.44 * (4 / 6) * 1 / (1 + 1.44 * (4 / 6)))
     assert coco.rouge_l([[]], [[["a"]]]) == coco.rouge_l([["b"]], [[["a"]]]) == 0.0
 
