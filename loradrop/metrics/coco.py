@@ -7,6 +7,7 @@ METEOR, the third of these scores, is left out, as it needs Java and tables of p
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -66,8 +67,8 @@ def cider(predictions: Sequence[Words], references: Sequence[Sequence[Words]]) -
     """CIDEr-D (Vedantam et al. 2015), 0 to 10; 0 for a single row, whose n-grams weigh nothing."""
     counted = [[_ngrams(text) for text in texts] for texts in references]
     rows_with = Counter(ngram for texts in counted for ngram in set().union(*texts))
-    logs = {ngram: np.log(len(counted) / rows) for ngram, rows in rows_with.items()}
-    unseen = np.log(len(counted))
+    logs = {ngram: math.log(len(counted) / rows) for ngram, rows in rows_with.items()}
+    unseen = math.log(len(counted))
 
     def weighted(counts: Counter) -> list[dict[tuple[str, ...], float]]:
         """For each order, the n-grams with count times inverse document frequency."""
