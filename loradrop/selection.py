@@ -145,8 +145,16 @@ class SharingPlan:
         return "\n".join([*lines, *self.notes])
 
 
-def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
+def select(
+    importance: Measured,
+    seed: int = 0,
+    ranking: Mapping[str, Mapping[int, float]] | None = None,
+    **settings: Any,
+) -> SharingPlan:
     """Choose the layers that keep an own LoRA.
+
+    `ranking` has other values by module type and layer that rank the layers in place of the
+    importance, which then only says how many of each type are kept.
 
     `settings` are those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
     `num_layers`, and what else differs from its defaults. `seed` is that of the `random` strategy.
@@ -167,7 +175,10 @@ def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
         raise ValueError(
             f"parameter_ratio {chosen.parameter_ratio} is too small: no layer would have a LoRA"
         )
-    kept = _by_strategy(importance, kept, chosen.strategy, seed)
+    values = importance.values
+    if ranking is not None:
+        values, kept = ranking, _highest(ranking, kept)
+    kept = _by_strategy(values, kept, chosen.strategy, seed)
     if not kept and not chosen.share:
         raise ValueError(
             f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower"
@@ -239,7 +250,19 @@ def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, sha
     )
 
 
-def _by_strategy(importance: Measured, selected: set[Key], strategy: str, seed: int) -> set[Key]:
+def _highest(ranking: Mapping[str, Mapping[int, float]], selected: set[Key]) -> set[Key]:
+    """As many layers of each module type as were selected, those that rank highest."""
+    highest: set[Key] = set()
+    for kind, values in ranking.items():
+        k = sum((kind, layer) in selected for layer in values)
+        order = sorted(values, key=lambda layer: (-values[layer], layer))
+        highest |= {(kind, layer) for layer in order[:k]}
+    return highest
+
+
+def _by_strategy(
+    ranking: Mapping[str, Mapping[int, float]], selected: set[Key], strategy: str, seed: int
+) -> set[Key]:
     """The layers that keep their own under an ablation, as many of each module type as were
     selected.
     """
@@ -247,7 +270,7 @@ def _by_strategy(importance: Measured, selected: set[Key], strategy: str, seed: 
         return selected
     draw = random.Random(seed)
     result: set[Key] = set()
-    for kind, values in importance.values.items():
+    for kind, values in ranking.items():
         layers = sorted(values)
         k = sum((kind, layer) in selected for layer in layers)
         if strategy == "unselected":
