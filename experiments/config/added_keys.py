@@ -24,7 +24,7 @@ ADDED: dict[str, dict[str, Any]] = {
 
 def without_added(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's settings without added keys that have their old meaning."""
-    added = _of(node)
+    added = added_to(node)
     return {
         key: value
         for key, value in node.items()
@@ -37,8 +37,9 @@ def without_added(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_added(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's settings with the added keys that a stored config lacks."""
-    return {**_of(node), **node}
+    return {**added_to(node), **node}
 
 
-def _of(node: Mapping[str, Any]) -> dict[str, Any]:
+def added_to(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that a method's class got later, with their old meaning."""
     return ADDED.get(str(node.get("_target_")).rpartition(".")[2], {})
