@@ -18,6 +18,8 @@ ADDED: dict[str, dict[str, Any]] = {
         "criterion": "output",
     },
     "PrefixTuning": {"dropout": 0.0},
+    "AdapterDrop": {"robust": False},
+    "PRILoRA": {"distribution": "linear"},
     "SparseAdapter": {"pruner": "snip"},
 }
 

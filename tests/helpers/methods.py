@@ -49,7 +49,7 @@ def prilora(**changes):
         "interval": 2,
         "decay": 0.9,
     }
-    return PRILoRA(**(settings | {"regrow": True} | changes))
+    return PRILoRA(**(settings | {"regrow": True, "distribution": "linear"} | changes))
 
 
 def installed(method, family="roberta", seed=0):
