@@ -35,11 +35,14 @@ SMALL = {
     "adapter_drop": ["method.dropped_layers=1"],
     "houlsby": ["method.bottleneck=8"],
     "adalora": ["method.init_rank=6", "method.target_rank=3", "method.interval=1"],
+    "prune_lora": ["method.init_rank=6", "method.target_rank=3", "method.interval=1"],
+    "hifi": ["method.heads=2"],
     "prompt_tuning": ["method.virtual_tokens=4"],
     "prefix_tuning": ["method.virtual_tokens=4"],
 }
 REFUSED = {
     ("bitfit", "llama"): "has no biases",
+    ("hifi", "llama"): "key and value head for each query head",
     (
         "prefix_tuning",
         "deberta",
