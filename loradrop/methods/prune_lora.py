@@ -3,8 +3,8 @@
 Zhang et al. 2023, arXiv 2303.10512, Sections 3.1 and 4.4 (Table 4, "Prune LoRA"). A doublet is a
 row of A with its column of B. The score of a doublet is the mean over its row plus the mean over
 its column of smoothed sensitivity times uncertainty, and the budget of doublets falls along
-AdaLoRA's cubic curve. A pruned doublet is zeroed out entirely, so that its gradient is zero as well: what
-keeps AdaLoRA's triplets alive, their vectors, is gone.
+AdaLoRA's cubic curve. A pruned doublet is zeroed out entirely, so that its gradient is zero as
+well: what keeps AdaLoRA's triplets alive, their vectors, is gone.
 """
 
 from __future__ import annotations
