@@ -1,8 +1,9 @@
 """HiFi: only attention heads of high information and strong correlation are fine-tuned.
 
-Gui and Xiao 2023, arXiv 2305.04573. The heads of a layer form a graph: a head's information richness
-is its starting weight, the correlation of two heads the weight of their edge, and PageRank says which
-heads matter. The query, key and value projections of the k most important heads of each layer train.
+Gui and Xiao 2023, arXiv 2305.04573. The heads of a layer form a graph: a head's information
+richness is its starting weight, the correlation of two heads the weight of their edge, and PageRank
+says which heads matter. The query, key and value projections of the k most important heads of each
+layer train.
 
 Of the paper only the abstract and the introduction could be read. How richness and correlation are
 computed, the damping, k, and which weights of a head train are guesses (experiments/methods.md).
