@@ -185,7 +185,7 @@ def test_a_study_compares_the_values_of_a_key_in_pairs(tmp_path, capsys):
         return [gain[criterion] + config["seed"] / 100]
 
     sweep = ["task=rte,cola", "method.criterion=output,weight_norm,random", "seed=0,1,2"]
-    result_files.write(tmp_path, ["experiment=criteria", *sweep], metrics=metrics)
+    result_files.write(tmp_path, "experiment=criteria", *sweep, metrics=metrics)
     main(["criteria", *sweep, f"paths.outputs={tmp_path}"])
     shown = (tmp_path / "tables" / "criteria.md").read_text()
     settings = re.findall(r"method\.criterion=(\w+)", shown)
