@@ -13,8 +13,9 @@ $(if $(filter-out full mini,$(SCALE)),$(error SCALE is full or mini, not $(SCALE
 EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
 TABLES := $(filter table%,$(EXPERIMENTS))
 FIGURES := $(filter figure%,$(EXPERIMENTS))
-STUDIES := prilora prilora_ablations cross_task_stability sampling_stability layer_removal \
-	threshold_sensitivity rank_study learning_rate_sensitivity
+STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_task_stability \
+	sampling_stability layer_removal threshold_sensitivity rank_study criteria \
+	learning_rate_sensitivity
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean

@@ -158,7 +158,7 @@ class PRILoRA(LoRA):
 
     def result_fields(self) -> dict[str, Any]:
         """Report the sparsity that is reached. Ranks differ by layer, so no plain LoRA compares."""
-        if self.pruning == "none":
+        if not self.masks:
             return {}
         pruned = [getattr(module, f"lora_{self.matrix}") for module in self.adapted.values()]
         zeros = sum(int((weight == 0).sum()) for weight in pruned)
