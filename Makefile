@@ -14,8 +14,9 @@ EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
 TABLES := $(filter table%,$(EXPERIMENTS))
 FIGURES := $(filter figure%,$(EXPERIMENTS))
 STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_task_stability \
-	sampling_stability layer_removal threshold_sensitivity rank_study criteria \
-	learning_rate_sensitivity
+	sampling_stability cross_kind_stability understanding_generation layer_removal \
+	layer_removal_generation threshold_sensitivity threshold_sensitivity_large rank_study \
+	rank_study_scaled gsm8k criteria learning_rate_sensitivity
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
