@@ -498,6 +498,7 @@ def damage(config, state, shared, plan, draw):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_peft", [False, True])
 @pytest.mark.parametrize("source", ["own", "shared", "compact", "peft"])
 def test_random_damage(source, as_peft, batch, tmp_path):

@@ -180,6 +180,7 @@ def test_sharing_reaches_a_compiled_model_that_was_evaluated(kind, share, batch)
         assert not torch.allclose(wrapped(**batch).logits, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_distributed_data_parallel(kind, batch, process_group, tmp_path):
     plain = MODELS[kind]()

@@ -25,6 +25,7 @@ from loradrop.training import module
 from loradrop.training.generation import GenerationModule, NoRepeatedNgrams
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "lora_drop", "full", "vera", "prilora"])
 def test_a_run_is_scored_saved_and_restored(models, tmp_path, method):
     config = composed(models, tmp_path, f"method={method}")
