@@ -74,6 +74,7 @@ def test_an_edit_of_another_yaml_forgets_nothing(conf, expanded):
     assert len(expanded) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
