@@ -1,6 +1,4 @@
-"""Merge: W + (alpha / r) B A as the weight of an ordinary model, which computes the same without
-any LoRA.
-"""
+"""Merge LoRA into the base weights: W + (alpha / r) B A becomes the weight of an ordinary model."""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ def adapter_state(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return PEFT's LoraConfig as JSON values, and the tensors by PEFT's names.
 
-    Tensors that are shared stand under each of their names. Names are those of the model without
-    wrappers inside it.
+    Shared tensors appear under each of their names. Names are those of the unwrapped model.
 
     Args:
         model: A model with LoRA, without wrappers around it.
@@ -122,8 +121,10 @@ def _of_peft(model: nn.Module, adapter: str) -> tuple[dict[str, Any], dict[str, 
 
 
 def _trainable_modules(model: nn.Module, name: str = "") -> Iterator[str]:
-    """The largest modules besides LoRA all of whose parameters train. ValueError: a parameter
-    trains in none of them.
+    """Yield the largest modules outside LoRA whose parameters all train.
+
+    Raises:
+        ValueError: A parameter trains in none of them.
     """
     parameters = list(model.parameters())
     holds_lora = any(isinstance(module, LoRALinear) for module in model.modules())
