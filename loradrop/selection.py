@@ -36,8 +36,10 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How the layers that keep an own LoRA are chosen. ValueError: a combination that makes no
-    sense.
+    """How to choose the layers that keep an own LoRA.
+
+    Raises:
+        ValueError: A number is out of range, or not exactly one size is given.
 
     Args:
         threshold: T in (0, 1]: layers are kept in descending importance until their sum reaches T.
@@ -146,18 +148,23 @@ class SharingPlan:
 
 
 def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
-    """Choose the layers that keep an own LoRA.
+    """Choose the layers that keep an own LoRA. Ties go to the lower layer.
 
-    `settings` are those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
-    `num_layers`, and what else differs from its defaults. `seed` is that of the `random` strategy.
-    Ties go to the lower layer. ValueError: a number out of range, an unknown strategy, importances
-    that are all zero, a parameter_ratio smaller than the shared LoRAs alone need, no layer left
-    with a LoRA. TypeError: not an Importance, or an unknown setting.
+    Args:
+        importance: The result of measure.
+        seed: The seed of the `random` strategy.
+        settings: Those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
+            `num_layers`, and any others that differ from their defaults.
+
+    Raises:
+        TypeError: Not an Importance, or an unknown setting.
+        ValueError: A number out of range, an unknown strategy, importances that are all zero, a
+            parameter_ratio smaller than the shared LoRAs alone need, or no layer left with a LoRA.
     """
     chosen = SelectionSettings(**settings)
     if not hasattr(importance, "normalized"):
         raise TypeError(
-            f"an Importance is needed, what measure returns, got {type(importance).__name__}"
+            f"select needs an Importance, as measure returns it, got {type(importance).__name__}"
         )
     kept: set[Key] = set()
     for group in _groups(importance, chosen.across_module_types):

@@ -54,7 +54,9 @@ def share(
             f"shared_init must be one of {', '.join(SHARED_INIT)}, got '{shared_init}'"
         )
     if not isinstance(plan, SharingPlan):
-        raise TypeError(f"a SharingPlan is needed, what select returns, got {type(plan).__name__}")
+        raise TypeError(
+            f"share needs a SharingPlan, as select returns it, got {type(plan).__name__}"
+        )
     model = unwrap_to_change(model, "share")
     sites = {
         (site.module_type, site.layer): (site.name, lora)
@@ -104,7 +106,7 @@ def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Te
         first, *rest = (matrices[kind, layer] for layer in layers) if layers else [()]
         if any(not torch.equal(a, b) for pair in rest for a, b in zip(first, pair, strict=True)):
             raise ValueError(
-                f"the plan lets layers of {kind} share, whose stored A's and B's differ; {remedy}"
+                f"the plan shares layers of {kind}, but their stored A's and B's differ; {remedy}"
             )
 
 
@@ -135,7 +137,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len(
         {keys[0][0] for keys in shared}
     ) < len(shared):
-        raise ValueError("the model shares its LoRA in another way than a plan does")
+        raise ValueError("no plan shares LoRAs in the way that this model does")
     present = {(site.module_type, site.layer): lora.size for site, lora in sites.items()}
     dropped, never = without_lora(model, sites)
     without = {} if shared else dropped
@@ -177,8 +179,8 @@ def _check_apart(loras: Mapping[Key, LoRA], others: set[Key]) -> None:
         if len({kind for kind, _ in keys}) > 1 or not others.issuperset(keys):
             shown = ", ".join(f"{kind} {layer}" for kind, layer in keys)
             raise ValueError(
-                f"{shown} share a LoRA already, which the plan would part: share a model with plain"
-                " LoRA"
+                f"{shown} share a LoRA already, and the plan would separate them: start from a model"
+                " with plain LoRA"
             )
 
 

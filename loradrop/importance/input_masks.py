@@ -91,8 +91,8 @@ def target_mask(inputs: Mapping[str, Tensor]) -> InputMask:
     labels, padding = inputs.get("labels"), inputs.get("attention_mask")
     if not _is_text(labels):
         raise ValueError(
-            "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is"
-            " no target"
+            "average_over=target_tokens needs labels of (batch, tokens), with -100 for each token"
+            " that is not a target"
         )
     targets = (labels != IGNORED).long()
     if padding is not None and padding.shape == targets.shape:

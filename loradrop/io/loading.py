@@ -99,7 +99,7 @@ def _check_matrices(name: str, pair: tuple[Tensor, Tensor], base: Any, remedy: s
 def check_pair(name: str, A: Tensor, B: Tensor) -> None:
     """Raise ValueError if A and B are not matrices of one floating-point type."""
     if A.dim() < 2 or B.dim() < 2:
-        raise ValueError(f"{name}: A {tuple(A.shape)} and B {tuple(B.shape)} are no matrices")
+        raise ValueError(f"{name}: A {tuple(A.shape)} and B {tuple(B.shape)} are not matrices")
     if A.dtype != B.dtype or not A.is_floating_point():
         raise ValueError(
             f"{name}: A in {A.dtype} and B in {B.dtype}; one floating-point type is needed"

@@ -93,4 +93,4 @@ def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
         if there is None:
             raise ValueError(f"the adapter does not fit the model: PEFT finds no place for {name}")
         if not torch.allclose(value.to(there), there, rtol=0, atol=0, equal_nan=True):
-            raise ValueError(f"PEFT has not taken over {name}")
+            raise ValueError(f"PEFT has changed {name} while loading it")

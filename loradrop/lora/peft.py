@@ -64,7 +64,7 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
             "the model holds no LoRA: call add_lora first, or give a PeftModel with LoRA"
         )
     if adapter is not None:
-        raise ValueError(f"adapter='{adapter}' names an adapter of a PEFT model, and this is none")
+        raise ValueError(f"adapter='{adapter}' names an adapter, but this is not a PEFT model")
     return dict(lora_sites(model))
 
 

@@ -150,7 +150,11 @@ def test_what_is_no_model_importance_or_plan_is_refused():
     for act in (loradrop.add_lora, loradrop.merge, lambda name: loradrop.measure(name, [])):
         with pytest.raises(TypeError, match=r"a torch\.nn\.Module .*is needed, got str"):
             act("roberta-base")
-    with pytest.raises(TypeError, match="an Importance is needed, what measure returns, got dict"):
+    with pytest.raises(
+        TypeError, match="select needs an Importance, as measure returns it, got dict"
+    ):
         loradrop.select({"query": {0: 1.0}}, threshold=0.9)
-    with pytest.raises(TypeError, match="a SharingPlan is needed, what select returns, got dict"):
+    with pytest.raises(
+        TypeError, match="share needs a SharingPlan, as select returns it, got dict"
+    ):
         loradrop.share(model, {"query": (0,)})

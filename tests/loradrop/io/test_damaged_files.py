@@ -93,7 +93,7 @@ DAMAGES = {
         lambda config, state: state.update(
             {name: tensor.long() for name, tensor in state.items() if ".query." in name}
         ),
-        r"one floating-point type|not taken over|floating",
+        r"one floating-point type|while loading|floating",
     ),
     "two types": (
         changed(f"{QUERY}.lora_A.weight", lambda t: t.bfloat16()),
@@ -160,7 +160,7 @@ PLANS = {
         lambda plan: plan.update(
             kept={"query": [], "value": []}, others={"query": [0, 1, 2], "value": [0, 1, 2]}
         ),
-        "share, whose stored A's and B's differ; delete plan.json if it belongs to another adapter",
+        "but their stored A's and B's differ; delete plan.json if it belongs to another adapter",
     ),
     "in words": (lambda plan: plan.update(share="no"), "plan.json is damaged"),
     "layers in words": (lambda plan: plan["kept"].update(query="all"), "plan.json is damaged"),

@@ -280,7 +280,7 @@ def test_errors_are_single_messages(batch, tmp_path):
     with pytest.raises(ValueError, match="the model holds no LoRA to merge"):
         loradrop.merge(tiny_model())
     with pytest.raises(
-        ValueError, match="adapter='mine' names an adapter of a PEFT model, and this is none"
+        ValueError, match="adapter='mine' names an adapter, but this is not a PEFT model"
     ):
         loradrop.merge(model, adapter="mine")
     model.classifier.dense.bias.requires_grad_(True)
