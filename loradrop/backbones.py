@@ -226,8 +226,8 @@ class Backbone:
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is not "
-                "a folder. Put the model there (config.json, model.safetensors, tokenizer.json), or "
-                "point paths.models or LORADROP_MODELS to it."
+                "a folder. Put the model there (config.json, model.safetensors, tokenizer.json), "
+                "or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
 

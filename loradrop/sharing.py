@@ -179,8 +179,8 @@ def _check_apart(loras: Mapping[Key, LoRA], others: set[Key]) -> None:
         if len({kind for kind, _ in keys}) > 1 or not others.issuperset(keys):
             shown = ", ".join(f"{kind} {layer}" for kind, layer in keys)
             raise ValueError(
-                f"{shown} share a LoRA already, and the plan would separate them: start from a model"
-                " with plain LoRA"
+                f"{shown} share a LoRA already, and the plan would separate them: start from a"
+                " model with plain LoRA"
             )
 
 

@@ -143,8 +143,8 @@ class TokenMask:
                 return x, found
         shown = ", ".join(f"{mask.key} {tuple(mask.mask.shape)}" for mask in about)
         raise ValueError(
-            f"{site.name}: which positions of its input {tuple(x.shape)}, made of"
-            f" {_listed(content)}, are padding does not follow from {shown}:"
+            f"{site.name}: it cannot be told from {shown} which positions of its input"
+            f" {tuple(x.shape)}, made of {_listed(content)}, are padding:"
             f" {self.told.remedy(site)}"
         )
 

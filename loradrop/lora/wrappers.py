@@ -57,7 +57,8 @@ def unwrap_to_change(model: Any, call: str) -> nn.Module:
         raise ValueError(f"{wrapper}: {call} first")
     if _live_ddp_around(inside):
         raise ValueError(
-            f"{wrapper}: {call} first, or delete that wrapper (del) and wrap the model again afterwards"
+            f"{wrapper}: {call} first, or delete that wrapper (del) and wrap the model again"
+            " afterwards"
         )
     return inside
 
