@@ -38,7 +38,7 @@ class Dart(OfficialTask):
             broken = [one for one in triples if not is_triple(one)]
             if broken or not triples:
                 raise ValueError(
-                    f"{path}, entry {number}: {broken[0] if broken else 'nothing'} is not a triple."
+                    f"{path}, entry {number}: {broken[0] if broken else 'nothing'} is no triple."
                 )
             read.append((linearise(triples), texts))
         return read
@@ -48,7 +48,7 @@ def json_entries(path: Path) -> Iterable[tuple[list[list[str]], list[str]]]:
     """Yield (triples, texts) for each entry of the training or dev file."""
     entries = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(entries, list):
-        raise ValueError(f"{path}: it is not a list of entries.")
+        raise ValueError(f"{path}: it is no list of entries.")
     for number, entry in enumerate(entries, start=1):
         try:
             yield (

@@ -25,7 +25,7 @@ def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
+                raise ValueError(f"{path}, line {number}: no JSON ({error}).") from None
             absent = [
                 key
                 for key in keys

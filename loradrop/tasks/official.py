@@ -111,7 +111,7 @@ class OfficialTask(TextTask):
         for number, (source, texts) in enumerate(entries, start=1):
             strange = [text for text in (source, *texts) if not isinstance(text, str)]
             if strange:
-                raise ValueError(f"{path}, entry {number}: {strange[0]!r} is not a text.")
+                raise ValueError(f"{path}, entry {number}: {strange[0]!r} is no text.")
         return entries
 
     def find(self, folder: Path, split: str) -> Path | None:

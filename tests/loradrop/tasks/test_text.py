@@ -148,7 +148,7 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             "dart",
             "dart-v1.1.1-full-train.json",
             '[{"tripleset": [["a", "b"]], "annotations": []}]',
-            "entry 1: .* is not a triple",
+            "entry 1: .* is no triple",
         ),
         (
             "dart",
@@ -160,19 +160,19 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             "dart",
             "dart-v1.1.1-full-train.json",
             '{"tripleset": []}',
-            "full-train.json: it is not a list of entries",
+            "full-train.json: it is no list of entries",
         ),
         (
             "dart",
             "dart-v1.1.1-full-train.json",
             '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": null}]}]',
-            "full-train.json, entry 1: None is not a text",
+            "full-train.json, entry 1: None is no text",
         ),
         (
             "dialogsum",
             "dialogsum.train.jsonl",
             '{"dialogue": "a", "summary1": "b", "summary2": null}',
-            "train.jsonl, entry 1: None is not a text",
+            "train.jsonl, entry 1: None is no text",
         ),
         (
             "gsm8k",
@@ -187,7 +187,7 @@ def test_dialogsum_has_one_summary_or_three(tmp_path):
             "entry 1: no text 'summary' or",
         ),
         ("dialogsum", "dialogsum.train.jsonl", '{"summary": "a"}', "line 1: no text 'dialogue'"),
-        ("dialogsum", "dialogsum.train.jsonl", "\n{", "line 2: not JSON"),
+        ("dialogsum", "dialogsum.train.jsonl", "\n{", "line 2: no JSON"),
         ("gsm8k", "train.jsonl", '{"question": "a", "answer": 3}', "line 1: no text 'answer'"),
     ],
 )
