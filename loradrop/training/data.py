@@ -18,6 +18,7 @@ import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from pyarrow import ArrowException
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
 from loradrop.sampling import stratified_sample
@@ -87,27 +88,16 @@ class TextCollator:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.padding = tokenizer.pad_token_id
+        self.tokenizer = tokenizer
 
     def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
-        ids = rows["input_ids"]
-        width = max(map(len, ids))
-
-        def padded(lists: list[list[int]], value: int, on_the_left: bool) -> Tensor:
-            missing = [[value] * (width - len(row)) for row in lists]
-            pairs = (
-                zip(missing, lists, strict=True)
-                if on_the_left
-                else zip(lists, missing, strict=True)
-            )
-            return torch.tensor([first + second for first, second in pairs])
-
-        on_the_left = LABELS not in rows
-        mask = padded([[1] * len(row) for row in ids], 0, on_the_left)
-        batch = {"input_ids": padded(ids, self.padding, on_the_left), "attention_mask": mask}
-        return (
-            batch if on_the_left else batch | {LABELS: padded(rows[LABELS], IGNORED, on_the_left)}
-        )
+        side = "right" if LABELS in rows else "left"
+        ids = {"input_ids": rows["input_ids"]}
+        batch = {**self.tokenizer.pad(ids, padding_side=side, return_tensors="pt")}
+        if LABELS in rows:
+            labels = [torch.tensor(row) for row in rows[LABELS]]
+            batch[LABELS] = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        return batch
 
 
 class TaskData:
