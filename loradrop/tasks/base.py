@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 TRAIN = "train"
+# a text that spells a special token, e.g. </s>, is a text for every tokenizer
+LITERAL = {"split_special_tokens": True}
 Values = Sequence[Any] | np.ndarray  # the predictions for a split, or their references
 
 
@@ -181,9 +183,8 @@ class LabelTask(Task):
     def encode(
         self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int
     ) -> dict[str, list]:
-        return tokenizer(
-            *(rows[column] for column in self.columns), truncation=True, max_length=max_length
-        )
+        texts = (rows[column] for column in self.columns)
+        return tokenizer(*texts, truncation=True, max_length=max_length, **LITERAL)
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Return the classes, or quantiles of the score if there are no classes."""

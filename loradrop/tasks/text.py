@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from datasets import Dataset, Features, List, Value
 
 from loradrop.sampling import quantile_bins
-from loradrop.tasks.base import Task, Values
+from loradrop.tasks.base import LITERAL, Task, Values
 
 SOURCE, TARGET, REFERENCES = "source", "target", "references"
 LABELS, TRUNCATED = "labels", "truncated"  # of encoded rows
@@ -99,7 +99,7 @@ class TextTask(Task):
         max_length: int,
     ) -> dict[str, list]:
         encoded: dict[str, list] = {"input_ids": [], LABELS: [], TRUNCATED: []}
-        targets = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        targets = tokenizer(list(texts), add_special_tokens=False, **LITERAL)["input_ids"]
         for (source, whole), target, text in zip(prompts, targets, texts, strict=True):
             target = [*target, tokenizer.eos_token_id]
             cut = self._cut(source, whole, max_length - len(target), tokenizer)
@@ -148,7 +148,8 @@ class TextTask(Task):
     def _prompt_ids(self, sources: Sequence[str], tokenizer: Any) -> list[list[int]]:
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         prompts = [self.prompt(source) for source in sources]
-        return [start + ids for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        encoded = tokenizer(prompts, add_special_tokens=False, **LITERAL)["input_ids"]
+        return [start + ids for ids in encoded]
 
     def _cut(
         self, source: str, prompt: list[int], room: int, tokenizer: Any

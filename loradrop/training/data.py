@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from loradrop.sampling import stratified_sample
 from loradrop.seeds import Seeds
-from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits, Task
+from loradrop.tasks.base import LABEL, LITERAL, TRAIN, LabelTask, Splits, Task
 from loradrop.tasks.text import IGNORED, LABELS
 
 # this many batches are sorted by length together: little padding, and batches still vary by epoch
@@ -177,6 +177,7 @@ class TaskData:
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
         special = json.dumps(tokenizer.special_tokens_map)  # not part of the vocabulary
         parts = (
+            json.dumps(LITERAL),
             self.fingerprint,
             encoder,
             *self.task.encoding,
