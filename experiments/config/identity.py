@@ -10,7 +10,7 @@ An id covers the values that can change a number, by their meaning:
             what a run writes and prints: logger, save_weights, wait, progress_bar,
             checkpoint_minutes, num_workers
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
-            learning_rate
+            learning_rate; long_rows=truncate
             how a number is written: 2 equals 2.0
 
 So moving a class or mirroring data changes no id. Renaming a key or a name does;
@@ -96,12 +96,16 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, without an adapter's own learning rate if it equals the general one."""
-    is_redundant = recipe.get("adapter_learning_rate") == recipe.get("learning_rate")
+    """The recipe, without values that say what holds anyway.
+
+    These are an adapter's own learning rate if it equals the general one, and that long rows are
+    cut, as they always were before there was a choice.
+    """
+    redundant = {"adapter_learning_rate": recipe.get("learning_rate"), "long_rows": "truncate"}
     return {
         key: value
         for key, value in recipe.items()
-        if not (is_redundant and key == "adapter_learning_rate")
+        if not (key in redundant and value == redundant[key])
     }
 
 

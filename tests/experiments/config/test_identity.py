@@ -82,6 +82,7 @@ def test_ids_stay(id, overrides):
         ("method.rank", 8.0),
         ("recipe.epochs", 6.0),
         ("recipe.adapter_learning_rate", None),
+        ("recipe.long_rows", "truncate"),
     ],
 )
 def test_what_changes_no_number_changes_no_id(plain, key, value):
@@ -105,6 +106,7 @@ def test_what_changes_no_number_changes_no_id(plain, key, value):
         ("method.nested", {"_target_": "a.b.Class"}),
         ("recipe.learning_rate", 0.5),
         ("recipe.adapter_learning_rate", 0.5),
+        ("recipe.long_rows", "drop"),
         ("decoding.num_beams", 9),
         ("decoding", None),
         ("trainer.accelerator", "other"),

@@ -155,7 +155,7 @@ def test_a_part_of_the_rows_is_its_own_training_set(tmp_path):
 
 def test_prompts_are_padded_on_the_left_and_with_their_targets_on_the_right():
     collate = TextCollator(AutoTokenizer.from_pretrained(ASSETS / "tiny_llama"))  # padding is 0
-    prompts = collate({"input_ids": [[5], [6, 7, 8]], "truncated": [0, 1]})
+    prompts = collate({"input_ids": [[5], [6, 7, 8]]})
     assert {name: column.tolist() for name, column in prompts.items()} == {
         "input_ids": [[0, 0, 5], [6, 7, 8]],
         "attention_mask": [[0, 0, 1], [1, 1, 1]],
