@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -100,8 +101,10 @@ def _labels(components: RunComponents, module: RunModule) -> Iterator[dict[str, 
     """One row per row scored at the best epoch: split, row, label, prediction, logits."""
     task = cast(LabelTask, components.data.task)
     for split, logits in module.best["logits"].items():
+        labels = components.data.evaluation[split][LABEL][:]
         columns = (
-            components.data.evaluation[split][LABEL],
+            # a score in the precision in which it was compared
+            torch.tensor(labels, dtype=logits.dtype).tolist() if task.is_regression else labels,
             task.decode(logits.numpy()).tolist(),
             logits.tolist(),
         )
