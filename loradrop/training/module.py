@@ -200,13 +200,16 @@ class SequenceModule(RunModule):
         task = cast(LabelTask, self.data.task)
         decoded: dict[str, tuple[Values, Values]] = {}
         for split, parts in self.outputs.items():
-            logits, labels = (torch.cat(tensors).cpu() for tensors in zip(*parts, strict=True))
+            # from the order of the batches to that of the rows
+            rows = torch.tensor(self.data.evaluation_order(split)).argsort()
+            logits, labels = (
+                torch.cat(tensors).cpu()[rows] for tensors in zip(*parts, strict=True)
+            )
             if not logits.isfinite().all():
                 # argmax of NaNs is class 0, which would pass for a prediction
                 raise self.diverged()
             decoded[split] = task.decode(logits.numpy()), labels.numpy()
-            self.logits[split] = torch.empty_like(logits)
-            self.logits[split][self.data.evaluation_order(split)] = logits
+            self.logits[split] = logits
         return decoded
 
     def remembered(self) -> dict[str, Any]:
