@@ -76,6 +76,7 @@ def test_ids_stay(id, overrides):
         ("method.rank", 8.0),
         ("recipe.epochs", 6.0),
         ("recipe.adapter_learning_rate", None),
+        ("recipe.long_rows", "truncate"),
         ("recipe.lora_rank", 4),  # the method has the rank
     ],
 )
@@ -100,6 +101,7 @@ def test_what_changes_no_number_changes_no_id(plain, key, value):
         ("method.nested", {"_target_": "a.b.Class"}),
         ("recipe.learning_rate", 0.5),
         ("recipe.adapter_learning_rate", 0.5),
+        ("recipe.long_rows", "drop"),
         ("decoding.num_beams", 9),
         ("decoding", None),
         ("trainer.accelerator", "other"),
