@@ -12,7 +12,7 @@ An id covers the values that can change a number, by their meaning:
             keys that a method got later, with the value that older results stand for
             recipe.lora_rank, which a method that uses it has as its own
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
-            learning_rate
+            learning_rate; long_rows=truncate
             how a number is written: 2 equals 2.0
 
 So moving a class or mirroring data changes no id. Renaming a key or a name does;
@@ -111,10 +111,16 @@ def _is_task(value: Any) -> bool:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, without the rank and an adapter's own learning rate if it equals the general."""
+    """The recipe, without the rank and what holds anyway.
+
+    That is an adapter's own learning rate if it equals the general one, and that long rows are cut,
+    as they were before there was a choice.
+    """
     left_out = {"lora_rank"}
     if recipe.get("adapter_learning_rate") == recipe.get("learning_rate"):
         left_out.add("adapter_learning_rate")
+    if recipe.get("long_rows") == "truncate":
+        left_out.add("long_rows")
     return {key: value for key, value in recipe.items() if key not in left_out}
 
 
