@@ -16,9 +16,12 @@ FIGURES := $(filter figure%,$(EXPERIMENTS))
 STUDIES := prilora prilora_ablations cross_task_stability sampling_stability layer_removal \
 	threshold_sensitivity rank_study learning_rate_sensitivity
 
+# on the built-in models as many runs at once as there are cores; LAUNCHER= for one after the other
+LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
-.PHONY: lock test-newest test-oldest
+.PHONY: lock test-newest test-oldest test-slurm
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +53,7 @@ tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper (one alone: 
 studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
 
 $(EXPERIMENTS): $(STAMP)
-	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(ARGS)
+	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
@@ -60,6 +63,9 @@ check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 s
 
 test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -X utf8 -m pytest -n 2
+
+test-slurm: $(STAMP) ## a sweep on a real Slurm of one node, with a cancelled and a timed-out job: 6 minutes; needs root and Slurm's packages
+	$(BIN)/python -X utf8 -m pytest -m slurm -rs
 
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest
 	$(PYTHON) -m venv .venv-newest

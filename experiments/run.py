@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cli import guarded
-from experiments.common import console
+from experiments.common import console, interrupts
 from experiments.config import explain
 from experiments.config.errors import FULL_ERROR, TRACEBACKS
 from experiments.config.schema import CONF, UserError
@@ -33,6 +33,7 @@ from experiments.runner.execution import run
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
 def carry_out(config: DictConfig) -> None:
     """Carry out one run. In a sweep, Hydra calls this once per run."""
+    interrupts.make_errors_final()
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         outcome = run(config, wait=not sweeping)

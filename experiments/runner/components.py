@@ -5,6 +5,7 @@ Does not import Lightning, which would delay messages about a user's mistake by 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ from omegaconf import DictConfig
 from torch import nn
 
 from experiments.config.validation import BuiltConfig
+from experiments.runner.gpus import least_used_gpu
 from loradrop.backbones import Backbone
 from loradrop.methods.base import Method
 from loradrop.tasks.base import Task
 from loradrop.training.data import TaskData
 
-# torch's initial number; another run of the same sweep may have changed it since
-ALL_THREADS = torch.get_num_threads()
+# torch's initial number; another run of the same sweep may have changed it since. Slurm does not
+# always keep a job from seeing more cores than it has
+ALL_THREADS = int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads()))
 
 
 class RunComponents:
@@ -130,4 +133,5 @@ def _device(settings: DictConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; use trainer=cpu")
+    torch.cuda.set_device(least_used_gpu())
     return torch.device("cuda")

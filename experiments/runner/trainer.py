@@ -13,13 +13,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from rich.progress import ProgressColumn, TextColumn
 
+from experiments.common import console
 from experiments.runner.components import RunComponents
 from loradrop.methods.base import Method
 from loradrop.training.data import TaskData
 from loradrop.training.module import RunModule, SequenceModule
 
 CHECKPOINT = "checkpoint.ckpt"
+NARROW = 80  # columns of a terminal
 
 
 def make_module(
@@ -96,7 +99,17 @@ class StageBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{self.stage}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
+    def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
+        if console.terminal.width >= NARROW:
+            return super().configure_columns(trainer)
+        return [
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        ]
+
     def get_metrics(self, *args: Any) -> dict[str, Any]:
+        if console.terminal.width < NARROW:
+            return {}
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # the number of the logger's folder
         return metrics
@@ -119,17 +132,18 @@ def make_trainer(
         options: Further options of Lightning's Trainer.
     """
     settings = components.config.trainer
-    bars = [StageBar(stage)] if settings.progress_bar else []
+    shows = settings.progress_bar and console.shows_progress()
+    bars = [StageBar(stage)] if shows else []
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        devices=[torch.cuda.current_device()] if components.device.type == "cuda" else 1,
         precision=settings.precision,
         max_epochs=epochs,
         gradient_clip_val=components.recipe.max_grad_norm,
         callbacks=[*callbacks, *bars],
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, len(components.data.train_loader())),
-        enable_progress_bar=settings.progress_bar,
+        enable_progress_bar=shows,
         enable_model_summary=False,
         # on one device, Slurm's rendezvous, requeueing and checkpoints are not wanted
         plugins=[LightningEnvironment()],
