@@ -37,7 +37,7 @@ def unfinished(
         first: The place of the first job in the sweep.
     """
     config = launcher.config
-    swept = OmegaConf.to_container(config.hydra.overrides.task)
+    swept: Any = OmegaConf.to_container(config.hydra.overrides.task)
     if config.trainer.precision == AUTO or f"trainer.precision={AUTO}" in swept:
         return list(job_overrides)  # ids depend on the machine that a job will run on
     runs = run_configs(swept)[first : first + len(job_overrides)]
