@@ -64,6 +64,4 @@ def wait_for(jobs: Sequence[Any]) -> Iterator[Any]:
         try:
             yield job.results()[0]
         except UncompletedJobError:  # cancelled, killed, or out of time too often
-            console.error(
-                f"job {job.job_id} ({job.state}) is lost; its output: {job.paths.folder}"
-            )
+            console.error(f"job {job.job_id} ({job.state}) is lost; its output: {job.paths.folder}")
