@@ -69,7 +69,8 @@ def in_first(make: Callable[[], AbstractContextManager[Value]]) -> Iterator[Valu
         UserError: In all processes, if entering it raises in the first one.
     """
     with ExitStack() as stack:
-        value, error = None, None
+        value: Any = None
+        error: Exception | None = None
         if rank() == 0:
             try:
                 value = stack.enter_context(make())
