@@ -3,12 +3,14 @@
 An id covers the values that can change a number, by their meaning:
 
     in      names and settings of backbone, task and method, the recipe, the decoding, the seed,
-            and the trainer settings that change a bit (accelerator, precision, num_threads)
+            and the trainer settings that change a bit (accelerator, precision, num_threads;
+            of several processes their number, devices x num_nodes, and the strategy)
     not in  where code is: `_target_`, and the module of a class that a setting names (task.metric)
             where files are: paths, task.official, task.url, the names in task.files (their
             checksums and numbers of rows are in)
             what a run writes and prints: logger, save_weights, wait, progress_bar,
             checkpoint_minutes, num_workers
+            recipe.lora_rank, which a method that uses it has as its own
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
             learning_rate
             how a number is written: 2 equals 2.0
@@ -68,7 +70,7 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         **{group: _settings(group, plain[group]) for group in GROUPS},
         "recipe": _recipe(plain["recipe"]),
         "decoding": plain.get("decoding"),
-        "trainer": {key: plain["trainer"].get(key) for key in OF_TRAINER},
+        "trainer": _trainer(plain["trainer"]),
         "seed": plain["seed"],
     }
 
@@ -95,14 +97,21 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes a bit. Several processes draw other dropout masks than one."""
+    kept = {key: trainer.get(key) for key in OF_TRAINER}
+    count = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
+    if count > 1:
+        kept |= {"processes": count, "strategy": trainer["strategy"].replace("auto", "ddp")}
+    return kept
+
+
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, without an adapter's own learning rate if it equals the general one."""
-    is_redundant = recipe.get("adapter_learning_rate") == recipe.get("learning_rate")
-    return {
-        key: value
-        for key, value in recipe.items()
-        if not (is_redundant and key == "adapter_learning_rate")
-    }
+    """The recipe, without the rank and an adapter's own learning rate if it equals the general."""
+    left_out = {"lora_rank"}
+    if recipe.get("adapter_learning_rate") == recipe.get("learning_rate"):
+        left_out.add("adapter_learning_rate")
+    return {key: value for key, value in recipe.items() if key not in left_out}
 
 
 def _without_name(file: Any) -> Any:

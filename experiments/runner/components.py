@@ -17,7 +17,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from experiments.config.validation import BuiltConfig
+from experiments.config.validation import FSDP, BuiltConfig
+from experiments.runner import processes
 from experiments.runner.gpus import least_used_gpu
 from loradrop.backbones import Backbone
 from loradrop.methods.base import Method
@@ -44,6 +45,7 @@ class RunComponents:
         self.seconds: dict[str, float] = {}  # wall time of each stage
         self.seeds = built.seeds
         self.recipe, self.decoding, self.method = built.recipe, built.decoding, built.method
+        self.divided: list[str] = []  # the weights that strategy=fsdp divides among processes
         self.device = _device(built.config.trainer)
         backbone, task, models = built.backbone, built.task, built.models
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
@@ -53,6 +55,10 @@ class RunComponents:
             check_method(self.method, backbone, task, models)
             task.check_metric()
             self.model, self.tokenizer = load_model(built)
+            if self.config.trainer.strategy == FSDP:
+                from experiments.runner.sharding import shard_frozen
+
+                self.divided = shard_frozen(self.model, self.device)
             self.data = TaskData(
                 task,
                 splits,
@@ -64,6 +70,8 @@ class RunComponents:
                 self.device.type == "cuda",
                 Path(self.config.paths.cache) / "tokens",
                 None if self.decoding is None else self.decoding.batch_size,
+                processes.rank(),
+                processes.world_size(),
             )
         self.steps = len(self.data.train_loader()) * self.recipe.epochs  # optimiser steps
         self.method.check_steps(self.steps)
@@ -128,10 +136,11 @@ def load_model(built: BuiltConfig) -> tuple[nn.Module, Any]:
 
 def _device(settings: DictConfig) -> torch.device:
     """Choose the device and set the number of threads; ValueError if there is no such GPU."""
-    torch.set_num_threads(settings.num_threads or ALL_THREADS)
+    on_machine = settings.devices if processes.several() else 1
+    torch.set_num_threads(settings.num_threads or max(1, ALL_THREADS // on_machine))
     if settings.accelerator == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; use trainer=cpu")
-    torch.cuda.set_device(least_used_gpu())
+    torch.cuda.set_device(processes.local_rank() if processes.several() else least_used_gpu())
     return torch.device("cuda")

@@ -20,6 +20,7 @@ from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
 from experiments.config.validation import build, check_values
 from experiments.results import Failure, Result
+from experiments.runner import processes
 from experiments.runner.claim import Owner, claim_run
 from experiments.runner.fingerprints import difference, remember
 from experiments.runner.loggers import RunInfo, finishing, log_result
@@ -61,16 +62,29 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
         note = resolve_precision(config)
         check_values(config)
         id = run_id(config)
+        in_group = processes.join(config)
     outputs = config.paths.outputs
-    with _one_line(id), claim_run(outputs, id, wait) as claim:
+    if processes.wanted(config) > 1 and not in_group:
+        with _one_line(id):
+            if results.finished_result(outputs, id) is None:
+                return _in_processes(config, id, wait)
+    with _one_line(id), processes.in_first(lambda: claim_run(outputs, id, wait)) as claim:
         if claim.result is not None and (changed := difference(config, claim.result)):
             raise UserError(changed)
         if claim.owner is not Owner.YOU:
             return Outcome(id, outputs, claim.result, again=claim.result is not None)
-        console.started(id)
-        if note is not None:
-            console.info(note)
+        if processes.rank() == 0:
+            console.started(id)
+            if note is not None:
+                console.info(note)
         return Outcome(id, outputs, _carry_out(config, id), again=False)
+
+
+def _in_processes(config: DictConfig, id: str, wait: bool) -> Outcome:
+    """Carry out a run in several processes of this machine."""
+    processes.start(run, processes.wanted(config), config, wait)
+    outputs = config.paths.outputs
+    return Outcome(id, outputs, results.finished_result(outputs, id), again=False)
 
 
 @finishing()
@@ -82,9 +96,11 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     from experiments.runner.environment import record
 
     components = RunComponents(built)
-    remember(config, components.data.fingerprint)
+    first = processes.rank() == 0  # the one that writes
+    if first:
+        remember(config, components.data.fingerprint)
     folder = results.run_folder(config.paths.outputs, id)
-    logger = built.make_logger and built.make_logger(RunInfo(id, folder, config))
+    logger = first and built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
     try:
         return _train(components, folder, logger, facts)
@@ -92,7 +108,8 @@ def _carry_out(config: DictConfig, id: str) -> Result:
         message = f"{id} failed: {type(error).__name__}: {error}"
         try:
             failure = Failure(**facts, error=traceback.format_exc())
-            results.write(config.paths.outputs, failure)
+            if first:
+                results.write(config.paths.outputs, failure)
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error
         raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
@@ -117,14 +134,18 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     from experiments.runner.trainer import CHECKPOINT, quieten
 
     quieten()
-    with atomic_write(folder / "config.yaml") as path:
-        OmegaConf.save(components.config, path, resolve=True)
+    first = processes.rank() == 0
+    if first:
+        with atomic_write(folder / "config.yaml") as path:
+            OmegaConf.save(components.config, path, resolve=True)
     probe = RunProbe(components, Path(components.config.paths.cache) / "stage1")
     module, speed = training.fit(components, folder, logger, probe)
-    save(components, module, folder)
+    if first:
+        save(components, module, folder)
     times: dict[str, Any] = {"seconds": components.seconds, "stage1_cached": probe.cached}
     result = Result(**facts, **describe(components, module), **speed, **times)
-    results.write(components.config.paths.outputs, result)
-    log_result(result)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if first:
+        results.write(components.config.paths.outputs, result)
+        log_result(result)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     return result

@@ -63,6 +63,5 @@ def wait_for(jobs: Sequence[Any]) -> Iterator[Any]:
     for job in jobs:
         try:
             yield job.results()[0]
-        except UncompletedJobError as error:  # cancelled, killed, or out of time too often
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            console.error(f"job {job.job_id} ({job.state}) is lost: {lines[0]}")
+        except UncompletedJobError:  # cancelled, killed, or out of time too often
+            console.error(f"job {job.job_id} ({job.state}) is lost; its output: {job.paths.folder}")

@@ -15,6 +15,7 @@ from torch import nn
 
 from experiments.common.files import atomic_write, run_lock
 from experiments.config.identity import stage1_id
+from experiments.runner import processes
 from experiments.runner.components import RunComponents
 from experiments.runner.record import save_tensors
 from experiments.runner.trainer import make_module, make_trainer
@@ -70,7 +71,8 @@ class RunProbe:
         data = self.components.data.of_rows(rows)
         if gradients:
             data.evaluation_batch_size = data.batch_size
-        for batch in data.ordered_train_loader():
+        # a measurement adds up what the processes have seen; gradients are nobody's to add up
+        for batch in data.ordered_train_loader(divided=not gradients):
             yield {key: value.to(device) for key, value in batch.items()}
 
     def autocast(self) -> AbstractContextManager:
@@ -98,14 +100,14 @@ class RunProbe:
         }
         measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
         folder = self.folder / stage1_id(self.components.config, **measured)
-        with run_lock(folder):  # concurrent runs wait for the first one
-            self.cached = (folder / "importance.json").exists()
+        # concurrent runs wait for the first one
+        with processes.in_first(lambda: run_lock(folder)):
+            self.cached = processes.from_first((folder / "importance.json").exists())
             if not self.cached:
                 result = compute()
-                with atomic_write(folder / "trained.safetensors") as path:
-                    save_tensors(result.trained, path)
-                with atomic_write(folder / "importance.json") as path:  # last: marks it complete
-                    result.importance.save(path)
+                if processes.rank() == 0:
+                    self._store(result, folder)
+            processes.from_first(None)  # the files are there
         try:
             return Stage1(
                 Importance.load(folder / "importance.json"),
@@ -113,3 +115,9 @@ class RunProbe:
             )
         except (ValueError, KeyError, OSError, SafetensorError) as error:
             raise ValueError(f"{folder} is damaged ({error}); delete it and run again") from error
+
+    def _store(self, result: Stage1, folder: Path) -> None:
+        with atomic_write(folder / "trained.safetensors") as path:
+            save_tensors(result.trained, path)
+        with atomic_write(folder / "importance.json") as path:  # last: marks it complete
+            result.importance.save(path)

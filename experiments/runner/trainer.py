@@ -14,8 +14,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from rich.progress import ProgressColumn, TextColumn
+from torch.nn.parallel import DistributedDataParallel
 
 from experiments.common import console
+from experiments.config.validation import FSDP
+from experiments.runner import processes
 from experiments.runner.components import RunComponents
 from loradrop.methods.base import Method
 from loradrop.training.data import TaskData
@@ -38,12 +41,17 @@ def make_module(
     """
     arguments = (components.model, data, components.recipe, method, identity)
     if components.decoding is None:
-        return SequenceModule(*arguments)
-    from loradrop.training.generation import GenerationModule  # only for runs that generate
+        module: RunModule = SequenceModule(*arguments)
+    else:
+        from loradrop.training.generation import GenerationModule  # only for runs that generate
 
-    return GenerationModule(
-        *arguments, tokenizer=components.tokenizer, decoding=components.decoding
-    )
+        module = GenerationModule(
+            *arguments, tokenizer=components.tokenizer, decoding=components.decoding
+        )
+    if components.divided:  # else the first process's part would be copied to all others
+        names = [f"model.{name}" for name in components.divided]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+    return module
 
 
 class Checkpoint(ModelCheckpoint):
@@ -136,7 +144,7 @@ def make_trainer(
     bars = [StageBar(stage)] if shows else []
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=[torch.cuda.current_device()] if components.device.type == "cuda" else 1,
+        **_devices(components),
         precision=settings.precision,
         max_epochs=epochs,
         gradient_clip_val=components.recipe.max_grad_norm,
@@ -145,10 +153,23 @@ def make_trainer(
         log_every_n_steps=min(10, len(components.data.train_loader())),
         enable_progress_bar=shows,
         enable_model_summary=False,
-        # on one device, Slurm's rendezvous, requeueing and checkpoints are not wanted
+        # runner.processes or torchrun has started all processes, and submitit requeues
         plugins=[LightningEnvironment()],
         **options,
     )
+
+
+def _devices(components: RunComponents) -> dict[str, Any]:
+    settings = components.config.trainer
+    if processes.several():
+        return {
+            "devices": settings.devices,
+            "num_nodes": settings.num_nodes,
+            # fsdp: the frozen weights are divided already (sharding), the rest is DDP's
+            "strategy": settings.strategy.replace("auto", "ddp").replace(FSDP, "ddp"),
+            "use_distributed_sampler": False,  # loradrop.training.data divides the batches
+        }
+    return {"devices": [torch.cuda.current_device()] if components.device.type == "cuda" else 1}
 
 
 def quieten() -> None:

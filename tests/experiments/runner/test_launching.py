@@ -54,6 +54,8 @@ def test_a_lost_job_does_not_hide_those_after_it(capsys):
         raise UncompletedJobError("Job 7 has not produced any output\n\n(state: CANCELLED)")
 
     first, third = (SimpleNamespace(results=lambda i=i: [i]) for i in (0, 2))
-    second = SimpleNamespace(results=lost, job_id="7_1", state="CANCELLED")
+    paths = SimpleNamespace(folder="sweeps/.submitit/7_1")
+    second = SimpleNamespace(results=lost, job_id="7_1", state="CANCELLED", paths=paths)
     assert list(wait_for([first, second, third])) == [0, 2]
-    assert "job 7_1 (CANCELLED) is lost: Job 7 has not" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "job 7_1 (CANCELLED) is lost; its output: sweeps/.submitit/7_1" in said
