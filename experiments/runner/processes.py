@@ -1,10 +1,12 @@
 """A run in several processes, one a device: started here, by torchrun, or by Slurm.
 
-All processes call the same functions. Only the first one claims the run and writes files.
+All processes call the same functions. Only the first one claims the run and writes files. Imports
+torch only when a run has several processes.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,9 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
-import torch
 from omegaconf import DictConfig
-from torch import distributed, multiprocessing
 
 from experiments.common import console
 from experiments.config.schema import UserError
@@ -31,17 +31,18 @@ def wanted(config: DictConfig) -> int:
 
 def several() -> bool:
     """Whether this process is one of several that carry out a run."""
-    return distributed.is_available() and distributed.is_initialized()
+    torch = sys.modules.get("torch")
+    return bool(torch and torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def rank() -> int:
     """The number of this process; 0 is the one that claims and writes."""
-    return distributed.get_rank() if several() else 0
+    return sys.modules["torch"].distributed.get_rank() if several() else 0
 
 
 def world_size() -> int:
     """How many processes carry out a run."""
-    return distributed.get_world_size() if several() else 1
+    return sys.modules["torch"].distributed.get_world_size() if several() else 1
 
 
 def local_rank() -> int:
@@ -53,6 +54,8 @@ def from_first(value: Value) -> Value:
     """The value that the first process gives; the other processes' are ignored."""
     if not several():
         return value
+    from torch import distributed
+
     values = [value]
     distributed.broadcast_object_list(values)
     return values[0]
@@ -139,6 +142,9 @@ def start(work: Callable[..., Any], count: int, *arguments: Any) -> None:
     Raises:
         UserError: If one of them raises or dies; the others are then ended.
     """
+    from torch import multiprocessing
+
+    logging.getLogger(multiprocessing.spawn.__module__).setLevel(logging.ERROR)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -172,4 +178,4 @@ def _process(
         work(*arguments)
     finally:
         if several():
-            distributed.destroy_process_group()
+            sys.modules["torch"].distributed.destroy_process_group()
