@@ -100,9 +100,10 @@ def join(config: DictConfig) -> bool:
         UserError: If there are more or fewer processes than the config asks for.
     """
     if not several() and _started(config):
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        )
+        import torch
+
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend)
     if world_size() not in (1, wanted(config)):
         raise UserError(
             f"{world_size()} processes were started, but trainer.devices x trainer.num_nodes is "
