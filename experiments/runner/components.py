@@ -55,7 +55,7 @@ class RunComponents:
             check_method(self.method, backbone, task, models)
             task.check_metric()
             self.model, self.tokenizer = load_model(built)
-            if self.config.trainer.strategy == FSDP:
+            if processes.several() and self.config.trainer.strategy == FSDP:
                 from experiments.runner.sharding import shard_frozen
 
                 self.divided = shard_frozen(self.model, self.device)
@@ -142,5 +142,9 @@ def _device(settings: DictConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; use trainer=cpu")
+    if on_machine > torch.cuda.device_count():
+        raise ValueError(
+            f"trainer.devices={settings.devices}, but torch sees {torch.cuda.device_count()} GPUs"
+        )
     torch.cuda.set_device(processes.local_rank() if processes.several() else least_used_gpu())
     return torch.device("cuda")
