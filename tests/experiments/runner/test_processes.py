@@ -74,9 +74,9 @@ def found(outputs):
 def test_two_processes_reach_what_one_does(task, strategy, tmp_path):
     one, weights = carried_out(tmp_path / "one", *task)
     two, divided = carried_out(tmp_path / "two", *task, TWO, f"trainer.strategy={strategy}")
-    assert two.plan == one.plan and two.importance["tokens"] == one.importance["tokens"]
-    for kind, layers in one.importance["values"].items():
-        assert two.importance["values"][kind] == pytest.approx(layers, rel=1e-4)
+    assert two.plan == one.plan and two.importance.tokens == one.importance.tokens
+    for kind, layers in one.importance.values.items():
+        assert two.importance.values[kind] == pytest.approx(layers, rel=1e-4)
     assert two.parameters == one.parameters
     for epochs in zip(one.metrics["epochs"], two.metrics["epochs"], strict=True):
         assert epochs[1] == pytest.approx(epochs[0], rel=1e-4)
