@@ -12,7 +12,7 @@ An id covers the values that can change a number, by their meaning:
             checkpoint_minutes, num_workers
             recipe.lora_rank, which a method that uses it has as its own
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
-            learning_rate
+            learning_rate; long_rows=truncate
             how a number is written: 2 equals 2.0
 
 So moving a class or mirroring data changes no id. Renaming a key or a name does;
@@ -87,7 +87,12 @@ def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The name and settings of a group that count."""
-    kept = {key: _without_modules(value) for key, value in node.items() if key != "_target_"}
+    kept = {
+        # a task may hold another one (LabelsAsText)
+        key: _settings(group, value) if _is_task(value) else _without_modules(value)
+        for key, value in node.items()
+        if key != "_target_"
+    }
     for key in PLACES.get(group, ()):
         kept.pop(key, None)
     for key in CLASSES.get(group, ()):
@@ -106,11 +111,21 @@ def _trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _is_task(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"name", "metric"} <= value.keys()
+
+
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, without the rank and an adapter's own learning rate if it equals the general."""
+    """The recipe, without the rank and what holds anyway.
+
+    That is an adapter's own learning rate if it equals the general one, and that long rows are cut,
+    as they were before there was a choice.
+    """
     left_out = {"lora_rank"}
     if recipe.get("adapter_learning_rate") == recipe.get("learning_rate"):
         left_out.add("adapter_learning_rate")
+    if recipe.get("long_rows") == "truncate":
+        left_out.add("long_rows")
     return {key: value for key, value in recipe.items() if key not in left_out}
 
 

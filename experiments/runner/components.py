@@ -70,6 +70,7 @@ class RunComponents:
                 self.device.type == "cuda",
                 Path(self.config.paths.cache) / "tokens",
                 None if self.decoding is None else self.decoding.batch_size,
+                self.recipe.long_rows,
                 processes.rank(),
                 processes.world_size(),
             )

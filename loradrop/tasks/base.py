@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 TRAIN = "train"
+# of encoded rows: the tokens of the whole row, and 1 if it fits into max_length, whole or cut
+NEEDED, FITS = "needed", "fits"
+# a text that spells a special token, e.g. </s>, is a text for every tokenizer
+LITERAL = {"split_special_tokens": True}
 Values = Sequence[Any] | np.ndarray  # the predictions for a split, or their references
 
 
@@ -72,6 +76,8 @@ class Task:
     """A data set and its metric. `generates` is True for tasks that answer with a text."""
 
     generates: ClassVar[bool] = False
+    # dotted name of the metric of the data's authors, whose scores stand beside the task's own
+    official_metric: ClassVar[str | None] = None
 
     name: str
     metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.labels.Accuracy
@@ -104,20 +110,16 @@ class Task:
         Args:
             rows: Columns by name.
             tokenizer: The backbone's tokenizer.
-            max_length: Longer texts are truncated to this number of tokens.
+            max_length: Longer texts are cut to this number of tokens.
 
         Returns:
-            Columns of token ids, without padding.
+            Columns of token ids, without padding, and NEEDED and FITS.
         """
         raise NotImplementedError
 
     def shortest(self, tokenizer: Any) -> int:
         """Return the smallest max_length that leaves room for a text."""
         return 1
-
-    def notes(self, split: str, encoded: Dataset) -> list[str]:
-        """Return what a run reports about a split's encoded rows."""
-        return []
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Return the stratum of each row of the training set, for a stratified sample."""
@@ -130,19 +132,29 @@ class Task:
             outputs: Predictions and references by split.
 
         Returns:
-            The metric's own keys and units (0 to 1). Keys of a single split end in `_<split>`.
+            The metrics' own keys and units (0 to 1 for most). Keys of a single split end in
+            `_<split>`.
         """
-        metric = load_metric(self.metric)
         together = (
             [one for part in parts for one in part] for parts in zip(*outputs.values(), strict=True)
         )
-        predictions, references = together
-        scores = metric.compute(predictions=predictions, references=references)
+        scores = self._computed(*together)
         if len(outputs) > 1:
-            for split, (of_split, wanted) in outputs.items():
-                alone = metric.compute(predictions=of_split, references=wanted)
+            for split, of_split in outputs.items():
+                alone = self._computed(*of_split)
                 scores |= {f"{key}_{split}": value for key, value in alone.items()}
-        return {key: float(value) for key, value in scores.items()}
+        return scores
+
+    def _computed(self, predictions: Values, references: Values) -> dict[str, float]:
+        """Return the task's scores and the official ones."""
+        names = (self.metric, *([self.official_metric] if self.official_metric else []))
+        return {
+            key: float(value)
+            for name in names
+            for key, value in load_metric(name)
+            .compute(predictions=predictions, references=references)
+            .items()
+        }
 
     def _made_up(self) -> tuple[Values, Values]:
         """Return two predictions and their references, to try a metric on."""
@@ -181,9 +193,13 @@ class LabelTask(Task):
     def encode(
         self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int
     ) -> dict[str, list]:
-        return tokenizer(
-            *(rows[column] for column in self.columns), truncation=True, max_length=max_length
-        )
+        texts = [rows[column] for column in self.columns]
+        # verbose: no warning of texts longer than the model takes, which are cut below
+        encoded = tokenizer(*texts, verbose=False, **LITERAL)
+        needed = [len(ids) for ids in encoded["input_ids"]]
+        if max(needed) > max_length:
+            encoded = tokenizer(*texts, truncation=True, max_length=max_length, **LITERAL)
+        return {**encoded, NEEDED: needed, FITS: [1] * len(needed)}
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Return the classes, or quantiles of the score if there are no classes."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import composed
 from omegaconf import OmegaConf
 
 from experiments.config.identity import digest, identity, run_id, stage1_id
-from experiments.config.schema import CONF
 
 # pinned: a change of one of these needs a new IDENTITY_VERSION, and stored results new ids
 PINNED = {
@@ -32,11 +31,6 @@ PINNED = {
         "backbone=bert_base task=qnli method=prefix_tuning"
     ),
 }
-
-
-def composed(*overrides):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [*overrides, "paths.models=null", "paths.data=null"])
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +76,7 @@ def test_ids_stay(id, overrides):
         ("method.rank", 8.0),
         ("recipe.epochs", 6.0),
         ("recipe.adapter_learning_rate", None),
+        ("recipe.long_rows", "truncate"),
         ("recipe.lora_rank", 4),  # the method has the rank
     ],
 )
@@ -106,6 +101,7 @@ def test_what_changes_no_number_changes_no_id(plain, key, value):
         ("method.nested", {"_target_": "a.b.Class"}),
         ("recipe.learning_rate", 0.5),
         ("recipe.adapter_learning_rate", 0.5),
+        ("recipe.long_rows", "drop"),
         ("decoding.num_beams", 9),
         ("decoding", None),
         ("trainer.accelerator", "other"),
