@@ -1,0 +1,1 @@
+"""Measures speed and memory: `python -m experiments.benchmark <name>`. Makes docs/performance.md."""
