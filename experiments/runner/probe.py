@@ -18,7 +18,7 @@ from experiments.config.identity import stage1_id
 from experiments.runner.components import RunComponents
 from experiments.runner.record import save_tensors
 from experiments.runner.trainer import make_module, make_trainer
-from loradrop.importance.measurement import Importance
+from loradrop.importance.importance import Importance
 from loradrop.methods.base import Stage1
 
 STAGE1_VERSION = 1  # raise it when stage 1 or the measurement changes

@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.common.files import atomic_write
 from experiments.results.store import PREDICTIONS
 from experiments.runner.components import RunComponents
-from loradrop.backbones import parameter_counts
+from loradrop.heads import parameter_counts
 from loradrop.training.module import RunModule
 
 

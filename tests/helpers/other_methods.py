@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from conftest import FAMILIES, tiny_model
 
-from loradrop.backbones import freeze_encoder
+from loradrop.heads import freeze_encoder
 from loradrop.methods.adalora import AdaLoRA
 from loradrop.methods.bitfit import BitFit
 from loradrop.methods.houlsby import Houlsby
@@ -39,7 +39,10 @@ METHODS = {
         },
     ),
     "prompt_tuning": (PromptTuning, {"virtual_tokens": 6}),
-    "prefix_tuning": (PrefixTuning, {"virtual_tokens": 6, "projection": False, "init_std": 1.0}),
+    "prefix_tuning": (
+        PrefixTuning,
+        {"virtual_tokens": 6, "projection": False, "init_std": 1.0, "dropout": 0.0},
+    ),
 }
 VIRTUAL = ("prompt_tuning", "prefix_tuning")
 STEPS = 14  # of a run

@@ -20,7 +20,7 @@ import loradrop.methods
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
 from experiments.runner.record import save_tensors
-from loradrop.backbones import freeze_encoder
+from loradrop.heads import freeze_encoder
 from loradrop.methods.base import Method, load_values
 from loradrop.seeds import Seeds
 
