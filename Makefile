@@ -17,7 +17,7 @@ STUDIES := prilora prilora_ablations cross_task_stability sampling_stability lay
 	threshold_sensitivity rank_study learning_rate_sensitivity
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg docs bench tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest
 
 help: ## list the targets
@@ -54,6 +54,9 @@ $(EXPERIMENTS): $(STAMP)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
+
+bench: $(STAMP) ## speed and memory in turns, as ratios: outputs/benchmark (docs/performance.md), 30 minutes on two idle cores
+	$(BIN)/python -m experiments.benchmark $(ARGS)
 
 check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
 	$(BIN)/python -X utf8 -m pytest -n 2 -m "not slow"
