@@ -1,1 +1,1 @@
-"""Measures speed and memory: `python -m experiments.benchmark <name>`. Makes docs/performance.md."""
+"""Speed and memory: `python -m experiments.benchmark <name>`, docs/performance.md."""

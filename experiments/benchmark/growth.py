@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             )
             peaks = {value: worker.peak_bytes() for value, worker in workers.items()}
         seconds = {value: median(t["seconds"] for t in own) for value, own in turns.items()}
-        row = {"size": key, "seconds": seconds, "peak_bytes": peaks}
+        row: dict[str, Any] = {"size": key, "seconds": seconds, "peak_bytes": peaks}
         row["exponent"] = round(exponent(seconds), 2)
         rows.append(row)
         print(row)

@@ -100,6 +100,6 @@ def _write_rows(config: Any, folder: Path) -> None:
     [(_, dev)] = splits.evaluation.items()
     for name, rows in ((TRAIN, splits.train), ("dev", dev)):
         lines = [
-            json.dumps({"text": row[built.task.columns[0]], "label": row[LABEL]}) for row in rows
+            json.dumps({"text": row[config.task.columns[0]], "label": row[LABEL]}) for row in rows
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

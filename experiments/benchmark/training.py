@@ -1,9 +1,10 @@
-"""Training: tokens per second and peak memory, a run of ours beside PEFT with transformers' Trainer.
+"""Training: tokens per second and peak memory, ours beside PEFT with transformers' Trainer.
 
 The same weights, rows, batch size, precision and one thread. Each contestant is a process of its
-own that trains the same number of steps per turn, from the start. Tokens are those of the texts, without padding; seconds are CPU
-seconds between the start and the end of training, so that other work on the machine counts little
-(wall seconds are stored as well). Loading, tokenising and evaluation are not counted, for anybody.
+own that trains the same number of steps per turn, from the start. Tokens are those of the texts,
+without padding; seconds are CPU seconds between the start and the end of training, so that other
+work on the machine counts little (wall seconds are stored as well). Loading, tokenising and
+evaluation are not counted, for anybody.
 """
 
 from __future__ import annotations

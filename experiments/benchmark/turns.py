@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.common.files import atomic_write
+from experiments.common.memory import peak_memory
 
 Measured = TypeVar("Measured")
 
@@ -78,7 +77,7 @@ class Worker:
         try:
             self.connection.send(request)
             return self.connection.recv()
-        except (EOFError, BrokenPipeError):
+        except (EOFError, OSError):
             self.process.join()
             raise RuntimeError(
                 f"a contestant's process ended with status {self.process.exitcode}"
@@ -97,12 +96,6 @@ def _serve(
         except EOFError:
             return
         connection.send(dict(turn()) if request == "turn" else {"bytes": peak_memory()})
-
-
-def peak_memory() -> int:
-    """Return the peak resident memory of this process in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def save(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
