@@ -225,9 +225,9 @@ class Backbone:
             AutoConfig.from_pretrained(**source, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no "
-                "folder. Put the model there (config.json, model.safetensors, tokenizer.json), or "
-                "point paths.models or LORADROP_MODELS to it."
+                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is not "
+                "a folder. Put the model there (config.json, model.safetensors, tokenizer.json), "
+                "or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
 
@@ -235,7 +235,7 @@ class Backbone:
 @contextmanager
 def meta_device() -> Iterator[None]:
     """A context in which transformers builds models without weights, even its first model."""
-    # it imports torch._dynamo, which torch 2.6 cannot import on the meta device
+    # it imports torch._dynamo, which torch 2.7 cannot import on the meta device
     import_module("transformers.modeling_utils")
     with torch.device("meta"):
         yield

@@ -21,7 +21,7 @@ from experiments.results.result import Failure, Result, from_plain, parse, to_pl
 RUNNING, DAMAGED, MISSING = "running", "damaged", "missing"  # besides finished and failed
 RESULT = "result.json"
 ANALYSES = ("distribution", "removal")  # later measurements of the model, stored beside it
-PREDICTIONS = "predictions.jsonl"  # texts generated at the best epoch, one per line
+PREDICTIONS = "predictions.jsonl"  # of the best epoch: a line is a generated text, or logits
 
 
 def run_folder(outputs: str | Path, id: str) -> Path:

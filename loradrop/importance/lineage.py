@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-UNKNOWN = "?"  # made outside of torch's functions, in a kernel of its own
+UNKNOWN = "?"  # made outside of torch's functions, in a custom kernel
 QUERIES = "<learned queries>"  # made of a batch, but at positions that no input has
 SWAPPED = "<positions before rows>"
 CONSTANT: frozenset[str] = frozenset()  # made of the model's own weights alone
@@ -39,11 +39,11 @@ _AXES = {"transpose", "swapaxes", "swapdims", "permute", "t", "movedim", "moveax
 # In a tensor's own dictionary: (lineage, names). Nothing is kept alive, and it is found much faster
 # than in torch's dictionaries of weak references, which would cost more than the small layers.
 _MADE_OF = "_loradrop_made_of"
-_UNFILLED = {"empty", "empty_strided"}  # a kernel will write into it, and nobody sees what
+_UNFILLED = {"empty", "empty_strided"}  # a kernel will fill it, which this mode does not see
 
 
 class Lineage(TorchFunctionMode):
-    """Remembers inside the block what every tensor that torch's functions return is made of.
+    """Remember, inside the block, which inputs the tensors of torch's functions are made of.
 
     Args:
         model: Its parameters and buffers are constants.
@@ -57,7 +57,7 @@ class Lineage(TorchFunctionMode):
         self.written: dict[int, frozenset[str]] = {}
 
     def marked(self, batch: Any, names: Sequence[str] = ()) -> Any:
-        """Give each tensor of a batch its name; what lies deeper has the name of what it lies in.
+        """Give each tensor of a batch its name, and tensors in containers the container's name.
 
         Args:
             batch: A dictionary, whose keys are the names, or a list.
@@ -74,10 +74,11 @@ class Lineage(TorchFunctionMode):
         ]
 
     def of(self, tensor: Tensor) -> frozenset[str]:
-        """Names of the inputs that a tensor is made of.
+        """Return the names of the inputs that a tensor is made of.
 
         Returns:
-            CONSTANT if it is made of weights alone; with UNKNOWN in it if that cannot be told.
+            The names; CONSTANT if it is made of weights alone. They include UNKNOWN if nobody saw
+            how the tensor was made.
         """
         if self._weight(tensor):
             return self.written.get(id(tensor), CONSTANT)
@@ -92,7 +93,7 @@ class Lineage(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is remembered inside the block, for the work of hooks."""
+        """Remember nothing inside the block, so that hooks can compute without leaving traces."""
         self.is_paused = True
         try:
             yield
