@@ -13,15 +13,16 @@ $(if $(filter-out full mini,$(SCALE)),$(error SCALE is full or mini, not $(SCALE
 EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
 TABLES := $(filter table%,$(EXPERIMENTS))
 FIGURES := $(filter figure%,$(EXPERIMENTS))
-STUDIES := prilora prilora_ablations cross_task_stability sampling_stability cross_kind_stability \
-	understanding_generation layer_removal layer_removal_generation threshold_sensitivity \
-	threshold_sensitivity_large rank_study rank_study_scaled gsm8k learning_rate_sensitivity
+STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_task_stability \
+	sampling_stability cross_kind_stability understanding_generation layer_removal \
+	layer_removal_generation threshold_sensitivity threshold_sensitivity_large rank_study \
+	rank_study_scaled gsm8k criteria learning_rate_sensitivity
 
 # on the built-in models as many runs at once as there are cores; LAUNCHER= for one after the other
 LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg docs bench tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest test-slurm
 
 help: ## list the targets
@@ -58,6 +59,9 @@ $(EXPERIMENTS): $(STAMP)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
+
+bench: $(STAMP) ## speed and memory in turns, as ratios: outputs/benchmark (docs/performance.md), 30 minutes on two idle cores
+	$(BIN)/python -m experiments.benchmark $(ARGS)
 
 check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
 	$(BIN)/python -X utf8 -m pytest -n 2 -m "not slow"

@@ -10,6 +10,7 @@ An id covers the values that can change a number, by their meaning:
             checksums and numbers of rows are in)
             what a run writes and prints: logger, save_weights, wait, progress_bar,
             checkpoint_minutes, num_workers
+            keys that a method got later, with the value that older results stand for
             recipe.lora_rank, which a method that uses it has as its own
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
             learning_rate; long_rows=truncate
@@ -27,6 +28,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from experiments.config.added_keys import without_added
 
 IDENTITY_VERSION = 2  # raise it when an id covers other values, then run `experiments.rekey`
 GROUPS = ("backbone", "task", "method")
@@ -87,6 +90,8 @@ def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The name and settings of a group that count."""
+    if group == "method":
+        node = without_added(node)
     kept = {
         # a task may hold another one (LabelsAsText)
         key: _settings(group, value) if _is_task(value) else _without_modules(value)

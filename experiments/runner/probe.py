@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,9 +20,10 @@ from experiments.runner import processes
 from experiments.runner.components import RunComponents
 from experiments.runner.record import save_tensors
 from experiments.runner.trainer import make_module, make_trainer
-from loradrop.importance.importance import Importance
-from loradrop.methods.base import Stage1
+from loradrop.importance.importance import ByLayer, Importance
+from loradrop.methods.base import Method, Stage1
 
+RANKING = "ranking.json"  # only of criteria that need the training set
 STAGE1_VERSION = 1  # raise it when stage 1 or the measurement changes
 
 
@@ -49,11 +51,12 @@ class RunProbe:
         epochs: int,
         batch_size: int,
         steps: int | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
         components = self.components
         data = components.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
-        module = make_module(components, data, None)
+        module = make_module(components, data, None if on_step is None else _Observer(on_step))
         if steps is not None:
             epochs = math.ceil(steps / len(data.train_loader()))
         options: dict[str, Any] = {
@@ -112,6 +115,7 @@ class RunProbe:
             return Stage1(
                 Importance.load(folder / "importance.json"),
                 load_file(folder / "trained.safetensors"),
+                _ranking(folder / RANKING),
             )
         except (ValueError, KeyError, OSError, SafetensorError) as error:
             raise ValueError(f"{folder} is damaged ({error}); delete it and run again") from error
@@ -119,5 +123,27 @@ class RunProbe:
     def _store(self, result: Stage1, folder: Path) -> None:
         with atomic_write(folder / "trained.safetensors") as path:
             save_tensors(result.trained, path)
+        if result.ranking is not None:
+            with atomic_write(folder / RANKING) as path:
+                path.write_text(json.dumps(result.ranking), encoding="utf-8")
         with atomic_write(folder / "importance.json") as path:  # last: marks it complete
             result.importance.save(path)
+
+
+class _Observer(Method):
+    """Calls a function after each optimiser step of a plain training."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        super().__init__("observer")
+        self.on_step = on_step
+
+    def on_step_end(self, model: nn.Module, step: int) -> None:
+        self.on_step()
+
+
+def _ranking(path: Path) -> ByLayer | None:
+    """Read a stored ranking; JSON turns the layers' numbers into text."""
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return {kind: {int(layer): v for layer, v in layers.items()} for kind, layers in stored.items()}
