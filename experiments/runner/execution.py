@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
@@ -23,6 +24,7 @@ from experiments.results import Failure, Result
 from experiments.runner.claim import Owner, claim_run
 from experiments.runner.fingerprints import difference, remember
 from experiments.runner.loggers import RunInfo, finishing, log_result
+from loradrop.checksums import seal
 
 if TYPE_CHECKING:
     from experiments.runner.components import RunComponents
@@ -114,17 +116,18 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     from experiments.runner import training
     from experiments.runner.probe import RunProbe
     from experiments.runner.record import describe, save
-    from experiments.runner.trainer import CHECKPOINT, quieten
+    from experiments.runner.trainer import CHECKPOINT, PREPARED, quieten
 
     quieten()
     with atomic_write(folder / "config.yaml") as path:
-        OmegaConf.save(components.config, path, resolve=True)
-    probe = RunProbe(components, Path(components.config.paths.cache) / "stage1")
+        path.write_text(yaml.safe_dump(seal(facts["config"]), sort_keys=False), encoding="utf-8")
+    probe = RunProbe(components, Path(components.config.paths.cache) / "stage1", folder, logger)
     module, speed = training.fit(components, folder, logger, probe)
     save(components, module, folder)
     times: dict[str, Any] = {"seconds": components.seconds, "stage1_cached": probe.cached}
     result = Result(**facts, **describe(components, module), **speed, **times)
     results.write(components.config.paths.outputs, result)
     log_result(result)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for checkpoint in (CHECKPOINT, PREPARED):
+        (folder / checkpoint).unlink(missing_ok=True)
     return result

@@ -19,6 +19,7 @@ from experiments.common.files import atomic_write
 from experiments.config.identity import digest
 from experiments.config.validation import instantiate_group
 from experiments.results import Result, run_folder
+from loradrop.checksums import read_json, write_json
 from loradrop.hub import files_fingerprint, find_local, model_folder
 
 TASKS = Path(loradrop.__file__).parent / "tasks"  # the code that generates or reads rows
@@ -58,7 +59,7 @@ def remember(config: DictConfig, fingerprint: str) -> None:
     path = _remembered(config)
     if path is not None:
         with suppress(OSError), atomic_write(path) as file:  # only a cache
-            file.write_text(fingerprint, encoding="utf-8")
+            write_json(file, {"rows": fingerprint})
 
 
 def _message(config: DictConfig, result: Result, what: str) -> str:
@@ -79,8 +80,8 @@ def _data(config: DictConfig) -> str | None:
     path = _remembered(config)
     if path is None:
         return None
-    with suppress(OSError):
-        return path.read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, KeyError):  # not there, or damaged
+        return read_json(path)["rows"]
     try:
         rows = instantiate_group("task", config.task).load(_path(config.paths.data))
     except (OSError, ValueError):  # without the rows there is nothing to compare
@@ -98,7 +99,7 @@ def _remembered(config: DictConfig) -> Path | None:
         return None
     stamp = {"task": task, "code": list(_stamps(TASKS, "*.py"))}
     stamp |= {"files": list(_stamps(local, "*")) if local else []}
-    return Path(config.paths.cache) / "fingerprints" / f"{task['name']}-{digest(stamp)}"
+    return Path(config.paths.cache) / "fingerprints" / f"{task['name']}-{digest(stamp)}.json"
 
 
 def _stamps(folder: Path, pattern: str) -> Iterator[tuple[str, int, int]]:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
+from experiments.common import console
 from experiments.common.files import atomic_write, run_lock
 from experiments.config.identity import stage1_id
 from experiments.runner.components import RunComponents
-from experiments.runner.record import save_tensors
-from experiments.runner.trainer import make_module, make_trainer
+from experiments.runner.trainer import (
+    PREPARED,
+    Checkpoint,
+    make_module,
+    make_trainer,
+    state_identity,
+    usable_checkpoint,
+)
 from loradrop.importance.measurement import Importance
+from loradrop.io.files import read_tensors, write_tensors
 from loradrop.methods.base import Stage1
 
+IMPORTANCE, TRAINED = "importance.json", "trained.safetensors"
 STAGE1_VERSION = 1  # raise it when stage 1 or the measurement changes
 
 
@@ -30,10 +38,15 @@ class RunProbe:
     Args:
         components: The objects of the run.
         folder: The cache of stage 1.
+        work: The run's folder, for checkpoints of a training outside stage 1. None: write none.
+        logger: A Lightning logger, or None.
     """
 
-    def __init__(self, components: RunComponents, folder: Path) -> None:
+    def __init__(
+        self, components: RunComponents, folder: Path, work: Path | None = None, logger: Any = None
+    ) -> None:
         self.components, self.folder = components, folder
+        self.work, self.logger = work, logger
         self.seeds = components.seeds
         self.steps = components.steps
         self.cached: bool | None = None
@@ -52,17 +65,26 @@ class RunProbe:
         components = self.components
         data = components.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
-        module = make_module(components, data, None)
+        identity = state_identity(components, len(rows), epochs, steps)
+        module = make_module(components, data, None, identity)
+        module.curve = "stage1"
         if steps is not None:
             epochs = math.ceil(steps / len(data.train_loader()))
+        interval = timedelta(minutes=components.config.trainer.checkpoint_minutes)
         options: dict[str, Any] = {
-            "logger": False,
-            "enable_checkpointing": False,
+            "logger": self.logger or False,
+            "callbacks": [Checkpoint(self.work, interval, PREPARED)] if self.work else [],
+            "enable_checkpointing": self.work is not None,
             "limit_val_batches": 0,
             "max_steps": steps or -1,
         }
         trainer = make_trainer(components, "stage 1", epochs, **options)
-        trainer.fit(module)
+        if self.work is None:
+            trainer.fit(module)
+            return
+        checkpoint = self.work / PREPARED
+        trainer.fit(module, ckpt_path=usable_checkpoint(checkpoint, identity)[0])
+        trainer.save_checkpoint(checkpoint)  # what follows may be interrupted as well
 
     def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
         device = self.components.device
@@ -87,10 +109,7 @@ class RunProbe:
 
         Args:
             settings: What the measurement depends on in the method.
-            compute: Computes it if it is not cached.
-
-        Raises:
-            ValueError: If the cached files are damaged.
+            compute: Computes it if it is not cached, or the cached files are damaged.
         """
         measured: dict[str, Any] = {
             "data": self.components.data.fingerprint,
@@ -99,17 +118,27 @@ class RunProbe:
         measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
         folder = self.folder / stage1_id(self.components.config, **measured)
         with run_lock(folder):  # concurrent runs wait for the first one
-            self.cached = (folder / "importance.json").exists()
-            if not self.cached:
-                result = compute()
-                with atomic_write(folder / "trained.safetensors") as path:
-                    save_tensors(result.trained, path)
-                with atomic_write(folder / "importance.json") as path:  # last: marks it complete
-                    result.importance.save(path)
-        try:
-            return Stage1(
-                Importance.load(folder / "importance.json"),
-                load_file(folder / "trained.safetensors"),
-            )
-        except (ValueError, KeyError, OSError, SafetensorError) as error:
-            raise ValueError(f"{folder} is damaged ({error}); delete it and run again") from error
+            stored = _stored(folder)
+            self.cached = stored is not None
+            if stored is not None:
+                return stored
+            self.work = folder
+            result = compute()
+            with atomic_write(folder / TRAINED) as path:
+                write_tensors(result.trained, path, {})
+            with atomic_write(folder / IMPORTANCE) as path:  # last: marks it complete
+                result.importance.save(path)
+            (folder / PREPARED).unlink(missing_ok=True)
+            return result
+
+
+def _stored(folder: Path) -> Stage1 | None:
+    """The result of an earlier stage 1; None if there is none, or its files are damaged."""
+    if not (folder / IMPORTANCE).exists():
+        return None
+    try:
+        trained, _ = read_tensors(folder / TRAINED)
+        return Stage1(Importance.load(folder / IMPORTANCE), trained)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        console.info(f"stage 1 is done again: {error}")
+        return None

@@ -17,6 +17,7 @@ from experiments.runner.trainer import (
     Checkpoint,
     make_module,
     make_trainer,
+    state_identity,
     usable_checkpoint,
 )
 from loradrop.training.module import RunModule
@@ -36,7 +37,7 @@ def fit(
     Returns:
         The module, and speed and memory of training; (None, {}) if the recipe has no epochs.
     """
-    identity = "-".join([components.data.fingerprint, components.weights])
+    identity = state_identity(components)
     checkpoint, state = usable_checkpoint(folder / CHECKPOINT, identity)
     with components.timed("prepare"):
         if checkpoint is None:

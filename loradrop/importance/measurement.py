@@ -11,7 +11,6 @@ over the data, in eval mode, without padding.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.checksums import read_json, write_json
 from loradrop.importance.moments import (
     AVERAGES,
     TARGET_TOKENS,
@@ -152,13 +152,13 @@ class Importance:
         return cls(values, parameters, data["tokens"])
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict` to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        """Write `to_dict` and its checksum to a JSON file."""
+        write_json(Path(path), self.to_dict(), indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        """Read what `save` has written."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `save` has written; ValueError if the file is damaged."""
+        return cls.from_dict(read_json(Path(path)))
 
 
 def normalize(layers: Mapping[int, float]) -> dict[int, float]:

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 import loradrop
+from loradrop.checksums import read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT warns of what does not fit
 QUERY = "base_model.model.roberta.encoder.layer.1.attention.self.query"
@@ -402,10 +403,10 @@ PLANS = {
 @pytest.mark.parametrize("case", PLANS)
 def test_a_plan_that_is_not_the_adapters(case, compact, as_peft, tmp_path):
     loradrop.save_pretrained(own(), tmp_path, compact=compact)
-    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan = read_json(tmp_path / "plan.json")
     change, match = PLANS[case]
     change(plan)
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    write_json(tmp_path / "plan.json", plan)
     base = tiny_model()
     untouched(
         base, lambda: loradrop.from_pretrained(base, tmp_path, as_peft=as_peft), ValueError, match
