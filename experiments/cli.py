@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config.catalog import experiment, hint, names
 from experiments.config.errors import TRACEBACKS, describe
 from experiments.config.schema import UserError
-from experiments.config.sweep import outputs_of
+from experiments.config.sweep import paths_of
 
 
 @dataclass
@@ -83,9 +83,8 @@ def parse(
     if given.experiment not in others:
         own = experiment(given.experiment).overrides(given.mini)
     overrides = [*own, *given.overrides]
-    return Options(
-        given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given
-    )
+    outputs = str(paths_of(overrides)["outputs"])
+    return Options(given.experiment, overrides, getattr(given, "format", ""), outputs, given)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,8 @@ from experiments.common import console
 from experiments.config.catalog import experiment, names
 
 ALL = "all"
-STATES = (results.FINISHED, results.RUNNING, results.FAILED, results.DAMAGED, results.MISSING)
+RARE = (results.CHANGED, results.DAMAGED)  # shown only where there are some
+STATES = (results.FINISHED, results.RUNNING, results.FAILED, *RARE, results.MISSING)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,11 +60,7 @@ def _line(
     row = {
         "experiment": name,
         "runs": len(frame),
-        **{
-            state: count or ""
-            for state, count in counts.items()
-            if state != results.DAMAGED or count
-        },
+        **{state: count or "" for state, count in counts.items() if state not in RARE or count},
     }
     if needed is not None:
         row["needed elsewhere"] = sum(needed[id] > 1 for id in left.id) or ""
@@ -94,7 +91,7 @@ def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
 def _details(frame: pd.DataFrame) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
         console.info(f"running: {run.id}")
-    for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
+    for run in frame[frame.status.isin([results.FAILED, *RARE])].itertuples():
         console.error(f"{run.status}: {run.id}: {console.first_line(run.error)}")
 
 

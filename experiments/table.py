@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
     missing = len(frame) - len(finished)
+    printing.changed(frame)
     if finished.empty:
         console.error(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1

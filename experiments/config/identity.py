@@ -7,7 +7,7 @@ An id covers the values that can change a number, by their meaning:
     not in  where code is: `_target_`, and the module of a class that a setting names (task.metric)
             where files are: paths, task.official, task.url, the names in task.files (their
             checksums and numbers of rows are in)
-            what a run writes and prints: logger, save_weights, wait, progress_bar,
+            what a run writes and prints: logger, save_weights, wait, rerun, progress_bar,
             checkpoint_minutes, num_workers
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
             learning_rate

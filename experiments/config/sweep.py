@@ -23,16 +23,16 @@ from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 
-OUTPUTS = "paths.outputs="
 OPTIONAL = ("recipe", "decoding")  # groups in which Hydra ignores unknown names
 
 
-def outputs_of(overrides: Iterable[str]) -> str:
-    """The folder of results that overrides name, or the default one."""
-    return next(
-        (o.removeprefix(OUTPUTS) for o in reversed(list(overrides)) if o.startswith(OUTPUTS)),
-        "outputs",
-    )
+def paths_of(overrides: Iterable[str]) -> dict[str, str | None]:
+    """The folders that overrides name, or the default ones: the keys of `paths` in a config."""
+    with config_loader() as loader:
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        own = [text(each) for each in parsed if each.key_or_group.startswith("paths.")]
+        paths: Any = OmegaConf.to_container(compose("run", own).paths, resolve=True)
+        return paths
 
 
 def check_names(overrides: Iterable[str]) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 NAMED = ("method", "task", "backbone")  # groups whose name is part of the run's id
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+CHANGED = "changed"  # the value of `rerun` besides null
 SUPPLIED = "run"  # an argument that the runner supplies, not a key in YAML
 WORD = re.compile(r"\w[\w.-]*")  # a name is part of a file's name
 
@@ -110,6 +111,8 @@ def check_values(config: DictConfig) -> None:
             raise ValueError(
                 f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'"
             )
+    if config.rerun not in (None, CHANGED):
+        raise ValueError(f"rerun must be {CHANGED} or null, got '{config.rerun}'")
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():

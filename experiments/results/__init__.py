@@ -3,6 +3,7 @@
 from experiments.results.frames import load, over_seeds, times
 from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
 from experiments.results.store import (
+    CHANGED,
     DAMAGED,
     MISSING,
     PREDICTIONS,
@@ -17,6 +18,7 @@ from experiments.results.store import (
 
 __all__ = [
     "AGGREGATES",
+    "CHANGED",
     "DAMAGED",
     "FAILED",
     "FINISHED",

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from experiments.common import console
 from experiments.results.result import AGGREGATES, EpochScores, Metrics, Parameters, Result
-from experiments.results.store import location
+from experiments.results.store import CHANGED, location
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -98,6 +98,14 @@ def pictures(result: Result) -> dict[str, str]:
             f"{bars}  {text if len(own) < len(layers) else 'own LoRA in every layer'}"
         )
     return drawn
+
+
+def changed(frame: pd.DataFrame) -> None:
+    """Print which runs of `results.load` had other data or weights, if any had."""
+    runs = frame[frame.status == CHANGED]
+    if len(runs):
+        others = f"; so are {len(runs) - 1} other runs" if len(runs) > 1 else ""
+        console.error(f"{runs.id.iloc[0]}: {runs.error.iloc[0]}{others}")
 
 
 def overview(frame: pd.DataFrame, epoch: str = "best", aggregate: str = "mean") -> None:

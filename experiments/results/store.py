@@ -18,7 +18,8 @@ from experiments.results import archive
 from experiments.results.result import Failure, Result, from_plain, parse, to_plain
 from loradrop.checksums import read_json, write_json
 
-RUNNING, DAMAGED, MISSING = "running", "damaged", "missing"  # besides finished and failed
+# besides finished and failed; changed: finished, but with other data or weights than those here now
+RUNNING, CHANGED, DAMAGED, MISSING = "running", "changed", "damaged", "missing"
 RESULT = "result.json"
 ANALYSES = ("distribution", "removal")  # later measurements of the model, stored beside it
 PREDICTIONS = "predictions.jsonl"  # texts generated at the best epoch, one per line
@@ -100,7 +101,9 @@ def ids(outputs: str | Path) -> Iterator[str]:
 
 
 def write(outputs: str | Path, result: Result | Failure) -> None:
-    """Store a result, atomically."""
+    """Store a result, atomically. Later measurements of the model of an earlier one are removed."""
+    for name in ANALYSES:
+        (run_folder(outputs, result.id) / f"{name}.json").unlink(missing_ok=True)
     with atomic_write(run_folder(outputs, result.id) / RESULT) as path:
         write_json(path, to_plain(result), indent=1, allow_nan=False)
 
@@ -125,6 +128,8 @@ def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | N
             return read_json(path)
         except ValueError as error:
             raise UserError(f"{error}; delete it and run again") from error
+    if path.with_name(RESULT).exists():  # which may be newer than the archive's
+        return None
     return archive.lines(outputs).get(id, {}).get(archive.ANALYSES, {}).get(name)
 
 

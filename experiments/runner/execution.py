@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
@@ -19,10 +19,10 @@ from experiments.common.files import atomic_write
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
-from experiments.config.validation import build, check_values
+from experiments.config.validation import CHANGED, build, check_values
 from experiments.results import Failure, Result
+from experiments.results.fingerprints import difference, remember
 from experiments.runner.claim import Owner, claim_run
-from experiments.runner.fingerprints import difference, remember
 from experiments.runner.loggers import RunInfo, finishing, log_result
 from loradrop.checksums import seal
 
@@ -63,10 +63,16 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
         note = resolve_precision(config)
         check_values(config)
         id = run_id(config)
-    outputs = config.paths.outputs
-    with _one_line(id), claim_run(outputs, id, wait) as claim:
-        if claim.result is not None and (changed := difference(config, claim.result)):
-            raise UserError(changed)
+    outputs, plain = config.paths.outputs, _plain(config)
+
+    def redo(result: Result) -> bool:
+        return config.rerun == CHANGED and difference(plain, result, plain["paths"]) is not None
+
+    with _one_line(id), claim_run(outputs, id, wait, redo) as claim:
+        if claim.result is not None and (
+            changed := difference(plain, claim.result, plain["paths"])
+        ):
+            raise UserError(f"{id}: {changed}")
         if claim.owner is not Owner.YOU:
             return Outcome(id, outputs, claim.result, again=claim.result is not None)
         console.started(id)
@@ -84,7 +90,8 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     from experiments.runner.environment import record
 
     components = RunComponents(built)
-    remember(config, components.data.fingerprint)
+    plain = _plain(config)
+    remember(plain["task"], plain["paths"], components.data.fingerprint)
     folder = results.run_folder(config.paths.outputs, id)
     logger = built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
@@ -98,6 +105,10 @@ def _carry_out(config: DictConfig, id: str) -> Result:
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error
         raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
 
 
 @contextmanager

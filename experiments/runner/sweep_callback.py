@@ -17,7 +17,6 @@ from experiments.config.schema import UserError
 from experiments.config.sweep import as_config
 from experiments.results import printing
 from experiments.runner.execution import run
-from experiments.runner.fingerprints import difference
 
 
 class Summary(Callback):
@@ -35,7 +34,7 @@ class Summary(Callback):
         try:
             if config.wait:
                 _wait(results.load(overrides), config.paths)
-            unfinished = _show(results.load(overrides), config.paths)
+            unfinished = _show(results.load(overrides))
         except Exception as error:  # Hydra would turn it into a warning
             console.error(f"{type(error).__name__}: {error}")
             sys.exit(1)
@@ -52,7 +51,7 @@ def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
             console.error(str(error))
 
 
-def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
+def _show(frame: pd.DataFrame) -> int:
     """Print the table; return how many runs are unfinished or were made with other data."""
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
@@ -66,19 +65,12 @@ def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
     for left in unfinished.itertuples():
         error = "see above" if pd.isna(left.error) else console.first_line(left.error)
         console.error(f"{left.status}: {left.id}: {error}")
-    changed = [
-        text
-        for run in finished.itertuples()
-        if (text := difference(as_config(run.config, **_plain(paths)), run.result)) is not None
-    ]
-    for text in changed:
-        console.error(text)
     if len(unfinished):
         console.error(
             f"{len(unfinished)} of {len(frame)} runs did not finish; "
             "the same command tries them again"
         )
-    return len(unfinished) + len(changed)
+    return len(unfinished)
 
 
 def _plain(paths: DictConfig) -> dict[str, Any]:
