@@ -18,7 +18,9 @@ from experiments.cli import guarded
 from experiments.config.catalog import Experiment, catalog
 from experiments.config.schema import UserError
 from experiments.config.sweep import run_configs
-from experiments.reporting.comparison import AVERAGE, PAPER, compare, published
+from experiments.reporting.comparison import compare
+from experiments.reporting.published import PAPER, published
+from experiments.reporting.statistics import AVERAGE
 
 README = Path(__file__).with_name("README.md")
 EVIDENCE = Path(__file__).with_name("evidence")

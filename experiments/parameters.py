@@ -23,7 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from experiments.common import console
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
-from loradrop.backbones import freeze_encoder, meta_device, parameter_counts
+from loradrop.backbones import meta_device
+from loradrop.heads import freeze_encoder, parameter_counts
 from loradrop.importance.measurement import uniform
 from loradrop.methods.base import Method
 from loradrop.methods.lora_drop import LoRADrop

@@ -22,7 +22,8 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.schema import UserError
 from experiments.reporting import tables
-from experiments.reporting.comparison import SEED_AGGREGATES, compare, published
+from experiments.reporting.comparison import SEED_AGGREGATES, compare
+from experiments.reporting.published import published
 from experiments.results import printing
 
 PARAMETERS = "parameters"  # a table without runs

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from loradrop.callbacks.lightning import LoRADropLightningCallback as LoRADropLightningCallback
     from loradrop.callbacks.trainer import LoRADropTrainerCallback as LoRADropTrainerCallback
-    from loradrop.importance.measurement import Importance as Importance
+    from loradrop.importance.importance import Importance as Importance
     from loradrop.importance.measurement import measure as measure
     from loradrop.io.loralib import load_loralib as load_loralib
     from loradrop.io.merging import merge as merge
@@ -40,7 +40,7 @@ _HOME = {
     "LoRALinear": "lora.layer",
     "add_lora": "lora.inject",
     "remove_lora": "lora.inject",
-    "Importance": "importance.measurement",
+    "Importance": "importance.importance",
     "measure": "importance.measurement",
     "SharingPlan": "selection",
     "select": "selection",

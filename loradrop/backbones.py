@@ -21,17 +21,15 @@ import torch
 import transformers
 from huggingface_hub.errors import GatedRepoError
 from safetensors import SafetensorError
-from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
 )
 
+from loradrop.heads import auto_class, freeze_encoder, head_options
 from loradrop.hub import (
     files_fingerprint,
     has_one_of,
@@ -133,7 +131,7 @@ class Backbone:
         if not task.generates:
             config.num_labels = cast(LabelTask, task).num_labels
         with meta_device():
-            model = _auto(task).from_config(config, dtype=getattr(torch, self.dtype))
+            model = auto_class(task).from_config(config, dtype=getattr(torch, self.dtype))
         return freeze_encoder(self._switched(model))
 
     def load(self, task: Task, models: Path | None) -> tuple[PreTrainedModel, Any]:
@@ -159,10 +157,15 @@ class Backbone:
     def _load(self, task: Task, source: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         tokenizer.padding_side = "right"
-        options = _head(task) | {"dtype": getattr(torch, self.dtype), "use_safetensors": True}
+        options = head_options(task) | {
+            "dtype": getattr(torch, self.dtype),
+            "use_safetensors": True,
+        }
         if self.quantization:
             options["quantization_config"] = _nf4(options["dtype"])
-        model, report = _auto(task).from_pretrained(**source, **options, output_loading_info=True)
+        model, report = auto_class(task).from_pretrained(
+            **source, **options, output_loading_info=True
+        )
         if tokenizer.pad_token is None:
             give_padding(tokenizer)
             model.config.pad_token_id = tokenizer.pad_token_id
@@ -250,10 +253,6 @@ def longest_text(config: Any) -> int | None:
     return longest and longest - offset
 
 
-def _auto(task: Task) -> Any:
-    return AutoModelForCausalLM if task.generates else AutoModelForSequenceClassification
-
-
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
     """4-bit NormalFloat, double quantisation, products in `dtype`. Heads stay as they are."""
     return transformers.BitsAndBytesConfig(
@@ -263,39 +262,6 @@ def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=["lm_head", "score", "classifier", "pooler"],
     )
-
-
-def _head(task: Task) -> dict[str, Any]:
-    """What a new head must know of the task, as keyword arguments of from_pretrained."""
-    if task.generates:
-        return {}
-    task = cast(LabelTask, task)
-    problem = "regression" if task.is_regression else "single_label_classification"
-    names = dict(enumerate(task.labels or ()))
-    labels = (
-        {"id2label": names, "label2id": {name: i for i, name in names.items()}} if names else {}
-    )
-    return {"num_labels": task.num_labels, "problem_type": problem, **labels}
-
-
-def freeze_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """Leave only a new head trainable, in float32; its modules cast their inputs.
-
-    The output embeddings of a language model are pretrained and stay frozen with the rest.
-    """
-    model.requires_grad_(False)
-    if model.get_output_embeddings() is not None:
-        return model
-    for name, parameter in head_parameters(model):
-        parameter.requires_grad_(True)
-        if parameter.dtype != torch.float32:
-            module = model.get_submodule(name.rpartition(".")[0]).float()
-            module.register_forward_pre_hook(_as_float32)
-    return model
-
-
-def _as_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(x.float() for x in inputs)
 
 
 def give_padding(tokenizer: Any) -> None:
@@ -310,32 +276,3 @@ def give_padding(tokenizer: Any) -> None:
     )
     tokenizer.pad_token = (tokenizer.unk_token if by_bytes else None) or tokenizer.eos_token
     tokenizer.split_special_tokens = True
-
-
-def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
-    """Return the parameters outside the encoder, and those of its pooler."""
-    encoder = model.base_model_prefix + "."
-    return [
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if not name.startswith(encoder) or name.startswith(encoder + "pooler.")
-    ]
-
-
-def parameter_counts(model: PreTrainedModel, inactive: int = 0) -> dict[str, int]:
-    """Count parameters.
-
-    Args:
-        model: The model.
-        inactive: Trainable values that are masked for good. They do not count as the adapter's.
-
-    Returns:
-        The trainable parameters outside the head (`adapter`) and in the head (`head`), and the
-        number of all parameters (`total`).
-    """
-    head = {id(parameter) for _, parameter in head_parameters(model)}
-    sizes = {True: 0, False: 0}
-    for parameter in model.parameters():
-        sizes[id(parameter) in head] += parameter.numel() * parameter.requires_grad
-    total = sum(parameter.numel() for parameter in model.parameters())
-    return {"adapter": sizes[False] - inactive, "head": sizes[True], "total": total}

@@ -8,16 +8,15 @@ LoRA. Query and value have one shared LoRA each (Appendix A.1).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loradrop.lora.dropped import dropped_rank, note_dropped
+from loradrop.lora.bare import note_without_lora, without_lora
 from loradrop.lora.inject import remove_lora
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.peft import LoRA, PeftLoRA, adapted_sites, configs, remove_adapter
-from loradrop.lora.sites import Site, split_names, widths
+from loradrop.lora.peft import LoRA, adapted_sites, remove_adapter
+from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.wrappers import unwrap, unwrap_to_change
 from loradrop.selection import Key, SharingPlan
 
@@ -69,7 +68,7 @@ def share(
     others = _check_keys(plan, set(sites), "model")
     _check_apart({key: lora for key, (_, lora) in sites.items()}, others)
     if not plan.share and others.isdisjoint(sites):  # carried out already, or loaded without them
-        _note_without_lora(model, adapter, others)
+        note_without_lora(model, adapter, others)
         return
     groups = {
         kind: [sites[kind, layer] for layer in layers]
@@ -140,7 +139,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     ) < len(shared):
         raise ValueError("the model shares its LoRA in another way than a plan does")
     present = {(site.module_type, site.layer): lora.size for site, lora in sites.items()}
-    dropped, never = _without_lora(model, sites)
+    dropped, never = without_lora(model, sites)
     without = {} if shared else dropped
     sizes = present | without
     others = {key for keys in shared for key in keys} or set(without)
@@ -156,54 +155,6 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     missing = {kind: tuple(sorted(i for k, i in never if k == kind)) for kind in kinds}
     missing = {kind: layers for kind, layers in missing.items() if layers}
     return SharingPlan(kept, rest, not without, sum(sizes.values()), parameters, missing)
-
-
-def _without_lora(model: nn.Module, sites: Mapping[Site, LoRA]) -> tuple[dict[Key, int], set[Key]]:
-    """Modules of the types that hold LoRA elsewhere: what those that lost it had there; and those
-    that never had one.
-    """
-    dropped, never = {}, set()
-    adapter, config = _whose(model, sites)
-    for key, module in _bare_modules(model, sites).items():
-        rank = dropped_rank(module, adapter, config)
-        if rank is None:
-            never.add(key)
-        else:
-            dropped[key] = rank * sum(widths(module))
-    return dropped, never
-
-
-def _bare_modules(model: nn.Module, sites: Mapping[Site, LoRA]) -> dict[Key, nn.Module]:
-    """Linear modules without LoRA whose types hold LoRA elsewhere; of another adapter's LoRA, what
-    it is around.
-    """
-    places = split_names(model)
-    types = {places[site.name][0]: site.module_type for site in sites}
-    present = {site.name for site in sites}
-    found = {}
-    for name, (kind, layer) in places.items():
-        if kind in types and name not in present:
-            module = model.get_submodule(name)
-            base = getattr(module, "base_layer", module)
-            if widths(base):
-                found[types[kind], layer] = base
-    return found
-
-
-def _whose(model: nn.Module, sites: Mapping[Site, LoRA]) -> tuple[str | None, Any]:
-    """The adapter and its config, None of LoRA of add_lora."""
-    adapter = getattr(next(iter(sites.values())), "adapter", None)
-    return adapter, configs(model).get(adapter) if adapter else None
-
-
-def _note_without_lora(model: nn.Module, adapter: str | None, others: set[Key]) -> None:
-    """Note that the layers that a plan leaves without LoRA are none that never had one."""
-    sites = adapted_sites(model, adapter)
-    ranks = {site.module_type: lora.rank for site, lora in sites.items()}
-    adapter, config = _whose(model, sites)
-    for (kind, layer), module in _bare_modules(model, sites).items():
-        if (kind, layer) in others and dropped_rank(module, adapter, config) is None:
-            note_dropped(module, ranks[kind], adapter, config)
 
 
 def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:

@@ -501,7 +501,7 @@ def _():
     from peft import LoraConfig
     from peft.tuners.lora.layer import LoraLayer
 
-    from loradrop.lora.peft import OUT_OF_THE_BASE
+    from loradrop.lora.peft_layer import OUT_OF_THE_BASE
 
     source = inspect.getsource(LoraLayer.update_layer)
     assert [name for name in OUT_OF_THE_BASE if f'"{name}"' not in source] == []

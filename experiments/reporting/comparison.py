@@ -1,63 +1,34 @@
-"""Our results beside the paper's: published tables and the result files of their experiments.
-
-This module does not import torch.
-"""
+"""Our results of an experiment beside the paper's table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from experiments import results
 from experiments.config.schema import UserError
+from experiments.reporting.matching import runs_of_row
+from experiments.reporting.published import (
+    Column,
+    columns_of,
+    digits_of,
+    note_of,
+    published,
+    score_of,
+)
+from experiments.reporting.statistics import (
+    AVERAGE,
+    averages_of,
+    paired_test,
+    parameter_range,
+    ranks_of,
+)
 
-PAPER = Path(__file__).parents[1] / "paper"
-AVERAGE = "average"
 SEED_AGGREGATES = ("mean", "median")
-# With five pairs no difference is significant at 0.05, whatever the scores (Wilcoxon 1945).
-FEWEST_PAIRS = 6
-
-
-@cache
-def published() -> dict[str, dict[str, Any]]:
-    """The published tables, keyed by the name of their experiment (paper/*.yaml)."""
-    files = ("lora_drop", "prilora")
-    return {
-        name.lower(): table
-        for file in files
-        for name, table in yaml.safe_load(
-            (PAPER / f"{file}.yaml").read_text(encoding="utf-8")
-        ).items()
-    }
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one column of a table shows of a run.
-
-    Attributes:
-        label: The heading.
-        task: The task that was scored.
-        metrics: The column shows their mean. Empty: the primary metric of the task.
-        published: Where the paper's number is: a key of a row's `tasks`, or of the task's entry.
-    """
-
-    label: str
-    task: str
-    metrics: tuple[str, ...]
-    published: str | None
-
-    def score(self, run: Any, epoch: str) -> float:
-        """The score of a run at the best or the last epoch, in percent."""
-        metrics = run.result.metrics
-        keys = self.metrics or (metrics.primary,)
-        return 100 * sum(metrics.at(epoch).scores[key] for key in keys) / len(keys)
+CELLS = ["row", "column", "ours", "std", "n", "planned", "paper", "paper_std", "runs"]
 
 
 @dataclass(frozen=True)
@@ -114,242 +85,78 @@ def compare(
     table = published()[name]
     ((backbone, rows),) = table["models"].items()
     is_paper_backbone = set(frame.backbone) == {backbone}
-    columns = _columns(table, rows, frame, is_paper_backbone)
+    columns = columns_of(table, rows, frame, is_paper_backbone)
     finished = frame[(frame.status == results.FINISHED) & frame.best.notna()]
-    groups = {key: _of_row(frame, key, rows) for key in rows}
-    cells = []
-    for key, row in rows.items():
-        runs = groups[key]
+    groups = {key: runs_of_row(frame, key, rows) for key in rows}
+    _check_seeds(name, groups, columns)
+    lines = [
+        {"row": key, "column": column.label}
+        | _ours(groups[key], finished, column, epoch, aggregate)
+        | (score_of(row, column) if is_paper_backbone else {})
+        for key, row in rows.items()
+        for column in columns
+    ]
+    cells = pd.DataFrame(lines, columns=CELLS)
+    numbers = ["ours", "std", "paper", "paper_std"]
+    cells[numbers] = cells[numbers].astype(float)
+    averaged = any("avg_stated" in row for row in rows.values())
+    if averaged:
+        averages = averages_of(cells, columns, rows, is_paper_backbone)
+        cells = pd.concat([cells, averages], ignore_index=True)
+    digits = digits_of(rows)
+    cells["difference"] = cells.ours - cells.paper
+    cells["rank"] = ranks_of(cells, "ours", digits)
+    cells["paper_rank"] = ranks_of(cells, "paper", digits)
+    cells["note"] = [
+        note_of(table, cell) if is_paper_backbone else "" for cell in cells.itertuples()
+    ]
+    in_rows = {index for runs in groups.values() for index in runs.index}
+    return Comparison(
+        caption=table["caption"] if is_paper_backbone else _caption_on(table, frame),
+        rows=tuple(rows),
+        columns=(*(column.label for column in columns), *([AVERAGE] if averaged else [])),
+        cells=cells,
+        parameters={
+            key: (
+                parameter_range(finished[finished.index.isin(groups[key].index)]),
+                (is_paper_backbone and row.get("trainable_params")) or "",
+            )
+            for key, row in rows.items()
+        },
+        test=paired_test(finished, epoch),
+        digits=digits,
+        left_out=tuple(dict.fromkeys(finished[~finished.index.isin(in_rows)].method)),
+    )
+
+
+def _check_seeds(name: str, groups: Mapping[str, pd.DataFrame], columns: list[Column]) -> None:
+    """Raise UserError if a cell would mix runs that differ in more than the seed."""
+    for key, runs in groups.items():
         for column in columns:
-            planned = runs[runs.task == column.task]
-            if planned.seed.duplicated().any():
+            if runs[runs.task == column.task].seed.duplicated().any():
                 raise UserError(
                     f"{name}: the row {key} has runs of {column.task} "
                     "that differ in more than the seed; name one setting, or compare them with "
                     "experiments.figure or results.load"
                 )
-            found = planned[planned.index.isin(finished.index)]
-            scores = pd.Series(
-                [column.score(run, epoch) for run in found.itertuples()], dtype=float
-            )
-            paper = _published_score(row, column) if is_paper_backbone else (None, None)
-            counts = (len(scores), len(planned))
-            cells.append(
-                (
-                    key,
-                    column.label,
-                    scores.agg(aggregate),
-                    scores.std(),
-                    *counts,
-                    *paper,
-                    " ".join(found.id),
-                )
-            )
-    cells = pd.DataFrame(
-        cells,
-        columns=["row", "column", "ours", "std", "n", "planned", "paper", "paper_std", "runs"],
-    )
-    numbers = ["ours", "std", "paper", "paper_std"]
-    cells[numbers] = cells[numbers].astype(float)
-    averaged = any("avg_stated" in row for row in rows.values())
-    if averaged:
-        cells = pd.concat(
-            [cells, _averages(cells, columns, rows, is_paper_backbone)], ignore_index=True
-        )
-    digits = _digits(rows)
-    cells["difference"] = cells.ours - cells.paper
-    cells["rank"] = _ranks(cells, "ours", digits)
-    cells["paper_rank"] = _ranks(cells, "paper", digits)
-    cells["note"] = [_note(table, cell) if is_paper_backbone else "" for cell in cells.itertuples()]
-    parameters = {
-        key: (
-            _counts(finished[finished.index.isin(groups[key].index)]),
-            (is_paper_backbone and row.get("trainable_params")) or "",
-        )
-        for key, row in rows.items()
+
+
+def _ours(
+    runs: pd.DataFrame, finished: pd.DataFrame, column: Column, epoch: str, aggregate: str
+) -> dict[str, Any]:
+    """Our side of a cell."""
+    planned = runs[runs.task == column.task]
+    found = planned[planned.index.isin(finished.index)]
+    scores = pd.Series([column.score(run, epoch) for run in found.itertuples()], dtype=float)
+    return {
+        "ours": scores.agg(aggregate),
+        "std": scores.std(),
+        "n": len(scores),
+        "planned": len(planned),
+        "runs": " ".join(found.id),
     }
-    caption = (
-        table["caption"]
-        if is_paper_backbone
-        else f"{table['caption']}; here on {', '.join(sorted(set(frame.backbone)))}"
-    )
-    labels = (*(column.label for column in columns), *([AVERAGE] if averaged else []))
-    in_rows = {index for runs in groups.values() for index in runs.index}
-    left_out = tuple(dict.fromkeys(finished[~finished.index.isin(in_rows)].method))
-    return Comparison(
-        caption,
-        tuple(rows),
-        labels,
-        cells,
-        parameters,
-        paired_test(finished, epoch),
-        digits,
-        left_out,
-    )
 
 
-def _columns(
-    table: Mapping[str, Any], rows: Mapping[str, Any], frame: pd.DataFrame, is_paper_backbone: bool
-) -> list[Column]:
-    """The published columns; for other tasks, those tasks with all metrics of the paper."""
-    tasks = {task: None for row in rows.values() for task in row["tasks"] or ()}
-    scores = [value for row in rows.values() for value in (row["tasks"] or {}).values()]
-    several = next((list(value) for value in scores if "mean" not in value), [])
-    named = table.get("columns", {})
-    columns = []
-    for key in tasks if is_paper_backbone else dict.fromkeys(frame.task):
-        if not several:
-            metrics = named.get(key, {}).get("metric", ())
-            metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-            columns.append(
-                Column(
-                    key,
-                    named.get(key, {}).get("task", key) if is_paper_backbone else key,
-                    metrics if is_paper_backbone else (),
-                    key,
-                )
-            )
-        for metric in several:
-            columns.append(Column(f"{key} {metric}", key, (metric,), metric))
-            for other in table.get("read_as", {}).get(metric, ()):
-                columns.append(Column(f"{key} {other} (as {metric})", key, (other,), metric))
-    return columns
-
-
-def _of_row(frame: pd.DataFrame, key: str, rows: Mapping[str, Any]) -> pd.DataFrame:
-    """The runs of a row: those of its method that fit no other row of that method better."""
-    method = rows[key].get("method", key)
-    overrides = [
-        set(row.get("overrides", ()))
-        for name, row in rows.items()
-        if row.get("method", name) == method
-    ]
-    common = set.intersection(*overrides)
-    own = set(rows[key].get("overrides", ())) - common
-    closer = [other - common for other in overrides if other - common > own]  # more specific rows
-
-    def belongs(run: Any) -> bool:
-        holds = [all(_holds(run.config, text) for text in texts) for texts in (own, *closer)]
-        return holds[0] and not any(holds[1:])
-
-    return frame[[run.method == method and belongs(run) for run in frame.itertuples()]]
-
-
-def _holds(config: Any, override: str) -> bool:
-    key, value = override.split("=", 1)
-    for part in key.split("."):
-        config = config[part]
-    return config == yaml.safe_load(value)
-
-
-def _published_score(row: Mapping[str, Any], column: Column) -> tuple[float | None, float | None]:
-    """The paper's number and its standard deviation."""
-    tasks = row["tasks"] or {}
-    value = tasks.get(column.published, tasks.get(column.task, {}))
-    return (value["mean"], value["std"]) if "mean" in value else (value.get(column.published), None)
-
-
-def _averages(
-    cells: pd.DataFrame, columns: list[Column], rows: Mapping[str, Any], is_paper_backbone: bool
-) -> pd.DataFrame:
-    tasks = {column.label: column.task for column in columns}
-
-    def mean(scores: pd.Series) -> float:
-        return (
-            scores.groupby(row.column.map(tasks)).mean().mean()
-        )  # several columns of a task count as one
-
-    averages = []
-    for key, row in cells.groupby("row", sort=False):
-        present = row[row.n > 0]
-        compared = present if len(present) else row
-        paper = mean(compared.paper) if compared.paper.notna().all() else None
-        if is_paper_backbone and len(compared) == len(row):
-            paper = rows[key]["avg_stated"]
-        counts = (
-            present.column.map(tasks).nunique(),
-            len(set(tasks.values())) if row.planned.any() else 0,
-        )
-        averages.append((key, AVERAGE, mean(present.ours), None, *counts, paper, None, ""))
-    frame = pd.DataFrame(averages, columns=cells.columns)
-    return frame.astype(cells.dtypes.to_dict())
-
-
-def _digits(rows: Mapping[str, Any]) -> int:
-    """The number of decimal places of the paper's scores."""
-    scores = [
-        score
-        for row in rows.values()
-        for value in (row["tasks"] or {}).values()
-        for score in value.values()
-    ]
-    return max(len(str(score).partition(".")[2]) for score in scores if score is not None)
-
-
-def _ranks(cells: pd.DataFrame, which: str, digits: int) -> pd.Series:
-    """1 for the best and 2 for the second best of a column, compared as shown.
-
-    Our averages only take part if they cover all tasks.
-    """
-    whole = (cells.column != AVERAGE) | (cells.n == cells.planned) | (which == "paper")
-    # formatted as in the table: round() rounds halves differently
-    shown = cells[which].where(whole).map(lambda score: float(f"{score:.{digits}f}"))
-    ranks = shown.groupby(cells.column).rank(method="dense", ascending=False)
-    has_rivals = shown.groupby(cells.column).transform("count") > 1
-    return ranks.where((ranks <= 2) & has_rivals).astype("Int64")
-
-
-def _note(table: Mapping[str, Any], cell: Any) -> str:
-    texts = [
-        note["text"]
-        for note in table.get("footnotes", ())
-        if note["row"] in (None, cell.row)
-        and (note["column"] is None or note["column"] in (cell.column, cell.column.split(" ")[-1]))
-    ]
-    return " ".join(texts) if pd.notna(cell.paper) else ""
-
-
-def _counts(runs: pd.DataFrame) -> str:
-    """Trainable parameters outside the head: one number, or a range."""
-    if runs.empty:
-        return "-"
-    least, most = int(runs.adapter.min()), int(runs.adapter.max())
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
-
-
-def paired_test(
-    finished: pd.DataFrame, epoch: str, method: str = "lora_drop", against: str = "lora"
-) -> str:
-    """Compare two methods with Wilcoxon's signed-rank test over pairs of one task and seed.
-
-    Args:
-        finished: Finished runs, from `results.load`.
-        epoch: Which epoch of each run counts: "best" or "last".
-        method: The method under test.
-        against: The method to compare with.
-
-    Returns:
-        The outcome as a sentence; "" if there are no pairs.
-    """
-    pivot = finished.assign(score=100 * finished[epoch].astype(float)).pivot_table(
-        index=["backbone", "task", "seed"], columns="method", values="score", aggfunc=list
-    )
-    if not {method, against} <= set(pivot.columns):
-        return ""
-    pairs = pivot[[method, against]].dropna()
-    pairs = pairs[
-        [len(a) == len(b) == 1 for a, b in zip(pairs[method], pairs[against], strict=True)]
-    ]
-    gaps = [a[0] - b[0] for a, b in zip(pairs[method], pairs[against], strict=True)]
-    if not gaps:
-        return ""
-    wins, ties = sum(gap > 0 for gap in gaps), sum(gap == 0 for gap in gaps)
-    text = f"{method} - {against}, paired by task and seed: {sum(gaps) / len(gaps):+.2f} "
-    text += f"on average over {len(gaps)} pairs, "
-    text += f"{wins} wins, {ties} ties, {len(gaps) - wins - ties} losses"
-    if len(gaps) - ties < FEWEST_PAIRS:
-        return f"{text}; too few for a test."
-    from scipy.stats import wilcoxon  # imported late: it takes half a second
-
-    p = wilcoxon(gaps).pvalue
-    return f"{text}; Wilcoxon signed-rank p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}."
+def _caption_on(table: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    """The paper's caption, with the backbones that we used instead of the paper's."""
+    return f"{table['caption']}; here on {', '.join(sorted(set(frame.backbone)))}"

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from experiments.reporting.comparison import AVERAGE, Comparison
+from experiments.reporting.comparison import Comparison
+from experiments.reporting.statistics import AVERAGE
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 MISSING = "missing"

@@ -186,7 +186,7 @@ def _scores(components: Any, probe: Any, without: frozenset[int]) -> dict[str, f
     """Loss and primary metric on the evaluation rows without the LoRAs of some layers."""
     import torch
 
-    from loradrop.importance.measurement import evaluating
+    from loradrop.importance.moments import evaluating
 
     task, losses, rows, outputs = components.data.task, 0.0, 0, {}
     with (

@@ -24,7 +24,7 @@ from experiments.runner.trainer import (
     state_identity,
     usable_checkpoint,
 )
-from loradrop.importance.measurement import Importance
+from loradrop.importance.importance import Importance
 from loradrop.io.files import read_tensors, write_tensors
 from loradrop.methods.base import Stage1
 

@@ -10,8 +10,8 @@ from typing import Any
 from experiments.common.files import atomic_write
 from experiments.results.store import PREDICTIONS
 from experiments.runner.components import RunComponents
-from loradrop.backbones import parameter_counts
 from loradrop.checksums import write_beside
+from loradrop.heads import parameter_counts
 from loradrop.io.files import write_tensors
 from loradrop.training.module import RunModule
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance.measurement import Importance, check_measurement, measure, uniform
+from loradrop.importance.importance import Importance
+from loradrop.importance.measurement import check_measurement, measure, uniform
 from loradrop.importance.told_masks import Mask
 from loradrop.lora.peft import LoRA, adapted_sites
 from loradrop.selection import SelectionSettings, SharingPlan, select

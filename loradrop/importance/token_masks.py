@@ -12,57 +12,27 @@ own x is made of (see `lineage`):
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loradrop.importance.audio import audio_frames
-from loradrop.importance.lineage import CONSTANT, SWAPPED, UNKNOWN, Lineage
+from loradrop.importance.input_masks import (
+    TARGET,
+    TEXT,
+    InputMask,
+    content_of,
+    has_other_inputs,
+    is_mask,
+    padding_masks,
+    target_mask,
+)
+from loradrop.importance.lineage import SWAPPED, UNKNOWN, Lineage
 from loradrop.importance.told_masks import ToldMasks
 from loradrop.lora.sites import Site
 
-IGNORED = -100  # a label that no loss is taken of
-TEXT = frozenset({"input_ids", "inputs_embeds"})
-TARGET = frozenset({"decoder_input_ids", "decoder_inputs_embeds", "labels"})
-# masks that are not called after the input that they are about
-OWNERS = {
-    "attention_mask": TEXT,
-    "decoder_attention_mask": TARGET,
-    "pixel_mask": frozenset({"pixel_values"}),
-    "pixel_attention_mask": frozenset({"pixel_values"}),
-    "visual_attention_mask": frozenset({"visual_feats", "visual_embeds"}),
-    "feature_attention_mask": frozenset({"input_features"}),
-    "input_features_mask": frozenset({"input_features"}),
-    "padding_mask": frozenset({"input_values"}),
-}
 ALONE = "average_over=target_tokens is for decoders alone"
-
-
-@dataclass
-class InputMask:
-    """One mask of the batch under way.
-
-    Args:
-        key: What it is called in the batch.
-        owners: The inputs that it is about.
-        mask: (rows, positions), not zero for what counts.
-        certain: Whether `owners` follow from names rather than from shapes.
-    """
-
-    key: str
-    owners: frozenset[str]
-    mask: Tensor
-    certain: bool = True
-    _all: bool | None = None
-
-    @property
-    def counts_all(self) -> bool:
-        """Whether nothing is masked."""
-        if self._all is None:
-            self._all = bool((self.mask == 1).all())
-        return self._all
 
 
 class TokenMask:
@@ -101,12 +71,11 @@ class TokenMask:
         """
         marked = self.lineage.marked(batch, self.names)
         given = marked if isinstance(marked, dict) else dict(zip(self.names, marked, strict=False))
-        for key in ("input_ids", "decoder_input_ids", *(key for key in given if _is_mask(key))):
+        for key in ("input_ids", "decoder_input_ids", *(key for key in given if is_mask(key))):
             _check_tensor(key, given.get(key), must_be_text=not self.told and key in TEXT | TARGET)
         self.told.read(batch)
         self.inputs = {key: value for key, value in given.items() if isinstance(value, Tensor)}
-        content = frozenset(key for key in self.inputs if _is_content(key))
-        self.masks = [*self._targets()] if self.targets_only else [*self._paddings(content)]
+        self.masks = [target_mask(self.inputs)] if self.targets_only else padding_masks(self.inputs)
         return marked
 
     def of(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -126,7 +95,7 @@ class TokenMask:
                 has given does not fit.
         """
         made_of = self.lineage.of(x)
-        content = frozenset(key for key in made_of - {UNKNOWN, SWAPPED} if _is_content(key))
+        content = content_of(made_of - {UNKNOWN, SWAPPED})
         everything = self._by_row(x)
         if not content and UNKNOWN not in made_of:
             return x, everything, True
@@ -134,7 +103,7 @@ class TokenMask:
             told = self.told.of(site, x)
             return x, everything if told is None else told, False
         unseen = not content  # in a kernel that is no function of torch
-        content = content or frozenset(key for key in self.inputs if _is_content(key))
+        content = content or content_of(self.inputs)
         x, mask = self._fitting(site, x, content, unseen, SWAPPED in made_of)
         return x, everything if mask is None else mask, False
 
@@ -156,7 +125,7 @@ class TokenMask:
         for mask in about:
             if not mask.certain and not mask.owners <= content:
                 break  # two stacks, and the mask of either
-            if unseen and self._others(mask, content):
+            if unseen and has_other_inputs(self.inputs, mask, content):
                 break
             turned = x.dim() == 3 and x.shape[:2] == mask.mask.shape[::-1]  # as XLNet does
             if turned and (swapped or not holds_tokens(x, mask.mask)):
@@ -178,66 +147,6 @@ class TokenMask:
             f" {_listed(content)}, are padding does not follow from {shown}:"
             f" {self.told.remedy(site)}"
         )
-
-    def _paddings(self, content: frozenset[str]) -> list[InputMask]:
-        found = []
-        for key, mask in self.inputs.items():
-            if not _is_mask(key):
-                continue
-            owners = OWNERS.get(key) or frozenset(
-                key.replace("attention_mask", name)
-                for name in ("input_ids", "inputs_embeds", "input_features")
-            )
-            certain = bool(owners & content) or key != "attention_mask"
-            if not certain:
-                owners = self._alike(mask, content)
-            if owners & content:
-                found.append(InputMask(key, owners, mask, certain or len(owners) == 1))
-        if "decoder_attention_mask" not in self.inputs:
-            labels = self.inputs.get("labels")
-            if _is_text(labels):  # shifted to the right they are the decoder's input
-                found.append(InputMask("labels", TARGET, (labels != IGNORED).long()))
-        return found
-
-    def _alike(self, mask: Tensor, content: frozenset[str]) -> frozenset[str]:
-        """Inputs that a mask without a known owner can be about, by their shapes; ids first."""
-        candidates = {key: self.inputs[key] for key in content - TARGET}
-        ids = [
-            key
-            for key, value in candidates.items()
-            if value.shape == mask.shape and not value.is_floating_point()
-        ]
-        long = [
-            key
-            for key, value in candidates.items()
-            if mask.dim() == 2 and mask.shape[1] in value.shape[1:]
-        ]
-        return frozenset(ids or long or candidates)
-
-    def _others(self, mask: InputMask, content: frozenset[str]) -> list[str]:
-        """Inputs that have positions of their own besides those that a mask is about."""
-        others = {key: self.inputs[key] for key in content - mask.owners - {"labels"}}
-        return [
-            k
-            for k, value in others.items()
-            if value.shape != mask.mask.shape or value.is_floating_point()
-        ]
-
-    def _targets(self) -> list[InputMask]:
-        labels, padding = self.inputs.get("labels"), self.inputs.get("attention_mask")
-        if not _is_text(labels):
-            raise ValueError(
-                "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is"
-                " no target"
-            )
-        targets = (labels != IGNORED).long()
-        if padding is not None and padding.shape == targets.shape:
-            targets = targets * padding
-        content = frozenset(key for key in self.inputs if _is_content(key))
-        owners = TEXT if TEXT & content else self._alike(targets, content)
-        return [
-            InputMask("labels", owners, targets, TEXT & content != CONSTANT or len(owners) == 1)
-        ]
 
     def _rows(self) -> int:
         return next((len(value) for value in self.inputs.values() if value.dim()), 0)
@@ -272,19 +181,6 @@ def _argument_names(model: nn.Module) -> list[str]:
         for name, value in inspect.signature(base.forward).parameters.items()
         if value.kind in kinds
     ]
-
-
-def _is_mask(key: str) -> bool:
-    return key in OWNERS or "attention_mask" in key
-
-
-def _is_content(key: str) -> bool:
-    """Whether an input has positions that a layer sees, unlike masks and numbers of positions."""
-    return "mask" not in key and key not in ("position_ids", "cache_position")
-
-
-def _is_text(value: Any) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.dim() == 2
 
 
 def _check_tensor(key: str, value: Any, must_be_text: bool) -> None:

@@ -20,6 +20,7 @@ from loradrop.selection import SharingPlan
 PEFT_FORM = ("adapter_config.json", "adapter_model.safetensors")
 COMPACT_FORM = ("compact_config.json", "compact_model.safetensors")
 PLAN = "plan.json"
+Matrices = Mapping[str, tuple[Tensor, Tensor]]  # module -> A (r, d_in), B (d_out, r)
 
 
 @dataclass(frozen=True)

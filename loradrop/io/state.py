@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from loradrop.lora.inject import lora_modules
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.peft import PeftLoRA, adapted_sites, configs
+from loradrop.lora.peft import adapted_sites, configs
+from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.wrappers import clean_name, clean_names
 
 PREFIX = "base_model.model."  # PEFT's, before every name of the base model's

@@ -1,9 +1,6 @@
-"""The LoRA of a PEFT model as `measure` and `share` see LoRA: by site, each with its A, B and
-scaling.
+"""The LoRA of a PEFT model by site, as `measure` and `share` see any LoRA.
 
-PEFT computes h = W x + s B A x with s = alpha / r, or alpha / sqrt(r) for rsLoRA, from a `lora_A`
-and a `lora_B` for every adapter's name. Torch only: a model can hold PEFT's layers only where PEFT
-has been imported already.
+Torch only: a model can hold PEFT's layers only where PEFT has been imported already.
 """
 
 from __future__ import annotations
@@ -13,69 +10,13 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
 from loradrop.lora.dropped import note_dropped
 from loradrop.lora.inject import lora_modules, lora_sites, set_module
 from loradrop.lora.layer import LoRALinear
+from loradrop.lora.peft_layer import PeftLoRA, check_initial, is_of_parameter, plain_lora
 from loradrop.lora.sites import Site, sites_of
-
-# initial values that change the base weights; begins of PEFT's names
-OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-
-class PeftLoRA:
-    """One adapter of one of PEFT's LoRA layers, with the interface of a LoRALinear.
-
-    Setting `lora_A` or `lora_B` makes the layer use that very Parameter.
-    """
-
-    def __init__(self, layer: Any, adapter: str) -> None:
-        self.layer, self.adapter = layer, adapter
-
-    @property
-    def lora_A(self) -> nn.Parameter:
-        """A (r, d_in)."""
-        return self.layer.lora_A[self.adapter].weight
-
-    @lora_A.setter
-    def lora_A(self, parameter: nn.Parameter) -> None:
-        self.layer.lora_A[self.adapter].weight = parameter
-
-    @property
-    def lora_B(self) -> nn.Parameter:
-        """B (d_out, r)."""
-        return self.layer.lora_B[self.adapter].weight
-
-    @lora_B.setter
-    def lora_B(self, parameter: nn.Parameter) -> None:
-        self.layer.lora_B[self.adapter].weight = parameter
-
-    @property
-    def rank(self) -> int:
-        return self.layer.r[self.adapter]
-
-    @property
-    def scaling(self) -> float:
-        return self.layer.scaling[self.adapter]
-
-    @property
-    def size(self) -> int:
-        """Numbers of A and B, shared or not."""
-        return self.lora_A.numel() + self.lora_B.numel()
-
-    def down(self, x: Tensor) -> Tensor:
-        """A x in float32: (..., d_in) -> (..., r)."""
-        return x.float() @ self.lora_A.float().T
-
-    def up(self, z: Tensor) -> Tensor:
-        """B z in float32: (..., r) -> (..., d_out)."""
-        return z.float() @ self.lora_B.float().T
-
-    def register_forward_pre_hook(self, hook: Any, with_kwargs: bool = False) -> RemovableHandle:
-        return self.layer.register_forward_pre_hook(hook, with_kwargs=with_kwargs)
-
 
 LoRA = LoRALinear | PeftLoRA
 
@@ -102,14 +43,14 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
         raise ValueError("the model holds LoRA of its own and of PEFT: use one of the two")
     if layers:
         adapter = adapter_name(layers.values(), adapter)
-        _check_initial(configs(model).get(adapter))
+        check_initial(configs(model).get(adapter))
         of_adapter = {name: layer for name, layer in layers.items() if adapter in _adapters(layer)}
         # experts' parameters, which PEFT adapts without a module; where there is nothing else, they
         # are refused
         modules = {
-            name: layer for name, layer in of_adapter.items() if not _of_parameter(layer)
+            name: layer for name, layer in of_adapter.items() if not is_of_parameter(layer)
         } or of_adapter
-        found = {name: _checked(name, layer, adapter) for name, layer in modules.items()}
+        found = {name: plain_lora(name, layer, adapter) for name, layer in modules.items()}
         return dict(zip(sites_of(model, list(found)), found.values(), strict=True))
     kinds = sorted(
         {str(getattr(c.peft_type, "value", c.peft_type)) for c in configs(model).values()}
@@ -150,7 +91,7 @@ def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str
     found = {
         name: layer
         for name, layer in layers.items()
-        if _of_parameter(layer) and adapter in _adapters(layer)
+        if is_of_parameter(layer) and adapter in _adapters(layer)
     }
     # several parameters of one module are wrapped into each other
     return [
@@ -234,7 +175,7 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
         config.target_modules = {
             n.removeprefix(prefix)
             for n, layer in layers.items()
-            if adapter in _adapters(layer) and not _of_parameter(layer)
+            if adapter in _adapters(layer) and not is_of_parameter(layer)
         }
         config.layers_to_transform = config.layers_pattern = None
 
@@ -254,47 +195,3 @@ def base_prefix(model: nn.Module) -> str:
 
 def _adapters(layer: Any) -> list[str]:
     return [*layer.lora_A, *layer.lora_embedding_A]
-
-
-def _of_parameter(layer: Any) -> bool:
-    return hasattr(layer, "parameter_name")
-
-
-def _check_initial(config: Any) -> None:
-    """ValueError where PEFT has taken the initial B A out of the base weights: what it has learned
-    cannot be told apart.
-    """
-    initial = getattr(config, "init_lora_weights", True)
-    if isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE):
-        raise ValueError(
-            f"init_lora_weights='{initial}' moves a part of the base weights into B A, which is"
-            " then no update that a layer could share or do without: use plain LoRA"
-            " (init_lora_weights=True)"
-        )
-
-
-def _checked(name: str, layer: Any, adapter: str) -> PeftLoRA:
-    """ValueError where the layer's update is not s B A x."""
-    refused = f"{name}, adapter '{adapter}': "
-    if layer.use_dora.get(adapter):
-        raise ValueError(
-            refused
-            + "DoRA rescales W + B A by a trained magnitude, so that its update is not B A x and"
-            " has no norm of its own to rank layers by: use plain LoRA (use_dora=False)"
-        )
-    if adapter in layer.lora_variant:
-        raise ValueError(
-            f"{refused}its update is {type(layer.lora_variant[adapter]).__name__}'s, not B A x"
-        )
-    if layer.lora_bias.get(adapter):
-        raise ValueError(refused + "its update has a bias (lora_bias=True), and is not B A x")
-    base = layer.get_base_layer()
-    # PEFT's layers on MultiheadAttention and on bare parameters are not called with the x that A
-    # sees
-    unusual = isinstance(base, nn.MultiheadAttention) or _of_parameter(layer)
-    if unusual or adapter not in layer.lora_A or not isinstance(layer.lora_A[adapter], nn.Linear):
-        raise ValueError(
-            f"{refused}LoRA of a {type(base).__name__} cannot be measured, only that of linear"
-            " modules"
-        )
-    return PeftLoRA(layer, adapter)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance.measurement import Importance
+from loradrop.importance.importance import Importance
 from loradrop.seeds import Seeds
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from loradrop.backbones import head_parameters
+from loradrop.heads import head_parameters
 from loradrop.methods.base import Method, one_of
 
 ALL, FFN = "all", "ffn"

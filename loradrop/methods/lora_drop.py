@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from loradrop.importance.measurement import AVERAGES, Importance, measure, uniform
+from loradrop.importance.importance import Importance
+from loradrop.importance.measurement import measure, uniform
+from loradrop.importance.moments import AVERAGES
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA

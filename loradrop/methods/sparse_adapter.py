@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance.measurement import evaluating
+from loradrop.importance.moments import evaluating
 from loradrop.lora.inject import lora_modules
 from loradrop.methods.base import Probe, one_of
 from loradrop.methods.lora import LoRA

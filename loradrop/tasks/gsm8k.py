@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradrop.hub import fetch_dataset
-from loradrop.tasks.glue import find_parquet, read_parquet
+from loradrop.tasks.glue_files import find_parquet, read_parquet
 from loradrop.tasks.jsonl import read_lines
 from loradrop.tasks.official import OfficialTask
 from loradrop.tasks.text import Entry

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
-from loradrop.backbones import head_parameters
+from loradrop.heads import head_parameters
 from loradrop.methods.base import Method
 from loradrop.tasks.base import LabelTask, Values
 from loradrop.training.data import TaskData

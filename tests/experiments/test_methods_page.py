@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
 from experiments.parameters import skeleton
-from loradrop.backbones import parameter_counts
+from loradrop.heads import parameter_counts
 from loradrop.methods.lora_drop import LoRADrop
 
 PAGE = (ROOT / "experiments" / "methods.md").read_text()

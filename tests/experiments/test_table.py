@@ -16,7 +16,9 @@ from rich.console import Console
 from experiments import results
 from experiments.config.schema import UserError
 from experiments.reporting import tables
-from experiments.reporting.comparison import AVERAGE, compare, paired_test, published
+from experiments.reporting.comparison import compare
+from experiments.reporting.published import published
+from experiments.reporting.statistics import AVERAGE, paired_test
 
 TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli", "mnli", "qqp")
 TABLE1 = "experiment=table1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from conftest import FAMILIES, tiny_model
 
-from loradrop.backbones import freeze_encoder
+from loradrop.heads import freeze_encoder
 from loradrop.methods.adalora import AdaLoRA
 from loradrop.methods.bitfit import BitFit
 from loradrop.methods.houlsby import Houlsby

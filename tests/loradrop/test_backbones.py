@@ -7,8 +7,9 @@ import torch
 from conftest import FAMILIES, tiny_model
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from loradrop.backbones import Backbone, freeze_encoder, head_parameters
-from loradrop.importance.measurement import Importance
+from loradrop.backbones import Backbone
+from loradrop.heads import freeze_encoder, head_parameters
+from loradrop.importance.importance import Importance
 from loradrop.lora.inject import lora_modules, lora_sites
 from loradrop.methods.lora import LoRA
 from loradrop.selection import select

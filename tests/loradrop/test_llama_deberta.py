@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from experiments.runner.components import check_method
-from loradrop.backbones import Backbone, head_parameters
+from loradrop.backbones import Backbone
+from loradrop.heads import head_parameters
 from loradrop.methods.full import Full
 from loradrop.methods.lora import LoRA
 from loradrop.tasks.builtin.labels import Mini

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from loradrop.importance.measurement import Importance
+from loradrop.importance.importance import Importance
 from loradrop.selection import SharingPlan, select
 
 

@@ -25,8 +25,8 @@ from experiments.config.catalog import (
 )
 from experiments.config.schema import UserError
 from experiments.config.sweep import run_configs
-from experiments.reporting.comparison import published
 from experiments.reporting.figures import FIGURES
+from experiments.reporting.published import published
 
 ENTRY = {"title": "What it asks.", "kind": "study", "expected": "nothing is known"}
 OWN = sorted(EXPERIMENTS.glob("*/*.yaml"))

@@ -16,7 +16,7 @@ from experiments.runner.probe import RunProbe
 from experiments.runner.record import describe
 from experiments.runner.restore import restore
 from experiments.runner.training import fit
-from loradrop.backbones import head_parameters
+from loradrop.heads import head_parameters
 from loradrop.methods.base import Method
 from loradrop.training.module import SequenceModule
 

@@ -7,7 +7,8 @@ import torch
 from conftest import FAMILIES, tiny_model, train_b
 from transformers import LlamaForCausalLM
 
-from loradrop.importance.measurement import Importance, measure
+from loradrop.importance.importance import Importance
+from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora, lora_sites
 
 

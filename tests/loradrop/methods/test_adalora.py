@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_model
 from helpers.other_methods import STEPS, Run, installed, make, train
 
-from loradrop.backbones import freeze_encoder, head_parameters
+from loradrop.heads import freeze_encoder, head_parameters
 from loradrop.methods.adalora import ADAPTER, SCORES
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny_model, train_b
 
-from loradrop.importance.measurement import Importance
+from loradrop.importance.importance import Importance
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full

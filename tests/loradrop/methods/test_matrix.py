@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import loradrop.methods
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
-from loradrop.backbones import freeze_encoder
+from loradrop.heads import freeze_encoder
 from loradrop.io.files import write_tensors
 from loradrop.methods.base import Method, load_values
 from loradrop.seeds import Seeds

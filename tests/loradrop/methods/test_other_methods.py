@@ -12,7 +12,7 @@ from conftest import FAMILIES, tiny_model
 from helpers.other_methods import FITTING, REFUSED, installed, make, train
 from torch import nn
 
-from loradrop.backbones import freeze_encoder, head_parameters
+from loradrop.heads import freeze_encoder, head_parameters
 from loradrop.methods.houlsby import AdapterLinear
 
 UNCHANGED = (

@@ -12,7 +12,7 @@ import torch
 from conftest import FAMILIES, tiny_model
 from helpers.other_methods import FITTING, VIRTUAL, installed, make
 
-from loradrop.backbones import freeze_encoder
+from loradrop.heads import freeze_encoder
 
 virtual = pytest.mark.parametrize(
     ("name", "family"), [pair for pair in FITTING if pair[0] in VIRTUAL]

@@ -1,0 +1,116 @@
+"""The papers' tables (paper/*.yaml): their columns, scores, decimal places and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+PAPER = Path(__file__).parents[1] / "paper"
+
+
+@cache
+def published() -> dict[str, dict[str, Any]]:
+    """The published tables, keyed by the name of their experiment (paper/*.yaml)."""
+    files = ("lora_drop", "prilora")
+    return {
+        name.lower(): table
+        for file in files
+        for name, table in yaml.safe_load(
+            (PAPER / f"{file}.yaml").read_text(encoding="utf-8")
+        ).items()
+    }
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column of a table shows of a run.
+
+    Attributes:
+        label: The heading.
+        task: The task that was scored.
+        metrics: The column shows their mean. Empty: the primary metric of the task.
+        published: Where the paper's number is: a key of a row's `tasks`, or of the task's entry.
+    """
+
+    label: str
+    task: str
+    metrics: tuple[str, ...]
+    published: str | None
+
+    def score(self, run: Any, epoch: str) -> float:
+        """The score of a run at the best or the last epoch, in percent."""
+        metrics = run.result.metrics
+        keys = self.metrics or (metrics.primary,)
+        return 100 * sum(metrics.at(epoch).scores[key] for key in keys) / len(keys)
+
+
+def columns_of(
+    table: Mapping[str, Any], rows: Mapping[str, Any], frame: pd.DataFrame, is_paper_backbone: bool
+) -> list[Column]:
+    """The columns to show: the published ones; on another backbone, one for each of our tasks.
+
+    Args:
+        table: The published table.
+        rows: Its rows.
+        frame: Our runs.
+        is_paper_backbone: Whether they use the paper's backbone.
+    """
+    tasks = {task: None for row in rows.values() for task in row["tasks"] or ()}
+    scores = [value for row in rows.values() for value in (row["tasks"] or {}).values()]
+    several = next((list(value) for value in scores if "mean" not in value), [])
+    named = table.get("columns", {})
+    columns = []
+    for key in tasks if is_paper_backbone else dict.fromkeys(frame.task):
+        if not several:
+            metrics = named.get(key, {}).get("metric", ())
+            metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+            columns.append(
+                Column(
+                    key,
+                    named.get(key, {}).get("task", key) if is_paper_backbone else key,
+                    metrics if is_paper_backbone else (),
+                    key,
+                )
+            )
+        for metric in several:
+            columns.append(Column(f"{key} {metric}", key, (metric,), metric))
+            for other in table.get("read_as", {}).get(metric, ()):
+                columns.append(Column(f"{key} {other} (as {metric})", key, (other,), metric))
+    return columns
+
+
+def score_of(row: Mapping[str, Any], column: Column) -> dict[str, float | None]:
+    """The paper's number and its standard deviation, None where it has none."""
+    tasks = row["tasks"] or {}
+    value = tasks.get(column.published, tasks.get(column.task, {}))
+    if "mean" in value:
+        return {"paper": value["mean"], "paper_std": value["std"]}
+    return {"paper": value.get(column.published), "paper_std": None}
+
+
+def digits_of(rows: Mapping[str, Any]) -> int:
+    """The number of decimal places of the paper's scores."""
+    scores = [
+        score
+        for row in rows.values()
+        for value in (row["tasks"] or {}).values()
+        for score in value.values()
+    ]
+    return max(len(str(score).partition(".")[2]) for score in scores if score is not None)
+
+
+def note_of(table: Mapping[str, Any], cell: Any) -> str:
+    """The footnotes to a cell that has a published number."""
+    texts = [
+        note["text"]
+        for note in table.get("footnotes", ())
+        if note["row"] in (None, cell.row)
+        and (note["column"] is None or note["column"] in (cell.column, cell.column.split(" ")[-1]))
+    ]
+    return " ".join(texts) if pd.notna(cell.paper) else ""

@@ -1,0 +1,142 @@
+"""The masks that a batch holds, and which of its inputs each of them is about.
+
+Names decide where transformers has one name for a mask and its input (OWNERS), else shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from torch import Tensor
+
+IGNORED = -100  # a label that no loss is taken of
+TEXT = frozenset({"input_ids", "inputs_embeds"})
+TARGET = frozenset({"decoder_input_ids", "decoder_inputs_embeds", "labels"})
+# masks that are not called after the input that they are about
+OWNERS = {
+    "attention_mask": TEXT,
+    "decoder_attention_mask": TARGET,
+    "pixel_mask": frozenset({"pixel_values"}),
+    "pixel_attention_mask": frozenset({"pixel_values"}),
+    "visual_attention_mask": frozenset({"visual_feats", "visual_embeds"}),
+    "feature_attention_mask": frozenset({"input_features"}),
+    "input_features_mask": frozenset({"input_features"}),
+    "padding_mask": frozenset({"input_values"}),
+}
+
+
+@dataclass
+class InputMask:
+    """One mask of the batch under way.
+
+    Args:
+        key: What it is called in the batch.
+        owners: The inputs that it is about.
+        mask: (rows, positions), not zero for what counts.
+        certain: Whether `owners` follow from names rather than from shapes.
+    """
+
+    key: str
+    owners: frozenset[str]
+    mask: Tensor
+    certain: bool = True
+    _all: bool | None = None
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether nothing is masked."""
+        if self._all is None:
+            self._all = bool((self.mask == 1).all())
+        return self._all
+
+
+def padding_masks(inputs: Mapping[str, Tensor]) -> list[InputMask]:
+    """Find the masks of a batch that say what is padding.
+
+    Args:
+        inputs: The tensors of the batch by the names of the model's arguments.
+    """
+    content = content_of(inputs)
+    found = []
+    for key, mask in inputs.items():
+        if not is_mask(key):
+            continue
+        owners = OWNERS.get(key) or frozenset(
+            key.replace("attention_mask", name)
+            for name in ("input_ids", "inputs_embeds", "input_features")
+        )
+        certain = bool(owners & content) or key != "attention_mask"
+        if not certain:
+            owners = _alike(inputs, mask, content)
+        if owners & content:
+            found.append(InputMask(key, owners, mask, certain or len(owners) == 1))
+    if "decoder_attention_mask" not in inputs:
+        labels = inputs.get("labels")
+        if _is_text(labels):  # shifted to the right they are the decoder's input
+            found.append(InputMask("labels", TARGET, (labels != IGNORED).long()))
+    return found
+
+
+def target_mask(inputs: Mapping[str, Tensor]) -> InputMask:
+    """Make the mask of the tokens that have a label, as generation learns them.
+
+    Args:
+        inputs: The tensors of the batch by the names of the model's arguments.
+
+    Raises:
+        ValueError: There are no labels of (batch, tokens).
+    """
+    labels, padding = inputs.get("labels"), inputs.get("attention_mask")
+    if not _is_text(labels):
+        raise ValueError(
+            "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is"
+            " no target"
+        )
+    targets = (labels != IGNORED).long()
+    if padding is not None and padding.shape == targets.shape:
+        targets = targets * padding
+    content = content_of(inputs)
+    owners = TEXT if TEXT & content else _alike(inputs, targets, content)
+    return InputMask("labels", owners, targets, bool(TEXT & content) or len(owners) == 1)
+
+
+def has_other_inputs(
+    inputs: Mapping[str, Tensor], mask: InputMask, content: frozenset[str]
+) -> bool:
+    """Whether `content` has inputs with positions of their own besides those a mask is about."""
+    others = [inputs[key] for key in content - mask.owners - {"labels"}]
+    return any(value.shape != mask.mask.shape or value.is_floating_point() for value in others)
+
+
+def _alike(inputs: Mapping[str, Tensor], mask: Tensor, content: frozenset[str]) -> frozenset[str]:
+    """Inputs that a mask without a known owner can be about, by their shapes; ids first."""
+    candidates = {key: inputs[key] for key in content - TARGET}
+    ids = [
+        key
+        for key, value in candidates.items()
+        if value.shape == mask.shape and not value.is_floating_point()
+    ]
+    long = [
+        key
+        for key, value in candidates.items()
+        if mask.dim() == 2 and mask.shape[1] in value.shape[1:]
+    ]
+    return frozenset(ids or long or candidates)
+
+
+def content_of(keys: Iterable[str]) -> frozenset[str]:
+    """Return the inputs whose positions a layer sees: all but masks and position ids."""
+    return frozenset(
+        key for key in keys if "mask" not in key and key not in ("position_ids", "cache_position")
+    )
+
+
+def is_mask(key: str) -> bool:
+    """Whether an argument of this name is a mask of positions."""
+    return key in OWNERS or "attention_mask" in key
+
+
+def _is_text(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.dim() == 2
