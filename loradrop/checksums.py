@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 CHECKSUM = "checksum"
 METADATA = "__metadata__"  # of a safetensors header
@@ -132,13 +133,15 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _header(file: BinaryIO) -> tuple[int, dict[str, Any]]:
+def _header(file: BufferedReader | BufferedRandom) -> tuple[int, dict[str, Any]]:
     """The length of a safetensors header, and the header; the file then stands at the data."""
     size = int.from_bytes(file.read(8), "little")
     return size, json.loads(file.read(size))
 
 
-def _tensors_digest(file: BinaryIO, metadata: Mapping[str, str], tensors: Any) -> str:
+def _tensors_digest(
+    file: BufferedReader | BufferedRandom, metadata: Mapping[str, str], tensors: Any
+) -> str:
     digest = hashlib.sha256()
     others = {key: text for key, text in metadata.items() if key != CHECKSUM}
     digest.update(json.dumps([others, tensors], sort_keys=True).encode())

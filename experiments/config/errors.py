@@ -14,7 +14,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from experiments.config.validation import did_you_mean
+from experiments.config.targets import did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # read before run.py sets it

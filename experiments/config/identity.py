@@ -21,12 +21,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.schema import UserError
+
 IDENTITY_VERSION = 2  # raise it when an id covers other values, then run `experiments.rekey`
+WORD = re.compile(r"\w[\w.-]{0,59}")
 GROUPS = ("backbone", "task", "method")
 OF_TRAINER = ("accelerator", "precision", "num_threads")
 PLACES = {"task": ("official", "url")}  # keys for where something is, not what it is
@@ -38,6 +42,9 @@ def run_id(config: DictConfig | Mapping[str, Any]) -> str:
 
     Args:
         config: The config of a run, composed by Hydra, or plain as in a result file.
+
+    Raises:
+        UserError: If a name cannot be part of a folder's name.
     """
     counted = identity(config)
     return "-".join([*_names(counted, GROUPS), f"s{counted['seed']}", digest(counted)])
@@ -63,6 +70,9 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     plain: Any = (
         OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     )
+    for group in GROUPS:
+        if not isinstance(plain.get(group), Mapping):
+            raise UserError(f"{group} must be a group with a name, got {plain.get(group)!r:.80}")
     return {
         "version": IDENTITY_VERSION,
         **{group: _settings(group, plain[group]) for group in GROUPS},
@@ -80,7 +90,15 @@ def digest(plain: Any) -> str:
 
 
 def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
-    return [counted[group]["name"] for group in groups]
+    """The names of groups, which become names of folders: `../x` must not lead out of them."""
+    names = {group: counted[group].get("name") for group in groups}
+    for group, name in names.items():
+        if not isinstance(name, str) or not WORD.fullmatch(name):
+            raise UserError(
+                f"{group}.name must be a word of at most 60 letters, digits, '_', '-' and '.', "
+                f"got {name!r:.80}"
+            )
+    return list(names.values())
 
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:

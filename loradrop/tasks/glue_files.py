@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
 from loradrop.tasks.base import LABEL
+from loradrop.tasks.quoting import brief
 
 VALIDATION = "validation"
 
@@ -58,7 +59,8 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
         absent = [name for name in columns.values() if name not in names]
         if absent:
             raise ValueError(
-                f"{path}, line 1: no column {', '.join(map(repr, absent))}; there are {names}."
+                f"{path}, line 1: no column {', '.join(map(repr, absent))}; "
+                f"there are {brief(names)}."
             )
         places = [names.index(name) for name in columns.values()]
         values: list[list[str]] = [[] for _ in places]
@@ -79,7 +81,7 @@ def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, s
         )
         raise ValueError(
             f"{path}, line {number}: {count} fields instead of {len(names)} "
-            f"({', '.join(names)}){others:.300}. "
+            f"({', '.join(names):.300}){others:.300}. "
             "Repair or remove it, or take another copy of the file."
         )
     arrays = {
@@ -145,7 +147,8 @@ def read_table(table: pa.Table, features: Features, source: Path, columns: tuple
     absent = [name for name in columns if name not in table.column_names]
     if absent:
         raise ValueError(
-            f"{source}: no column {', '.join(map(repr, absent))}; there are {table.column_names}."
+            f"{source}: no column {', '.join(map(repr, absent))}; "
+            f"there are {brief(table.column_names)}."
         )
     arrays = {name: table.column(name).combine_chunks() for name in columns}
     for name, array in arrays.items():
