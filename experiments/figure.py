@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     kind = figure_kind(figure)
     frame = results.load(options.overrides)
     printing.changed(frame)
+    if mix := printing.version_mix(frame[frame.status == results.FINISHED]):
+        console.error(mix)
     missing = int((frame.status != results.FINISHED).sum())
     try:
         data = kind.data(frame, options.outputs, **figure.arguments)

@@ -55,7 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
             f"{missing} of {len(frame)} runs are missing and not in the table; "
             f"to make them: {options.command}"
         )
-    _save(text, f"{heading}, {_source(finished, options)}", options)
+    mix = printing.version_mix(finished)
+    if mix:
+        console.error(mix)
+    _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)
     return 0
 
 

@@ -50,6 +50,12 @@ def run_id(config: DictConfig | Mapping[str, Any]) -> str:
     return "-".join([*_names(counted, GROUPS), f"s{counted['seed']}", digest(counted)])
 
 
+def group_id(config: DictConfig | Mapping[str, Any]) -> str:
+    """What runs share that differ in their seed alone: <backbone>-<task>-<method>-<digest>."""
+    counted = identity(config)
+    return "-".join([*_names(counted, GROUPS), digest({**counted, "seed": None})])
+
+
 def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
     """The id of a stage 1, which all runs of a backbone, task, recipe, seed and precision share.
 

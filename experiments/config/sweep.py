@@ -14,7 +14,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import schema
@@ -46,9 +46,11 @@ def check_names(overrides: Iterable[str]) -> None:
     check_files()
     given = [override for override in overrides if not override.startswith("-")]  # not an option
     for override in OverridesParser.create().parse_overrides(given):
-        group = override.key_or_group
+        group, value = override.key_or_group, override.value()
+        if not group:
+            raise UserError(f"{override.input_line}: there is no key before '='")
         options = group_options(Path(CONF, group)) if re.fullmatch(r"\w+", group) else set()
-        if not options or override.is_delete() or isinstance(override.value(), Glob):
+        if not options or override.is_delete() or isinstance(value, Glob):
             continue
         for name in _values(override):
             if name == "null":
@@ -56,7 +58,9 @@ def check_names(overrides: Iterable[str]) -> None:
                     f"{group}=null: a group cannot be null; leave it out, "
                     f"or write ~{group} if it has a default"
                 )
-            if name not in options and (group in OPTIONAL or not re.fullmatch(r"[\w-]+", name)):
+            # other names are left to Hydra, which may look for them in further folders
+            is_name = isinstance(value, str | Sweep) and re.fullmatch(r"[\w-]+", name)
+            if name not in options and (group in OPTIONAL or not is_name):
                 close = difflib.get_close_matches(name, options, 1)
                 hint = f". Did you mean {close[0]}?" if close else ""
                 raise UserError(

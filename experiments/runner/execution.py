@@ -93,8 +93,8 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     plain = _plain(config)
     remember(plain["task"], plain["paths"], components.data.fingerprint)
     folder = results.run_folder(config.paths.outputs, id)
-    logger = built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
+    logger = built.make_logger and built.make_logger(RunInfo(id, folder, facts))
     try:
         return _train(components, folder, logger, facts)
     except Exception as error:

@@ -56,6 +56,8 @@ def _show(frame: pd.DataFrame) -> int:
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
         printing.overview(results.over_seeds(finished))
+        if mix := printing.version_mix(finished):
+            console.error(mix)
     elsewhere = frame[frame.status == results.RUNNING]
     if len(elsewhere):
         console.info(
