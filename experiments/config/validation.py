@@ -201,6 +201,8 @@ def _check_places(plain: dict[str, Any]) -> None:
     files = plain["task"].get("files")
     for split, file in files.items() if isinstance(files, dict) else ():
         places[f"task.files.{split}.name"] = file.get("name") if isinstance(file, dict) else None
+    if "@" in str(plain["task"].get("url")):
+        raise ValueError("task.url must not hold a user's name or key: results record it")
     for key, place in places.items():
         if place is not None and not PLACE.fullmatch(str(place)):
             raise ValueError(f"{key} must be a relative path without '..', got {place!r:.80}")

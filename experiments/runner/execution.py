@@ -88,6 +88,7 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     # imported late: a mistake in the config need not wait for transformers
     from experiments.runner.components import RunComponents
     from experiments.runner.environment import record
+    from experiments.runner.failures import anonymous, reason
 
     components = RunComponents(built)
     plain = _plain(config)
@@ -98,9 +99,10 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     try:
         return _train(components, folder, logger, facts)
     except Exception as error:
-        message = f"{id} failed: {type(error).__name__}: {error}"
+        message = f"{id} failed: {reason(error)}"
         try:
-            failure = Failure(**facts, error=traceback.format_exc())
+            text = anonymous(traceback.format_exc(), plain["paths"])
+            failure = Failure(**facts, error=text)
             results.write(config.paths.outputs, failure)
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error

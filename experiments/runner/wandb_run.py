@@ -99,12 +99,13 @@ def _log_result(result: Result) -> None:
         charts[f"importance/{kind}"] = wandb.plot.bar(
             table, "layer", "importance", f"Importance of {kind} by layer"
         )
-    plan = result.plan
-    for kind, kept in plan.kept.items() if plan else ():
-        every = sorted([*kept, *plan.others[kind]])
-        table = wandb.Table(["layer", "own LoRA"], [[i, int(i in kept)] for i in every])
+    for kind, kept, others in _plan(result):
+        rows = [[layer, int(layer in kept)] for layer in sorted([*kept, *others])]
         charts[f"plan/{kind}"] = wandb.plot.bar(
-            table, "layer", "own LoRA", f"Layers of {kind} with an own LoRA"
+            wandb.Table(["layer", "own LoRA"], rows),
+            "layer",
+            "own LoRA",
+            f"Layers of {kind} with an own LoRA",
         )
     if result.metrics:
         name, adapter = result.metrics.primary, "parameters of the adapter"
@@ -113,6 +114,13 @@ def _log_result(result: Result) -> None:
         charts["score"] = wandb.plot.scatter(table, adapter, name, f"{name} against parameters")
     if charts:
         wandb.log(charts)
+
+
+def _plan(result: Result) -> Iterator[tuple[str, list[int], list[int]]]:
+    """For each module type, the layers with an own LoRA and the others."""
+    if result.plan:
+        for kind, kept in result.plan.kept.items():
+            yield kind, kept, result.plan.others[kind]
 
 
 def _summary(result: Result) -> Iterator[tuple[str, Any]]:
