@@ -68,8 +68,9 @@ class RunProbe:
         identity = state_identity(components, len(rows), epochs, steps)
         module = make_module(components, data, None, identity)
         module.curve = "stage1"
+        batches = len(data.train_loader())
         if steps is not None:
-            epochs = math.ceil(steps / len(data.train_loader()))
+            epochs = math.ceil(steps / batches)
         interval = timedelta(minutes=components.config.trainer.checkpoint_minutes)
         options: dict[str, Any] = {
             "logger": self.logger or False,
@@ -78,7 +79,7 @@ class RunProbe:
             "limit_val_batches": 0,
             "max_steps": steps or -1,
         }
-        trainer = make_trainer(components, "stage 1", epochs, **options)
+        trainer = make_trainer(components, "stage 1", epochs, batches, **options)
         if self.work is None:
             trainer.fit(module)
             return

@@ -138,6 +138,7 @@ def make_trainer(
     components: RunComponents,
     stage: str,
     epochs: int,
+    batches: int,
     callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> pl.Trainer:
@@ -147,6 +148,7 @@ def make_trainer(
         components: The objects of the run.
         stage: The name to show.
         epochs: The number of epochs.
+        batches: The number of batches of an epoch.
         callbacks: Callbacks besides the progress bar.
         options: Further options of Lightning's Trainer.
     """
@@ -160,7 +162,7 @@ def make_trainer(
         gradient_clip_val=components.recipe.max_grad_norm,
         callbacks=[*callbacks, *bars],
         num_sanity_val_steps=0,
-        log_every_n_steps=min(10, len(components.data.train_loader())),
+        log_every_n_steps=min(10, batches),
         enable_progress_bar=settings.progress_bar,
         enable_model_summary=False,
         # on one device, Slurm's rendezvous, requeueing and checkpoints are not wanted

@@ -70,7 +70,10 @@ def _fit(
         "callbacks": [checkpoints],
         "check_val_every_n_epoch": every,
     }
-    make_trainer(components, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
+    trainer = make_trainer(
+        components, "training", epochs, len(components.data.train_loader()), **options
+    )
+    trainer.fit(module, ckpt_path=checkpoint)
     if len(module.epochs) != epochs // every:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
     tokens = sum(components.data.lengths) * components.recipe.epochs

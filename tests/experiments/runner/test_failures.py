@@ -1,4 +1,4 @@
-"""A failed run is recorded without what tells whose machine it was; lack of memory names the step."""
+"""A failed run is recorded without places and keys; lack of memory names the step that took it."""
 
 from __future__ import annotations
 
