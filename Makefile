@@ -16,9 +16,12 @@ FIGURES := $(filter figure%,$(EXPERIMENTS))
 STUDIES := prilora prilora_ablations cross_task_stability sampling_stability layer_removal \
 	threshold_sensitivity rank_study learning_rate_sensitivity
 
+# ours is Apache-2.0; docutils lets one choose the BSD licence
+LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Public;GNU Affero;GPL-2;GPL-3;AGPL'
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
-.PHONY: lock test-newest test-oldest
+.PHONY: lock test-newest test-oldest test-faults audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +64,15 @@ check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 s
 test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -X utf8 -m pytest -n 2
 
+test-faults: $(STAMP) ## the long form of the fault suite: flipped bits, kills, small disks, random configs and data files: 25 minutes
+	FAULTS=long $(BIN)/python -X utf8 -m pytest tests/faults -s
+
+audit: $(STAMP) ## known vulnerabilities and the licences of all dependencies, in .venv-audit
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/$(PIP_INSTALL) pip-audit pip-licenses
+	.venv-audit/bin/pip-licenses --python $(BIN)/python $(LICENCES) --summary
+	.venv-audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/$(PIP_INSTALL) --upgrade --upgrade-strategy eager -e '.[dev]'
@@ -83,4 +95,4 @@ format: $(STAMP) ## put the style right
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches; results in outputs/ stay
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-lock .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-lock .venv-audit .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -30,7 +30,7 @@ COMMAND = (
 )
 ATTEMPTS = 16
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# mounts a disk of so many kilobytes where the outputs go, runs the command, makes room, runs it again
+# mounts a disk of so many kilobytes at the outputs, runs the command, makes room, runs it again
 SMALL_DISK = """
 import subprocess, sys
 size, outputs, *command = sys.argv[1:]
