@@ -27,7 +27,7 @@ OVERRIDE = re.compile(r"Could not override '(.+?)'")
 def is_mistake(error: Exception) -> bool:
     """Whether an error is about what the user wrote, and not one of this program.
 
-    Hydra and OmegaConf answer some overrides with a ValueError, an AttributeError, ... of their own.
+    Hydra and OmegaConf answer some overrides with a ValueError, an AttributeError and so on.
     """
     if isinstance(error, HydraException | OmegaConfBaseException | UserError | OSError):
         return True
