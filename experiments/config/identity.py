@@ -9,6 +9,7 @@ An id covers the values that can change a number, by their meaning:
             checksums and numbers of rows are in)
             what a run writes and prints: logger, save_weights, wait, rerun, progress_bar,
             checkpoint_minutes, num_workers
+            recipe.lora_rank, which a method that uses it has as its own
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
             learning_rate
             how a number is written: 2 equals 2.0
@@ -120,13 +121,11 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, without an adapter's own learning rate if it equals the general one."""
-    is_redundant = recipe.get("adapter_learning_rate") == recipe.get("learning_rate")
-    return {
-        key: value
-        for key, value in recipe.items()
-        if not (is_redundant and key == "adapter_learning_rate")
-    }
+    """The recipe, without the rank and an adapter's own learning rate if it equals the general."""
+    left_out = {"lora_rank"}
+    if recipe.get("adapter_learning_rate") == recipe.get("learning_rate"):
+        left_out.add("adapter_learning_rate")
+    return {key: value for key, value in recipe.items() if key not in left_out}
 
 
 def _without_name(file: Any) -> Any:

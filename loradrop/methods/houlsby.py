@@ -2,8 +2,9 @@
 
 Houlsby et al. 2019, arXiv 1902.00751. y is the output of the last linear module of attention and
 of the feed-forward part, before the residual sum. So each layer has two adapters of 2 d b + b + d
-parameters. As published, W_down is drawn from a normal distribution cut off at two standard
-deviations, and W_up and the biases are zero, so a fresh adapter leaves the output unchanged.
+parameters. As in the authors' code (google-research/adapter-bert@1a31fc6, modeling.py), W_down and
+W_up are drawn from a normal distribution cut off at two standard deviations, and the biases are
+zero. So a fresh adapter is close to the identity but not equal to it.
 
 There are two differences. In BERT and its relatives the layer's dropout follows the adapter here
 and precedes it in the authors' code. The authors also train the layer norms; here these stay
@@ -39,7 +40,7 @@ class AdapterLinear(nn.Module):
         base: The linear module. It gets frozen.
         bottleneck: The width b of the bottleneck, from 1 to d.
         activation: The name of a function in torch.nn.functional.
-        init_std: The standard deviation of the initial W_down.
+        init_std: The standard deviation of the initial W_down and W_up.
 
     Raises:
         ValueError: The bottleneck is wider than the module's output.
@@ -61,9 +62,9 @@ class AdapterLinear(nn.Module):
             nn.Linear(d, bottleneck, **options),
             nn.Linear(bottleneck, d, **options),
         )
-        nn.init.trunc_normal_(self.down.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
+        for linear in (self.down, self.up):
+            nn.init.trunc_normal_(linear.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+            nn.init.zeros_(linear.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -83,7 +84,7 @@ class Houlsby(Method):
         name: The method's name in results.
         bottleneck: The width of the bottleneck.
         activation: One of gelu, relu, silu and tanh.
-        init_std: The standard deviation of the initial W_down.
+        init_std: The standard deviation of the initial W_down and W_up.
         target_modules: Suffixes of module names. None takes the two modules of the model's family.
     """
 

@@ -34,15 +34,20 @@ class PrefixTuning(VirtualTokens):
         projection: Whether a network, as wide as the encoder, computes keys and values.
         init_std: The standard deviation of the initial keys and values, or with `projection` of the
             network's input.
+        dropout: Dropout of the keys and values of each text, in [0, 1), as in P-tuning v2.
     """
 
     part = "prefix_encoder"
 
-    def __init__(self, name: str, virtual_tokens: int, projection: bool, init_std: float) -> None:
+    def __init__(
+        self, name: str, virtual_tokens: int, projection: bool, init_std: float, dropout: float
+    ) -> None:
         super().__init__(name, virtual_tokens)
         if init_std < 0:
             raise ValueError(f"init_std must not be negative, got {init_std}")
-        self.projection, self.init_std = projection, init_std
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.projection, self.init_std, self.dropout = projection, init_std, dropout
 
     def install(self, model: PreTrainedModel) -> None:
         super().install(model)
@@ -80,13 +85,13 @@ class PrefixTuning(VirtualTokens):
             encoder.get_input_embeddings().weight.dtype
         )
         prefix = prefix.view(self.virtual_tokens, layers, 2, heads, width).permute(1, 2, 3, 0, 4)
+        prefix = prefix[:, :, None].expand(-1, -1, size, -1, -1, -1)
+        prefix = nn.functional.dropout(prefix, self.dropout, encoder.training)
         if inputs.get("position_ids") is not None:
             # only the text has positions
             inputs["position_ids"] = inputs["position_ids"][:, self.virtual_tokens :]
         # for each layer: keys and values, (batch, heads, n, d_head)
-        cache = DynamicCache(
-            [tuple(kv.expand(size, -1, -1, -1) for kv in layer) for layer in prefix]
-        )
+        cache = DynamicCache([tuple(layer) for layer in prefix])
         inputs[str(cache_argument(encoder))] = cache  # `holder` made sure that there is one
 
     def _check_checkpointing(self, encoder: PreTrainedModel) -> None:

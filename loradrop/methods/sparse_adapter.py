@@ -87,8 +87,8 @@ class SparseAdapter(LoRA):
             sizes.append(parameter.numel())
             if self.init_std is not None:
                 nn.init.normal_(parameter, std=self.init_std)
-        masked = sizes if self.scope == "matrix" else [sum(sizes)]
-        self.inactive = sum(math.ceil(self.sparsity * size) for size in masked)
+        counted = sizes if self.scope == "matrix" else [sum(sizes)]
+        self.inactive = sum(masked_entries(size, self.sparsity, self.scope) for size in counted)
         if self.inactive >= sum(sizes):
             raise ValueError(f"sparsity {self.sparsity} leaves none of {sum(sizes):,} entries")
 
@@ -171,7 +171,7 @@ def snip_scores(model: nn.Module, probe: Probe, rows: Sequence[int]) -> dict[str
 
 
 def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:
-    """Mask exactly ceil(sparsity * N) entries with the smallest scores; among ties, the first ones.
+    """Mask the `masked_entries` with the smallest scores; among ties, the first ones.
 
     Args:
         scores: The scores by parameter name.
@@ -183,16 +183,25 @@ def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> d
     """
     if scope == "matrix":
         return {
-            name: _mask(score.flatten(), sparsity).view_as(score) for name, score in scores.items()
+            name: _mask(score.flatten(), sparsity, scope).view_as(score)
+            for name, score in scores.items()
         }
-    together = _mask(torch.cat([score.flatten() for score in scores.values()]), sparsity)
+    together = _mask(torch.cat([score.flatten() for score in scores.values()]), sparsity, scope)
     parts = together.split([score.numel() for score in scores.values()])
     return {
         name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)
     }
 
 
-def _mask(scores: Tensor, sparsity: float) -> Tensor:
+def masked_entries(entries: int, sparsity: float, scope: str) -> int:
+    """Return how many of N entries are masked: as the released code, rounded up in the scope
+    `model` and down in the scope `matrix`.
+    """
+    exact = sparsity * entries
+    return math.ceil(exact) if scope == "model" else math.floor(exact)
+
+
+def _mask(scores: Tensor, sparsity: float, scope: str) -> Tensor:
     mask = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-    mask[scores.argsort(stable=True)[: math.ceil(sparsity * len(scores))]] = False
+    mask[scores.argsort(stable=True)[: masked_entries(len(scores), sparsity, scope)]] = False
     return mask

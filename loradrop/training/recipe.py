@@ -21,6 +21,7 @@ class Recipe:
         max_length: The largest number of tokens of a row, with special tokens.
         max_grad_norm: Gradients are clipped to this norm. None does not clip.
         lora_alpha: LoRA's alpha that goes with this learning rate.
+        lora_rank: LoRA's rank on this task. None in results that are older than this key.
         adapter_learning_rate: The learning rate of what trains outside the head. None takes
             `learning_rate`.
 
@@ -36,6 +37,7 @@ class Recipe:
     max_length: int
     max_grad_norm: float | None
     lora_alpha: float
+    lora_rank: int | None = None
     adapter_learning_rate: float | None = (
         None  # of what trains outside the head; None: learning_rate
     )
@@ -44,6 +46,8 @@ class Recipe:
         for key in ("learning_rate", "batch_size", "max_length", "lora_alpha"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"recipe.{key} must be positive, got {getattr(self, key)}")
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"recipe.lora_rank must be at least 1, got {self.lora_rank}")
         if self.adapter_learning_rate is not None and not self.adapter_learning_rate > 0:
             raise ValueError(
                 "recipe.adapter_learning_rate must be positive or null, "

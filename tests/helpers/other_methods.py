@@ -39,7 +39,10 @@ METHODS = {
         },
     ),
     "prompt_tuning": (PromptTuning, {"virtual_tokens": 6}),
-    "prefix_tuning": (PrefixTuning, {"virtual_tokens": 6, "projection": False, "init_std": 1.0}),
+    "prefix_tuning": (
+        PrefixTuning,
+        {"virtual_tokens": 6, "projection": False, "init_std": 1.0, "dropout": 0.0},
+    ),
 }
 VIRTUAL = ("prompt_tuning", "prefix_tuning")
 STEPS = 14  # of a run

@@ -33,6 +33,20 @@ def test_each_class_gives_its_share():
     assert rows == sorted(set(rows))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((14, 15, 11), (1, 2, 1)),  # exactly 1.4, 1.5 and 1.1: the rest of 4 goes to 0.5
+        ((19, 12, 19, 10), (2, 1, 2, 1)),  # 1.9, 1.2, 1.9, 1.0: two go to the 0.9s
+        ((15, 15, 10), (2, 1, 1)),  # a tie: the stratum that came first
+    ],
+)
+def test_what_is_left_over_goes_to_the_largest_remainders(sizes, expected):
+    labels = [stratum for stratum, size in enumerate(sizes) for _ in range(size)]
+    found = Counter(labels[i] for i in stratified_sample(labels, 0.1, seed=0))
+    assert tuple(found[stratum] for stratum in range(len(sizes))) == expected
+
+
 def test_reproducible_from_the_seed():
     assert stratified_sample(LABELS, 0.1, seed=1) == stratified_sample(LABELS, 0.1, seed=1)
     assert stratified_sample(LABELS, 0.1, seed=1) != stratified_sample(LABELS, 0.1, seed=2)

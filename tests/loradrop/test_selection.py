@@ -53,6 +53,16 @@ def test_jointly_ranks_all_types_together():
     assert plan.kept == {"query": (0, 3), "value": (5,)}
 
 
+def test_ranking_all_types_together_compares_g_not_y():
+    """Query's layers are small beside value's: within their types 0.6 is more than 0.5."""
+    given = importance(query=[6, 4], value=[500, 300, 200])
+    assert select(given, threshold=0.75, across_module_types=True).kept == {
+        "query": (),
+        "value": (0, 1),
+    }
+    assert select(given, num_layers=3, across_module_types=True).kept["query"] == ()
+
+
 def test_invariants_over_random_importances():
     draw = random.Random(0)
     for _ in range(200):

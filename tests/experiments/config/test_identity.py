@@ -28,7 +28,7 @@ PINNED = {
     "all_minilm_l6-cola-linear_probe-s0-ddb9600a": (
         "backbone=all_minilm_l6 task=cola method=linear_probe trainer.num_threads=1"
     ),
-    "bert_base-qnli-prefix_tuning-s0-40c2c1a9": (
+    "bert_base-qnli-prefix_tuning-s0-db7d6e71": (
         "backbone=bert_base task=qnli method=prefix_tuning"
     ),
 }
@@ -82,6 +82,7 @@ def test_ids_stay(id, overrides):
         ("method.rank", 8.0),
         ("recipe.epochs", 6.0),
         ("recipe.adapter_learning_rate", None),
+        ("recipe.lora_rank", 4),  # the method has the rank
     ],
 )
 def test_what_changes_no_number_changes_no_id(plain, key, value):

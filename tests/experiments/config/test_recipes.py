@@ -166,12 +166,36 @@ def test_the_adapter_s_learning_rate(compose, method, where, rate):
 
 def test_every_task_of_vera_s_and_adalora_s_tables_has_its_recipe(compose):
     names = {f"{path.parent.name}/{path.stem}" for path in OF_METHODS}
-    vera = set(ROWS) - {"mnli", "qqp"}  # VeRA's paper leaves these out
     sizes = ("roberta_base", "roberta_large")
-    assert {f"{size}/{task}-vera" for size in sizes for task in vera} <= names
+    assert {f"{size}/{task}-vera" for size in sizes for task in ROWS} <= names
     assert {f"deberta_v3_base/{task}-adalora" for task in ROWS} <= names
     assert compose("backbone=deberta_v3_base", "task=stsb", "method=prilora").method.ratio == 0.75
     assert compose("backbone=roberta_base", "task=rte", "method=vera").method.rank == 512
+
+
+METHODS = [name for name in group_options(Path(CONF, "method")) if "/" not in name]
+
+
+@pytest.mark.parametrize("task", ["dialogsum", "e2e"])
+def test_every_method_of_lora_s_family_has_the_task_s_rank_and_scale(compose, task):
+    seen = set()
+    for name in METHODS:
+        config = compose("backbone=llama2_7b", f"task={task}", f"method={name}")
+        method = config.method
+        ends = [method[key] for key in ("rank_first", "rank_last") if key in method]
+        rank = method.get("target_rank") or method.get("rank") or sum(ends) / 2
+        if "alpha" not in method or name in ("tied_lora", "s2_lora"):
+            continue  # no LoRA, or a rank of its own
+        assert (rank, method.alpha) == (config.recipe.lora_rank, 2 * rank), name
+        seen.add(name)
+    assert {"lora", "lora_drop_random", "sparse_adapter", "adapter_drop", "adalora"} <= seen
+
+
+@pytest.mark.parametrize("method", ["tied_lora", "s2_lora"])
+@pytest.mark.parametrize("task", ["rte", "dialogsum"])
+def test_a_shared_lora_is_not_scaled_down_by_its_large_rank(compose, method, task):
+    config = compose("backbone=llama2_7b", f"task={task}", f"method={method}").method
+    assert config.alpha == config.rank
 
 
 @pytest.mark.parametrize(

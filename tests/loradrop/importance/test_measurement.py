@@ -208,6 +208,9 @@ def test_of_generation_the_target_tokens_alone_may_count(batch):
             lambda m, args, h, site=site: updates.update({site: h - m.base(args[0])})
         )
     importance = measure(model, [given], "target_tokens")
+    # padding is no target, whatever its label says
+    labelled = {**given, "labels": given["labels"].masked_fill(mask == 0, 5)}
+    assert measure(model, [labelled], "target_tokens").to_dict() == importance.to_dict()
     assert importance.tokens == int(targets.sum()) < measure(model, [given]).tokens
     for site, update in updates.items():
         expected = float((update[targets] ** 2).sum(-1).mean())

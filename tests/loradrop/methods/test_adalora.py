@@ -74,6 +74,15 @@ def test_adaloras_training_is_pefts(batch):
         torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-4)
 
 
+def test_adalora_is_final_from_the_first_step_of_the_target_budget(batch):
+    """Of 14 steps the last 4 have it: after step 10 no entry of l is cut or restored."""
+    method, model = installed("adalora", "roberta")
+    assert [step for step in range(1, STEPS + 1) if method.is_final(step)] == [10, 11, 12, 13, 14]
+    train(method, model, batch, steps=10)
+    pattern = method.state_dict()["rank_pattern"]
+    assert sum(map(sum, pattern.values())) == 36  # the budget is met when it is said to be final
+
+
 @pytest.mark.parametrize("at", [1, 5, 9, 10, 12])
 def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
     def fresh():

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model, train_b
+from helpers.methods import Batches
 
+from loradrop.backbones import freeze_encoder
 from loradrop.importance.importance import Importance
+from loradrop.importance.measurement import measure
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full
@@ -14,6 +17,7 @@ from loradrop.methods.linear_probe import LinearProbe
 from loradrop.methods.lora import LoRA
 from loradrop.methods.lora_drop import LoRADrop
 from loradrop.seeds import Seeds
+from loradrop.selection import select
 
 # query keeps layer 1, value layer 2
 IMPORTANCE = Importance(
@@ -25,10 +29,8 @@ IMPORTANCE = Importance(
 class Given:
     """A probe whose stage 1 has been done: it trains B of the model and measures IMPORTANCE."""
 
-    seeds = Seeds(0)
-
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, seed=0):
+        self.model, self.seeds = model, Seeds(seed)
 
     def stage1(self, settings, compute):
         assert set(settings) >= {"rank", "alpha", "sample_ratio", "sample_epochs", "average_over"}
@@ -96,6 +98,32 @@ def test_where_weights_come_from(weights, shared_init):
         assert lora_b(model, trained, kind, second)[0] is shared
     # the head starts afresh
     assert torch.equal(model.classifier.out_proj.weight, before["classifier.out_proj.weight"])
+
+
+def test_the_random_ablation_follows_the_run_s_seed():
+    plans = []
+    for seed in range(8):
+        model, drop = freeze_encoder(tiny_model()), method(strategy="random")
+        drop.install(model)
+        drop.prepare(model, Given(model, seed))
+        assert drop.plan == select(IMPORTANCE, seed, threshold=0.8, strategy="random")
+        plans.append(str(drop.plan))
+    assert len(set(plans)) > 1
+
+
+@pytest.mark.parametrize("average_over", ["tokens", "examples"])
+def test_the_average_is_the_measurement_s(average_over, batch):
+    model, drop = freeze_encoder(tiny_model()), method(average_over=average_over)
+    drop.install(model)
+    probe = Batches(batch)
+    probe.stage1, probe.seeds = lambda settings, compute: compute(), Seeds(0)
+    drop.prepare(model, probe)
+    fresh = freeze_encoder(tiny_model())
+    method().install(fresh)
+    train_b(fresh)
+    results = {name: measure(fresh, [batch], name).values for name in ("tokens", "examples")}
+    assert drop.importance.values == results[average_over]
+    assert results["tokens"] != results["examples"]
 
 
 def test_without_sharing_only_the_kept_layers_have_lora():

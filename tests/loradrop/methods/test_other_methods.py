@@ -18,7 +18,6 @@ from loradrop.methods.houlsby import AdapterLinear
 UNCHANGED = (
     "bitfit",
     "last_layers",
-    "houlsby",
     "adalora",
 )  # methods whose output starts as the backbone's
 fitting = pytest.mark.parametrize(("name", "family"), FITTING)
@@ -138,6 +137,7 @@ def test_what_cannot_work_is_refused_with_the_reason(name, family):
             "virtual_tokens is 38, but RobertaForSeq.* takes at most 38 tokens in all",
         ),
         ("prefix_tuning", {"init_std": -1.0}, "init_std must not be negative"),
+        ("prefix_tuning", {"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1"),
         (
             "houlsby",
             {"target_modules": ["o_proj"]},
@@ -178,7 +178,9 @@ def test_houlsby_adds_the_published_number(family):
 def test_houlsby_equals_its_equation_and_stays_within_two_deviations():
     torch.manual_seed(0)
     module = AdapterLinear(nn.Linear(48, 32), 7, "gelu", 0.01)
-    assert module.down.weight.abs().max() <= 0.02 and 0.007 < module.down.weight.std() < 0.01
+    for linear in (module.down, module.up):
+        assert linear.weight.abs().max() <= 0.02 and 0.007 < linear.weight.std() < 0.01
+        assert not linear.bias.any()
     for parameter in module.parameters():
         nn.init.normal_(parameter)
     x = torch.randn(4, 48)

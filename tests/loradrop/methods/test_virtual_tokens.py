@@ -159,6 +159,23 @@ def test_a_prefix_is_attended_to_as_written(family):
     torch.testing.assert_close(seen["out"][0], layer.o_proj(out) if family == "llama" else out)
 
 
+def test_the_prefix_s_dropout_differs_by_text_and_is_off_in_evaluation(batch):
+    """P-tuning v2 drops entries of the prefix of each text. The model's own dropout is 0 here."""
+    row = {key: batch[key][:1].expand(4, -1) for key in ("input_ids", "attention_mask")}
+    _, plain = installed("prefix_tuning", "roberta")
+    _, dropping = installed("prefix_tuning", "roberta", dropout=0.5)
+    for module in dropping.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.testing.assert_close(dropping.eval()(**row).logits, plain.eval()(**row).logits)
+    torch.manual_seed(0)
+    logits = dropping.train()(**row).logits
+    assert len({tuple(values.tolist()) for values in logits}) == 4
+    dropping.roberta.prefix_encoder.embedding.weight.data.zero_()  # nothing left to drop
+    logits = dropping(**row).logits
+    torch.testing.assert_close(logits, logits[:1].expand(4, -1))
+
+
 PREFIXED = [family for name, family in FITTING if name == "prefix_tuning"]
 
 
