@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import atomic_write
+from experiments.common.files import atomic_write, remove_leftovers
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
@@ -132,6 +132,7 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     from experiments.runner.trainer import CHECKPOINT, PREPARED, quieten
 
     quieten()
+    remove_leftovers(folder)
     with atomic_write(folder / "config.yaml") as path:
         path.write_text(yaml.safe_dump(seal(facts["config"]), sort_keys=False), encoding="utf-8")
     probe = RunProbe(components, Path(components.config.paths.cache) / "stage1", folder, logger)

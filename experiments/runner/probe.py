@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from experiments.common import console
-from experiments.common.files import atomic_write, run_lock
+from experiments.common.files import atomic_write, remove_leftovers, run_lock
 from experiments.config.identity import stage1_id
 from experiments.runner.components import RunComponents
 from experiments.runner.trainer import (
@@ -124,6 +124,7 @@ class RunProbe:
             if stored is not None:
                 return stored
             self.work = folder
+            remove_leftovers(folder)
             result = compute()
             with atomic_write(folder / TRAINED) as path:
                 write_tensors(result.trained, path, {})
