@@ -76,7 +76,7 @@ def tables(columns, ending=b"\n"):
     return st.one_of(rows.map(ending.join), st.binary(max_size=40))
 
 
-@examples(short=40, long=2500)
+@examples(short=40, long=1500)
 @given(header=st.booleans(), train=tables(4), name=st.sampled_from(["rte", "stsb", "qqp"]))
 def test_tsv(task_of, tmp_path_factory, header, train, name):
     task = task_of[name]
@@ -104,7 +104,7 @@ def put(task, folder, content, good):
         (folder / file.name).write_bytes(written(content if split == "train" else good))
 
 
-@examples(short=40, long=2500)
+@examples(short=40, long=1500)
 @given(
     data=st.one_of(
         st.tuples(st.just("gsm8k"), lines_of("question", "answer")),
@@ -129,7 +129,7 @@ entry = st.fixed_dictionaries(
 )
 
 
-@examples(short=40, long=2500)
+@examples(short=40, long=1500)
 @given(content=st.one_of(st.lists(entry | plain, max_size=3).map(json.dumps), cells, st.binary()))
 def test_json(task_of, tmp_path_factory, content):
     task = task_of["dart"]
@@ -142,7 +142,7 @@ def test_json(task_of, tmp_path_factory, content):
     loaded(task, folder)
 
 
-@examples(short=40, long=2500)
+@examples(short=40, long=1500)
 @given(
     rows=st.lists(
         st.tuples(st.builds("{}[{}]{}".format, cells, cells, st.sampled_from(["", ", "])), cells),
