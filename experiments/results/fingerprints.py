@@ -41,9 +41,9 @@ def difference(config: Mapping[str, Any], result: Result, paths: Mapping[str, An
         None if nothing has changed, or data and weights are not on this machine.
     """
     changed = []
-    weights = _weights(config, paths)
-    if weights and HASH.fullmatch(result.weights_fingerprint):
-        changed += [f"weights of {result.backbone}"] * (weights != result.weights_fingerprint)
+    weights = HASH.fullmatch(result.weights_fingerprint) and _weights(config, paths)
+    if weights and weights != result.weights_fingerprint:
+        changed += [f"weights of {result.backbone}"]
     rows = result.data_fingerprint != UNKNOWN and _rows(config["task"], paths)
     if rows and rows != result.data_fingerprint:
         changed += [f"rows of task {result.task}"]
