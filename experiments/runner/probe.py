@@ -18,6 +18,7 @@ from experiments.config.identity import stage1_id
 from experiments.runner.components import RunComponents
 from experiments.runner.trainer import (
     PREPARED,
+    RESUMED,
     Checkpoint,
     make_module,
     make_trainer,
@@ -83,9 +84,12 @@ class RunProbe:
         if self.work is None:
             trainer.fit(module)
             return
-        checkpoint = self.work / PREPARED
-        trainer.fit(module, ckpt_path=usable_checkpoint(checkpoint, identity)[0])
-        trainer.save_checkpoint(checkpoint)  # what follows may be interrupted as well
+        checkpoint, _ = usable_checkpoint(self.work / PREPARED, identity)
+        if checkpoint is not None:
+            components.data.splits.notes.append(RESUMED)
+        trainer.fit(module, ckpt_path=checkpoint)
+        # what follows may be interrupted as well
+        trainer.save_checkpoint(self.work / PREPARED)
 
     def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
         device = self.components.device

@@ -25,6 +25,7 @@ from loradrop.training.data import TaskData
 from loradrop.training.module import RunModule, SequenceModule
 
 CHECKPOINT = "checkpoint.ckpt"
+RESUMED = "went on after an interruption: seconds are those of the last process"  # a result's note
 PREPARED = "prepare.ckpt"  # of a training before the run's own, as in stage 1
 
 

@@ -14,6 +14,7 @@ from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
 from experiments.runner.trainer import (
     CHECKPOINT,
+    RESUMED,
     Checkpoint,
     make_module,
     make_trainer,
@@ -43,9 +44,7 @@ def fit(
         if checkpoint is None:
             components.method.prepare(components.model, probe)
         else:
-            components.data.splits.notes.append(
-                "went on after an interruption: seconds are those of the last process"
-            )
+            components.data.splits.notes.append(RESUMED)
             components.method.load_state_dict(components.model, state)
     if components.recipe.epochs == 0:
         return None, {}
