@@ -65,7 +65,8 @@ test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -X utf8 -m pytest -n 2
 
 test-faults: $(STAMP) ## the long form of the fault suite: flipped bits, kills, small disks, random configs and data files: 25 minutes
-	FAULTS=long $(BIN)/python -X utf8 -m pytest tests/faults -s
+	rm -f outputs/faults.txt
+	FAULTS=long $(BIN)/python -X utf8 -m pytest tests/faults; status=$$?; cat outputs/faults.txt; exit $$status
 
 audit: $(STAMP) ## known vulnerabilities and the licences of all dependencies, in .venv-audit
 	$(PYTHON) -m venv .venv-audit

@@ -115,7 +115,7 @@ def outcome_of(read, path, before) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit(finished, kind, capsys):
+def test_a_flipped_bit(finished, kind):
     config, _ = finished
     pattern, read = KINDS[kind]
     path = sorted(Path(config.paths.outputs).glob(pattern))[0]
@@ -129,12 +129,11 @@ def test_a_flipped_bit(finished, kind, capsys):
         path.write_bytes(changed)
         counts[outcome_of(read, path, before)] += 1
     path.write_bytes(whole)
-    with capsys.disabled():
-        report(f"flipped bit, {kind}", counts)
+    report(f"flipped bit, {kind}", counts)
     assert read(path) == before
 
 
-def test_a_flipped_bit_in_a_planned_sweep(tmp_path, monkeypatch, capsys):
+def test_a_flipped_bit_in_a_planned_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_cache, "SWEEPS", tmp_path)
     overrides = ["method=lora,lora_drop", "seed=0,1"]
     before = sweep.run_configs(overrides)
@@ -148,8 +147,7 @@ def test_a_flipped_bit_in_a_planned_sweep(tmp_path, monkeypatch, capsys):
         found = sweep_cache.load_sweep(overrides)
         assert found is None or found == before
         counts["refused" if found is None else "same"] += 1
-    with capsys.disabled():
-        report("flipped bit, planned sweep", counts)
+    report("flipped bit, planned sweep", counts)
 
 
 def test_a_damaged_fingerprint_is_made_again(finished):
