@@ -1,6 +1,6 @@
 """The two forms of the fault suite: short in `make test`, long in `make test-faults`.
 
-The long form draws other examples each time, and adds what it has counted to outputs/faults.txt, for
+The long form draws other examples each time, and adds what it counts to outputs/faults.txt, for
 docs/reliability.md.
 """
 
