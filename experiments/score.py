@@ -22,7 +22,7 @@ from experiments.cli import add_run, guarded, run_of
 from experiments.common import console
 from experiments.config.schema import UserError
 from experiments.config.validation import instantiate_group
-from experiments.results import Result
+from experiments.results import Result, as_shown
 from loradrop.checksums import matches
 
 BySplit = dict[
@@ -135,8 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
     again, recorded = scores(*run)
     for key, value in again.items():
         before = recorded.get(key, float("nan"))
-        note = "as recorded" if value == before else f"recorded: {100 * before:.4f}"
-        console.terminal.print(f"{key} {100 * value:.4f} ({note})")
+        note = "as recorded" if value == before else f"recorded: {as_shown(key, before):.4f}"
+        console.terminal.print(f"{key} {as_shown(key, value):.4f} ({note})")
     if given.export:
         print(export(predictions(*run)[1], given.export))
     return 0

@@ -225,9 +225,9 @@ class Backbone:
             AutoConfig.from_pretrained(**source, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
-                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is no "
-                "folder. Put the model there (config.json, model.safetensors, tokenizer.json), or "
-                "point paths.models or LORADROP_MODELS to it."
+                f"backbone {self.name}: {why_unavailable()}, and {self._wanted(models)} is not "
+                "a folder. Put the model there (config.json, model.safetensors, tokenizer.json), "
+                "or point paths.models or LORADROP_MODELS to it."
             ) from error
         return source | {"local_files_only": True}
 

@@ -23,7 +23,7 @@ Key = tuple[str, int]  # module type, layer
 
 
 class Measured(Protocol):
-    """What is read of an importance.Importance."""
+    """What `select` reads of an Importance."""
 
     @property
     def values(self) -> Mapping[str, Mapping[int, float]]: ...
@@ -37,8 +37,10 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How the layers that keep an own LoRA are chosen. ValueError: a combination that makes no
-    sense.
+    """How to choose the layers that keep an own LoRA.
+
+    Raises:
+        ValueError: A number is out of range, or not exactly one size is given.
 
     Args:
         threshold: T in (0, 1]: layers are kept in descending importance until their sum reaches T.
@@ -95,12 +97,12 @@ class SharingPlan:
 
     @property
     def saved(self) -> int:
-        """Parameters that plain LoRA has and this plan has not."""
+        """The number of LoRA parameters that the plan saves."""
         return self.lora_parameters - self.parameters
 
     @property
     def notes(self) -> list[str]:
-        """What a user would otherwise be surprised by."""
+        """What might surprise a user about this plan."""
         notes = [
             f"{kind}: layer {layers[0]} alone is left to share, which costs what it replaces"
             for kind, layers in self.others.items()
@@ -147,18 +149,23 @@ class SharingPlan:
 
 
 def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
-    """Choose the layers that keep an own LoRA.
+    """Choose the layers that keep an own LoRA. Ties go to the lower layer.
 
-    `settings` are those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
-    `num_layers`, and what else differs from its defaults. `seed` is that of the `random` strategy.
-    Ties go to the lower layer. ValueError: a number out of range, an unknown strategy, importances
-    that are all zero, a parameter_ratio smaller than the shared LoRAs alone need, no layer left
-    with a LoRA. TypeError: not an Importance, or an unknown setting.
+    Args:
+        importance: The result of measure.
+        seed: The seed of the `random` strategy.
+        settings: Those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
+            `num_layers`, and any others that differ from their defaults.
+
+    Raises:
+        TypeError: Not an Importance, or an unknown setting.
+        ValueError: A number out of range, an unknown strategy, importances that are all zero, a
+            parameter_ratio smaller than the shared LoRAs alone need, or no layer left with a LoRA.
     """
     chosen = SelectionSettings(**settings)
     if not hasattr(importance, "normalized"):
         raise TypeError(
-            f"an Importance is needed, what measure returns, got {type(importance).__name__}"
+            f"select needs an Importance, as measure returns it, got {type(importance).__name__}"
         )
     kept: set[Key] = set()
     for group in _groups(importance, chosen.across_module_types):
@@ -180,7 +187,7 @@ def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
 def _count(
     importance: Measured, group: Mapping[Key, float], ranked: list[Key], settings: SelectionSettings
 ) -> int:
-    """How many of the ranked layers keep their own."""
+    """The number of ranked layers that keep their own."""
     if settings.threshold is not None:
         return _reach(group, ranked, settings.threshold)
     if settings.parameter_ratio is not None:
@@ -194,7 +201,7 @@ def _count(
 
 
 def _groups(importance: Measured, across_module_types: bool) -> list[dict[Key, float]]:
-    """Normalised importances of what is ranked together: each module type, or everything."""
+    """The normalised importances in groups that are ranked together: each module type, or all."""
     if not across_module_types:
         return [
             {(kind, i): y for i, y in layers.items()}
@@ -213,7 +220,7 @@ def _groups(importance: Measured, across_module_types: bool) -> list[dict[Key, f
 
 
 def _reach(group: Mapping[Key, float], ranked: list[Key], threshold: float) -> int:
-    """How many of the ranked it takes until their sum reaches the threshold."""
+    """The number of ranked layers whose sum reaches the threshold."""
     if threshold == 1:
         return len(ranked)  # also the layers whose importance is lost in the rounding of the sum
     # the tolerance keeps a sum that equals T on paper (0.5 + 0.25 + 0.15) from missing it by
@@ -226,7 +233,7 @@ def _reach(group: Mapping[Key, float], ranked: list[Key], threshold: float) -> i
 
 
 def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, share: bool) -> int:
-    """The largest number of the ranked that can keep their own within the ratio of parameters."""
+    """The largest number of ranked layers that can keep their own within the ratio."""
     sizes = {key: importance.parameters[key[0]][key[1]] for key in ranked}
     allowed = parameter_ratio * sum(sizes.values()) + 1e-6
     for k in range(len(ranked), -1, -1):

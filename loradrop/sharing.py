@@ -29,10 +29,10 @@ def share(
     """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place (Section 3).
 
     Make optimisers, and wrap the model in DistributedDataParallel, afterwards. A plan that was
-    carried out already changes nothing, and one that is refused leaves the model as it was. Where a
-    plan does not share, the target modules of a PEFT adapter's config follow it, so that PEFT saves
-    and loads what is left. Save a model whose adapters transformers has added (model.add_adapter)
-    by loradrop.save_pretrained: transformers refuses shared tensors.
+    carried out already changes nothing, and one that is refused leaves the model as it was. With a
+    plan that does not share, the target modules of a PEFT adapter's config change, so that PEFT
+    saves and loads what is left. Save a model whose adapters transformers has added
+    (model.add_adapter) by loradrop.save_pretrained: transformers refuses shared tensors.
 
     Args:
         model: A model that add_lora has adapted, or a PEFT model. torch.compile, DataParallel and
@@ -54,7 +54,9 @@ def share(
             f"shared_init must be one of {', '.join(SHARED_INIT)}, got '{shared_init}'"
         )
     if not isinstance(plan, SharingPlan):
-        raise TypeError(f"a SharingPlan is needed, what select returns, got {type(plan).__name__}")
+        raise TypeError(
+            f"share needs a SharingPlan, as select returns it, got {type(plan).__name__}"
+        )
     model = unwrap_to_change(model, "share")
     sites = {
         (site.module_type, site.layer): (site.name, lora)
@@ -104,17 +106,15 @@ def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Te
         first, *rest = (matrices[kind, layer] for layer in layers) if layers else [()]
         if any(not torch.equal(a, b) for pair in rest for a, b in zip(first, pair, strict=True)):
             raise ValueError(
-                f"the plan lets layers of {kind} share, whose stored A's and B's differ; {remedy}"
+                f"the plan shares layers of {kind}, but their stored A's and B's differ; {remedy}"
             )
 
 
 def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
-    """Read the plan that a model's LoRA follows from its parameters: which layers share A and B,
-    which have none.
+    """Read a model's plan from its parameters: which layers share A and B, and which have none.
 
-    A layer that is alone in using its A and B keeps its own, whatever it was planned as. Where
-    nothing is shared and layers have lost their LoRA (share, remove_lora), the plan is one without
-    sharing.
+    A layer whose A and B no other layer uses counts as one that keeps its own. If nothing is shared
+    and layers have lost their LoRA (share, remove_lora), it is a plan without sharing.
 
     Args:
         model: A model with LoRA; wrappers are seen through.
@@ -137,7 +137,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len(
         {keys[0][0] for keys in shared}
     ) < len(shared):
-        raise ValueError("the model shares its LoRA in another way than a plan does")
+        raise ValueError("no plan shares LoRAs in the way that this model does")
     present = {(site.module_type, site.layer): lora.size for site, lora in sites.items()}
     dropped, never = without_lora(model, sites)
     without = {} if shared else dropped
@@ -166,7 +166,7 @@ def _remove(model: nn.Module, found: Sequence[tuple[str, LoRA]]) -> None:
 
 
 def _sharing(loras: Mapping[Key, LoRA]) -> list[list[Key]]:
-    """The groups that use the same A."""
+    """The groups of layers that use the same A."""
     users: dict[int, list[Key]] = {}
     for key, lora in loras.items():
         users.setdefault(id(lora.lora_A), []).append(key)
@@ -174,19 +174,18 @@ def _sharing(loras: Mapping[Key, LoRA]) -> list[list[Key]]:
 
 
 def _check_apart(loras: Mapping[Key, LoRA], others: set[Key]) -> None:
-    """ValueError where layers that an earlier plan has made share are to have LoRAs of
-    their own."""
+    """Raise ValueError if layers that share already would have to get LoRAs of their own."""
     for keys in _sharing(loras):
         if len({kind for kind, _ in keys}) > 1 or not others.issuperset(keys):
             shown = ", ".join(f"{kind} {layer}" for kind, layer in keys)
             raise ValueError(
-                f"{shown} share a LoRA already, which the plan would part: share a model with plain"
-                " LoRA"
+                f"{shown} share a LoRA already, and the plan would separate them: start from a"
+                " model with plain LoRA"
             )
 
 
 def _check_alike(kind: str, loras: Sequence[LoRA]) -> None:
-    """ValueError where LoRAs cannot use the same A and B."""
+    """Raise ValueError if the LoRAs cannot use the same A and B."""
     for tensors in ([lora.lora_A for lora in loras], [lora.lora_B for lora in loras]):
         if len({tensor.shape for tensor in tensors}) > 1:
             raise ValueError(
@@ -217,8 +216,10 @@ def _tie(loras: Sequence[LoRA], shared_init: str) -> None:
 
 
 def _check_keys(plan: SharingPlan, present: set[Key], what: str) -> set[Key]:
-    """The layers that are to share or have none. ValueError: the plan is for other layers than
-    those that are there.
+    """Return the layers that will share or lose their LoRA.
+
+    Raises:
+        ValueError: The plan is for other layers than those of the model or adapter.
     """
     kept, others = (
         {(kind, i) for kind, layers in part.items() for i in layers}

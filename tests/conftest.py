@@ -113,14 +113,15 @@ def train_b(model: torch.nn.Module, scale: float = 0.1, seed: int = 1) -> None:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
 
 
+def composed(*overrides: str) -> DictConfig:
+    """The config of a run, whatever folders the environment names."""
+    with hydra.initialize_config_dir(CONF, version_base="1.3"):
+        return hydra.compose("run", [*overrides, "paths.models=null", "paths.data=null"])
+
+
 @pytest.fixture
 def compose() -> Callable[..., DictConfig]:
-    """A function of overrides: the config of a run, whatever folders the environment names."""
-
-    def composed(*overrides: str) -> DictConfig:
-        with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            return hydra.compose("run", [*overrides, "paths.models=null", "paths.data=null"])
-
+    """`composed`, as a fixture."""
     return composed
 
 

@@ -1,4 +1,4 @@
-"""Pretraining code of both built-in models: batches, growing a stack, training loop, record.
+"""Pretraining of both built-in models: batches, growing a stack, training loop.
 
 The stack grows by doubling (Gong et al. 2019, "Efficient Training of BERT by Progressively
 Stacking"): most steps are cheap, and a thin stack of 12 layers does not get stuck at the start.
@@ -7,25 +7,16 @@ Stacking"): most steps are cheap, and a thin stack of 12 layers does not get stu
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import tokenizers
 import torch
-import transformers
 from torch import Tensor, nn
-
-ASSETS = Path(__file__).parents[2] / "loradrop" / "assets"
-HELD_OUT_SEED = 10_000  # added to the seed
-HELD_OUT_TEXTS = 3000
 
 
 class Guess(NamedTuple):
@@ -45,40 +36,6 @@ class Guess(NamedTuple):
 
 
 Guesser = Callable[[nn.Module, Any], Guess]
-
-
-def parser(doc: str | None, name: str, **defaults: Any) -> argparse.ArgumentParser:
-    """Make the command line.
-
-    Args:
-        doc: The description.
-        name: The name of the model.
-        defaults: Defaults that differ between models.
-    """
-    made = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument(
-        "--texts", type=int, help="texts to generate; repeated if the steps need more"
-    )
-    made.add_argument("--vocabulary", type=int, default=2600)
-    made.add_argument(
-        "--layers", type=int, nargs="+", default=[3, 6, 12], help="layers of each stage"
-    )
-    made.add_argument("--steps", type=int, nargs="+", help="steps of each stage")
-    made.add_argument("--lr", type=float, nargs="+", help="peak learning rate of each stage")
-    made.add_argument("--batch-tokens", type=int, default=1024)
-    made.add_argument(
-        "--threads", type=int, default=1, help="CPU threads; more barely help such small models"
-    )
-    made.add_argument(
-        "--bf16", action="store_true", help="autocast to bf16; no gain on a CPU without AMX"
-    )
-    made.add_argument("--output", type=Path, default=ASSETS / name)
-    made.add_argument("--record", type=Path, default=Path(__file__).with_name(name) / "record.json")
-    made.set_defaults(**defaults)
-    return made
 
 
 class Batches:
@@ -219,29 +176,3 @@ def grow(
         model.half().save_pretrained(args.output)
         model.float()
     return model, stages
-
-
-def write_record(
-    args: argparse.Namespace,
-    tokens: int,
-    model: nn.Module,
-    stages: list[dict[str, Any]],
-    begin: float,
-) -> None:
-    """Write settings, sizes, losses, seconds and versions as JSON."""
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)}
-    record = {
-        "settings": {
-            name: value for name, value in vars(args).items() if not isinstance(value, Path)
-        },
-        "texts": args.texts,
-        "tokens": tokens,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "megabytes": round((args.output / "model.safetensors").stat().st_size / 1e6, 2),
-        "stages": stages,
-        "held_out": stages[-1]["held_out"],
-        "seconds": round(time.time() - begin),
-        "versions": {"python": platform.python_version(), **versions},
-        "hardware": f"CPU, {platform.machine()}, {args.threads} threads",
-    }
-    args.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

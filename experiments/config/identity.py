@@ -110,7 +110,12 @@ def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The name and settings of a group that count."""
-    kept = {key: _without_modules(value) for key, value in node.items() if key != "_target_"}
+    kept = {
+        # a task may hold another one (LabelsAsText)
+        key: _settings(group, value) if _is_task(value) else _without_modules(value)
+        for key, value in node.items()
+        if key != "_target_"
+    }
     for key in PLACES.get(group, ()):
         kept.pop(key, None)
     for key in CLASSES.get(group, ()):
@@ -118,6 +123,10 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     if group == "task" and isinstance(kept.get("files"), Mapping):
         kept["files"] = {split: _without_name(file) for split, file in kept["files"].items()}
     return kept
+
+
+def _is_task(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"name", "metric"} <= value.keys()
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

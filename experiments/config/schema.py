@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from loradrop.training.recipe import Decoding, Recipe
 
@@ -63,3 +63,4 @@ class Run:
 
 
 ConfigStore.instance().store(name="schema", node=Run)
+OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)  # ${times:2,${key}}

@@ -15,8 +15,10 @@ from experiments.reporting.published import (
     Column,
     columns_of,
     digits_of,
+    layers_of,
     note_of,
     published,
+    readings_of,
     score_of,
 )
 from experiments.reporting.statistics import (
@@ -50,6 +52,9 @@ class Comparison:
         test: The paired test of LoRA-drop against LoRA, as a sentence.
         digits: Decimal places of the published scores.
         left_out: Methods of finished runs that belong to no row.
+        readings: Which of our scores the paper's are compared with; "" if the names say it.
+        layers: For each row, the average number of layers of each module type that kept their own
+            LoRA, ours and the published one; {} if the paper prints none.
     """
 
     caption: str
@@ -60,6 +65,8 @@ class Comparison:
     test: str
     digits: int
     left_out: tuple[str, ...]
+    readings: str
+    layers: dict[str, tuple[str, str]]
 
     def cell(self, row: str, column: str) -> Any:
         """The line of `cells` for one row and column."""
@@ -110,6 +117,7 @@ def compare(
     cells["note"] = [
         note_of(table, cell) if is_paper_backbone else "" for cell in cells.itertuples()
     ]
+    done = {key: finished[finished.index.isin(runs.index)] for key, runs in groups.items()}
     in_rows = {index for runs in groups.values() for index in runs.index}
     return Comparison(
         caption=table["caption"] if is_paper_backbone else _caption_on(table, frame),
@@ -118,7 +126,7 @@ def compare(
         cells=cells,
         parameters={
             key: (
-                parameter_range(finished[finished.index.isin(groups[key].index)]),
+                parameter_range(done[key]),
                 (is_paper_backbone and row.get("trainable_params")) or "",
             )
             for key, row in rows.items()
@@ -126,6 +134,12 @@ def compare(
         test=paired_test(finished, epoch),
         digits=digits,
         left_out=tuple(dict.fromkeys(finished[~finished.index.isin(in_rows)].method)),
+        readings=readings_of(table, columns) if is_paper_backbone else "",
+        layers={
+            key: (results.kept_layers(done[key]), layers_of(row) if is_paper_backbone else "")
+            for key, row in rows.items()
+            if "avg_layers" in row
+        },
     )
 
 
@@ -148,6 +162,7 @@ def _ours(
     planned = runs[runs.task == column.task]
     found = planned[planned.index.isin(finished.index)]
     scores = pd.Series([column.score(run, epoch) for run in found.itertuples()], dtype=float)
+    scores = scores.dropna()
     return {
         "ours": scores.agg(aggregate),
         "std": scores.std(),

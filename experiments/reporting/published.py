@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 import yaml
+
+from experiments.results import as_shown
 
 PAPER = Path(__file__).parents[1] / "paper"
 
@@ -36,6 +39,7 @@ class Column:
         task: The task that was scored.
         metrics: The column shows their mean. Empty: the primary metric of the task.
         published: Where the paper's number is: a key of a row's `tasks`, or of the task's entry.
+            None: the paper has no such number.
     """
 
     label: str
@@ -44,10 +48,13 @@ class Column:
     published: str | None
 
     def score(self, run: Any, epoch: str) -> float:
-        """The score of a run at the best or the last epoch, in percent."""
+        """The score of a run at the best or the last epoch, in percent if it is a fraction.
+
+        NaN if the run is older than the score.
+        """
         metrics = run.result.metrics
-        keys = self.metrics or (metrics.primary,)
-        return 100 * sum(metrics.at(epoch).scores[key] for key in keys) / len(keys)
+        keys, scores = self.metrics or (metrics.primary,), metrics.at(epoch).scores
+        return sum(as_shown(key, scores.get(key, math.nan)) for key in keys) / len(keys)
 
 
 def columns_of(
@@ -82,16 +89,37 @@ def columns_of(
             columns.append(Column(f"{key} {metric}", key, (metric,), metric))
             for other in table.get("read_as", {}).get(metric, ()):
                 columns.append(Column(f"{key} {other} (as {metric})", key, (other,), metric))
+        for metric in table.get("official", {}).get(key, ()) if is_paper_backbone else ():
+            columns.append(Column(f"{key} {metric}", key, (metric,), None))
     return columns
+
+
+def readings_of(table: Mapping[str, Any], columns: list[Column]) -> str:
+    """Say which of our scores each of the paper's is compared with, and which stand alone."""
+    if not (others := table.get("read_as", {})):
+        return ""
+    parts = [f"{name} with {' and '.join((name, *ours))}" for name, ours in others.items()]
+    alone = [column.metrics[0] for column in columns if column.published is None]
+    return (
+        f"The paper names no implementation of its scores; compared are {', '.join(parts)}. "
+        f"For comparison with other work: {', '.join(alone)} (loradrop/metrics/official.py)."
+    )
 
 
 def score_of(row: Mapping[str, Any], column: Column) -> dict[str, float | None]:
     """The paper's number and its standard deviation, None where it has none."""
+    if column.published is None:
+        return {"paper": None, "paper_std": None}
     tasks = row["tasks"] or {}
     value = tasks.get(column.published, tasks.get(column.task, {}))
     if "mean" in value:
         return {"paper": value["mean"], "paper_std": value["std"]}
     return {"paper": value.get(column.published), "paper_std": None}
+
+
+def layers_of(row: Mapping[str, Any]) -> str:
+    """The published number of layers of each module type with their own LoRA, on average."""
+    return ", ".join(f"{name} {number}" for name, number in row["avg_layers"].items())
 
 
 def digits_of(rows: Mapping[str, Any]) -> int:

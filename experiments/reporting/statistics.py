@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.reporting.published import (
-    Column,
-)
+from experiments.reporting.published import Column
+from experiments.results import LOWER_IS_BETTER
 
 AVERAGE = "average"
 # With five pairs no difference is significant at 0.05, whatever the scores (Wilcoxon 1945).
@@ -65,6 +64,7 @@ def ranks_of(cells: pd.DataFrame, which: str, digits: int) -> pd.Series:
     whole = (cells.column != AVERAGE) | (cells.n == cells.planned) | (which == "paper")
     # formatted as in the table: round() rounds halves differently
     shown = cells[which].where(whole).map(lambda score: float(f"{score:.{digits}f}"))
+    shown *= [-1 if column.endswith(LOWER_IS_BETTER) else 1 for column in cells.column]
     ranks = shown.groupby(cells.column).rank(method="dense", ascending=False)
     has_rivals = shown.groupby(cells.column).transform("count") > 1
     return ranks.where((ranks <= 2) & has_rivals).astype("Int64")

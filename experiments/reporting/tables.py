@@ -21,6 +21,7 @@ from experiments.reporting.statistics import AVERAGE
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
 MISSING = "missing"
+KEPT = "layers with own LoRA"
 LEGEND = "Best {best}, second best {second}"
 BESIDE = (
     "Each cell: our score, the paper's, the difference. {legend}; ours and the paper's separately."
@@ -139,13 +140,16 @@ def _width(table: Table) -> int:
 def _grid(table: Comparison, style: Style) -> tuple[list[list[str]], dict[str, int]]:
     """Lines of cells, header first, and the footnotes with their numbers."""
     notes: dict[str, int] = {}
-    lines = [[style.plain(text) for text in ("method", "parameters", *table.columns)]]
+    last = [KEPT] if table.layers else []
+    lines = [[style.plain(text) for text in ("method", "parameters", *table.columns, *last)]]
     for row in table.rows:
         counts = [style.plain(count) for count in table.parameters[row] if count]
         cells = [
             style.lines(_cell(table.cell(row, column), style, notes, table.digits))
             for column in table.columns
         ]
+        kept = [style.plain(text) for text in table.layers.get(row, ()) if text]
+        cells += [style.lines(kept)] if kept else []
         lines.append([style.plain(row), style.lines(counts), *cells])
     return lines, notes
 
@@ -177,7 +181,11 @@ def _below(table: Comparison, style: Style, notes: dict[str, int]) -> list[str]:
         f"{style.note.format(number)} {style.plain(note)}" for note, number in notes.items()
     ]
     left_out = f"Runs of {', '.join(table.left_out)} belong to no row." if table.left_out else ""
-    return [legend, *numbered, *(style.plain(text) for text in (table.test, left_out) if text)]
+    return [
+        legend,
+        *numbered,
+        *(style.plain(text) for text in (table.readings, table.test, left_out) if text),
+    ]
 
 
 def _score(value: float, std: float, digits: int) -> str:

@@ -1,7 +1,15 @@
 """Results: the only code that reads and writes result files."""
 
-from experiments.results.frames import load, over_seeds, times
-from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
+from experiments.results.frames import kept_layers, load, over_seeds, times
+from experiments.results.result import (
+    AGGREGATES,
+    FAILED,
+    FINISHED,
+    LOWER_IS_BETTER,
+    Failure,
+    Result,
+    as_shown,
+)
 from experiments.results.store import (
     CHANGED,
     DAMAGED,
@@ -22,12 +30,15 @@ __all__ = [
     "DAMAGED",
     "FAILED",
     "FINISHED",
+    "LOWER_IS_BETTER",
     "MISSING",
     "PREDICTIONS",
     "RUNNING",
     "Failure",
     "Result",
+    "as_shown",
     "finished_result",
+    "kept_layers",
     "load",
     "over_seeds",
     "read",

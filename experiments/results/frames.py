@@ -147,7 +147,7 @@ def over_seeds(frame: pd.DataFrame, aggregate: str = "mean", ids: bool = False) 
                 "seeds": len(runs),
                 "adapter": f"{adapter:,.0f}",
                 "of LoRA's": "-" if pd.isna(lora) else f"{100 * adapter / lora:.1f} %",
-                "kept": _kept(runs),
+                "kept": kept_layers(runs),
                 **({"runs": " ".join(runs.id)} if ids else {}),
             }
         )
@@ -155,8 +155,8 @@ def over_seeds(frame: pd.DataFrame, aggregate: str = "mean", ids: bool = False) 
     return table if table.setting.any() else table.drop(columns="setting")
 
 
-def _kept(runs: pd.DataFrame) -> str:
-    """Layers with their own LoRA per module type, mean over seeds: "query 8.3, value 10.0"."""
+def kept_layers(runs: pd.DataFrame) -> str:
+    """Layers with their own LoRA per module type, mean over runs: "query 8.3, value 10.0"."""
     kept = [result.plan.kept for result in runs.result if result.plan]
     if not kept:
         return "-"

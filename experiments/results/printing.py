@@ -9,7 +9,14 @@ import pandas as pd
 from rich.markup import escape
 
 from experiments.common import console
-from experiments.results.result import AGGREGATES, EpochScores, Metrics, Parameters, Result
+from experiments.results.result import (
+    AGGREGATES,
+    EpochScores,
+    Metrics,
+    Parameters,
+    Result,
+    as_shown,
+)
 from experiments.results.store import CHANGED, location
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -72,7 +79,7 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
 def _scores(metrics: Metrics, epoch: EpochScores, epochs: int) -> str:
     percent = 100 * epoch.scores[metrics.primary]
     score = f"{percent:.2f} {metrics.primary} (epoch {epoch.epoch} of {epochs})"
-    others = (f"{100 * v:.2f} {k}" for k, v in epoch.scores.items() if k != metrics.primary)
+    others = (f"{as_shown(k, v):.2f} {k}" for k, v in epoch.scores.items() if k != metrics.primary)
     return ", ".join([score, *others])
 
 

@@ -24,6 +24,8 @@ from loradrop.checksums import loads
 FINISHED, FAILED = "finished", "failed"
 Which = Literal["best", "last"]
 AGGREGATES: tuple[Which, ...] = ("best", "last")  # epoch
+# scores that are no fractions, and scores of which the lower is the better
+NO_FRACTIONS, LOWER_IS_BETTER = ("e2e_nist", "e2e_cider"), ("dart_ter",)
 Layer = Annotated[int, Field(strict=False)]  # JSON's keys are texts
 
 
@@ -34,7 +36,7 @@ class Part(BaseModel):
 
 
 class EpochScores(Part):
-    """The numbers of an epoch: the loss, and metrics as fractions."""
+    """The numbers of an epoch: the loss, and metrics in their own units, most of them fractions."""
 
     __pydantic_extra__: dict[str, float] = Field(init=False)
 
@@ -43,8 +45,18 @@ class EpochScores(Part):
 
     @property
     def scores(self) -> dict[str, float]:
-        """The metrics by name, as fractions."""
+        """The metrics by name."""
         return self.__pydantic_extra__
+
+
+def as_shown(key: str, value: float) -> float:
+    """A score as tables show it: in percent if it is a fraction.
+
+    Args:
+        key: The metric, which may end in the name of a split.
+        value: Its value in a result file.
+    """
+    return value if key.startswith(NO_FRACTIONS) else 100 * value
 
 
 class Metrics(Part):

@@ -57,11 +57,11 @@ def removal(id: str, outputs: str | Path) -> dict[str, Any]:
         {"layers": all layers by ascending importance (mean of y over module types),
         "importance": {layer: y}, "alone": {layer: scores without it}, "whole": scores with all,
         "orders": {name: [[scores after removing 0, 1, ... layers], ...]}},
-        where scores are {"loss": number, "score": fraction}.
+        where scores are {"loss": number, "score": fraction}; of a task that generates text, those
+        of runner.text_scores.
 
     Raises:
-        FileNotFoundError: As restore.restore.
-        ValueError: As restore.restore, or if the task generates text.
+        FileNotFoundError, ValueError: As restore.restore.
     """
     return _kept(id, outputs, "removal", _removal)
 
@@ -143,11 +143,6 @@ def _removal(id: str, outputs: Path) -> dict[str, Any]:
     from loradrop.importance.measurement import measure
 
     components = _setup(id, outputs)
-    if components.data.task.generates:
-        raise ValueError(
-            f"{id}: layers are removed on tasks with labels only, "
-            f"not on {components.data.task.name}"
-        )
     probe = RunProbe(components, outputs / "cache" / "stage1")
     rows = probe.sample(min(1.0, MAX_ROWS / len(components.data.train)))
     with probe.autocast():
@@ -186,6 +181,7 @@ def _scores(components: Any, probe: Any, without: frozenset[int]) -> dict[str, f
     """Loss and primary metric on the evaluation rows without the LoRAs of some layers."""
     import torch
 
+    from experiments.runner.text_scores import text_scores
     from loradrop.importance.moments import evaluating
 
     task, losses, rows, outputs = components.data.task, 0.0, 0, {}
@@ -195,6 +191,8 @@ def _scores(components: Any, probe: Any, without: frozenset[int]) -> dict[str, f
         probe.autocast(),
         _without(components.model, without),
     ):
+        if task.generates:
+            return text_scores(components)
         for split, loader in zip(
             components.data.evaluation, components.data.evaluation_loaders(), strict=True
         ):

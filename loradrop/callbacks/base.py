@@ -1,4 +1,4 @@
-"""Measure, select and share inside somebody else's training loop: what the callbacks share.
+"""Measure, select and share inside somebody else's training loop: the common part of the callbacks.
 
 Torch only; `trainer` is for transformers.Trainer, `lightning` for Lightning.
 """
@@ -24,7 +24,7 @@ KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
 
 
 class LoRADropSchedule:
-    """Carries LoRA-drop out once: after some optimiser steps or epochs, or at the end of training.
+    """Carry out LoRA-drop once: after some optimiser steps or epochs, or at the end of training.
 
     The paper trains on a sample first and then on everything. These are two trainings of the same
     model: the first on the sample, with a callback that has neither `steps` nor `epochs` and so
@@ -106,7 +106,7 @@ class LoRADropSchedule:
         steps: float = math.inf,
         epochs: float = math.inf,
     ) -> None:
-        """Check that LoRA-drop can be carried out, before training costs anything.
+        """Check before training that LoRA-drop can be carried out.
 
         Args:
             model: The model that is to train, with LoRA.
@@ -153,7 +153,7 @@ class LoRADropSchedule:
         self.plan = plan
 
     def resume_without_plan(self, steps: int, epochs: float) -> None:
-        """Training goes on from a checkpoint that holds no plan; warn if it should.
+        """Resume from a checkpoint without a plan; warn if it should have one.
 
         Args:
             steps: How many optimiser steps the checkpoint has seen.
@@ -178,7 +178,7 @@ class LoRADropSchedule:
             )
 
     def is_due(self, steps: int = 0, epochs: float = 0, ended: bool = False) -> bool:
-        """Whether it is time to share; never again once that has happened.
+        """Whether to share now. False once that has happened.
 
         Args:
             steps: Optimiser steps so far.
@@ -193,7 +193,7 @@ class LoRADropSchedule:
         return self.plan is None and any(reached)
 
     def end(self) -> None:
-        """Training is over; warn if it stopped before it was time to share."""
+        """Warn if training has stopped before it was time to share."""
         if self.plan is None:
             warnings.warn("training ended before its LoRAs were measured and shared", stacklevel=2)
 

@@ -17,7 +17,7 @@ MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
-    """Measures, selects and shares while a Lightning Trainer trains.
+    """Measure, select and share while a Lightning Trainer trains.
 
         Trainer(callbacks=[LoRADropLightningCallback(batches, attribute="model", epochs=3,
         threshold=0.9)]).fit(module)
@@ -48,7 +48,7 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look whether the checkpoint that training resumes from holds a plan."""
+        """Note whether the checkpoint that training resumes from holds a plan."""
         if "plan" not in checkpoint.get("callbacks", {}).get(self.state_key, {}):
             self.resume_without_plan(checkpoint["global_step"], checkpoint["epoch"])
 
@@ -67,17 +67,17 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Share, if it is time in steps."""
+        """Share if the schedule counts steps and it is time."""
         if self.is_due(steps=trainer.global_step):
             self._now(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Share, if it is time in epochs."""
+        """Share if the schedule counts epochs and it is time."""
         if self.is_due(epochs=trainer.current_epoch + 1):
             self._now(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Share, if that was to happen at the end."""
+        """Share if the schedule says so for the end of training."""
         if self.is_due(ended=True):
             self._now(trainer, pl_module)
         self.end()

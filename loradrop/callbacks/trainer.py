@@ -20,7 +20,7 @@ STATE = "loradrop_plan"
 
 
 class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
-    """Measures, selects and shares while a Trainer trains; see LoRADropSchedule for the arguments.
+    """Measure, select and share while a Trainer trains; see LoRADropSchedule for the arguments.
 
         Trainer(..., callbacks=[LoRADropTrainerCallback(batches, epochs=3, threshold=0.9)])
 
@@ -54,14 +54,14 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Share, if it is time in steps."""
+        """Share if the schedule counts steps and it is time."""
         if self.is_due(steps=state.global_step):
             self._now(args, state, kwargs)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Share, if it is time in epochs."""
+        """Share if the schedule counts epochs and it is time."""
         # counted in steps, an epoch's end has rounding errors: 2.9999999 of 3
         if self.is_due(epochs=(state.epoch or 0) + 1e-6):
             self._now(args, state, kwargs)
@@ -69,7 +69,7 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Share, if that was to happen at the end."""
+        """Share if the schedule says so for the end of training."""
         if self.is_due(ended=True):
             self._now(args, state, kwargs)
         self.end()
@@ -95,12 +95,12 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def _store(self, state: TrainerState) -> None:
-        """Let every later checkpoint hold the plan."""
+        """Put the plan into every later checkpoint."""
         if self.plan is not None:
             _stored(state)[STATE] = self.plan.to_dict()
 
 
 def _stored(state: TrainerState) -> dict[str, Any]:
-    """What a checkpoint keeps of callbacks, by their names."""
+    """The states of callbacks in a checkpoint, by their names."""
     stored: Any = state.stateful_callbacks
     return stored

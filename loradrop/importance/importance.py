@@ -26,8 +26,9 @@ class Importance:
     Args:
         values: g_i, the mean squared norm.
         parameters: Trainable numbers of each LoRA, r (d_in + d_out).
-        tokens: How many were averaged over, without padding; the most of any module.
-        squared_norms: Of each token, (tokens,), if they were asked for.
+        tokens: The number of tokens averaged over, without padding; the largest of all modules.
+        squared_norms: The squared norm of each token, (tokens,), if `measure` was asked to keep
+            them.
     """
 
     values: ByLayer
@@ -113,7 +114,7 @@ class Importance:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Importance:
-        """Make an importance from what `to_dict` returns."""
+        """Make an importance from the return value of `to_dict`."""
         values, parameters = (
             {
                 kind: {int(layer): value for layer, value in layers.items()}
@@ -129,7 +130,7 @@ class Importance:
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        """Read what `save` has written; ValueError if the file is damaged."""
+        """Read a file of `save`; ValueError if it is damaged."""
         return cls.from_dict(read_json(Path(path)))
 
 

@@ -1,6 +1,6 @@
 """The masks that a batch holds, and which of its inputs each of them is about.
 
-Names decide where transformers has one name for a mask and its input (OWNERS), else shapes.
+Names decide where transformers uses fixed names for masks (OWNERS). Otherwise shapes decide.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-IGNORED = -100  # a label that no loss is taken of
+IGNORED = -100  # the label of a token that has no loss
 TEXT = frozenset({"input_ids", "inputs_embeds"})
 TARGET = frozenset({"decoder_input_ids", "decoder_inputs_embeds", "labels"})
-# masks that are not called after the input that they are about
+# masks whose names do not follow from those of their inputs
 OWNERS = {
     "attention_mask": TEXT,
     "decoder_attention_mask": TARGET,
@@ -29,13 +29,13 @@ OWNERS = {
 
 @dataclass
 class InputMask:
-    """One mask of the batch under way.
+    """One mask of the current batch.
 
     Args:
-        key: What it is called in the batch.
-        owners: The inputs that it is about.
+        key: Its name in the batch.
+        owners: The inputs whose positions it marks.
         mask: (rows, positions), not zero for what counts.
-        certain: Whether `owners` follow from names rather than from shapes.
+        certain: Whether `owners` is known from names, and not only guessed from shapes.
     """
 
     key: str
@@ -91,8 +91,8 @@ def target_mask(inputs: Mapping[str, Tensor]) -> InputMask:
     labels, padding = inputs.get("labels"), inputs.get("attention_mask")
     if not _is_text(labels):
         raise ValueError(
-            "average_over=target_tokens needs labels of (batch, tokens), -100 where a token is"
-            " no target"
+            "average_over=target_tokens needs labels of (batch, tokens), with -100 for each token"
+            " that is not a target"
         )
     targets = (labels != IGNORED).long()
     if padding is not None and padding.shape == targets.shape:
@@ -111,7 +111,7 @@ def has_other_inputs(
 
 
 def _alike(inputs: Mapping[str, Tensor], mask: Tensor, content: frozenset[str]) -> frozenset[str]:
-    """Inputs that a mask without a known owner can be about, by their shapes; ids first."""
+    """The inputs whose shape fits a mask of unknown owner. Token ids come first."""
     candidates = {key: inputs[key] for key in content - TARGET}
     ids = [
         key

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-UNKNOWN = "?"  # made outside of torch's functions, in a kernel of its own
+UNKNOWN = "?"  # made outside of torch's functions, in a custom kernel
 QUERIES = "<learned queries>"  # made of a batch, but at positions that no input has
 SWAPPED = "<positions before rows>"
 CONSTANT: frozenset[str] = frozenset()  # made of the model's own weights alone
@@ -37,11 +37,11 @@ _FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
 _SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
 _SHAPE_ONLY |= {"new_zeros", "new_ones", "new_full", "new_tensor"}
 _AXES = {"transpose", "swapaxes", "swapdims", "permute", "t", "movedim", "moveaxis", "__get__"}
-_UNFILLED = {"empty", "empty_strided"}  # a kernel will write into it, and nobody sees what
+_UNFILLED = {"empty", "empty_strided"}  # a kernel will fill it, which this mode does not see
 
 
 class Lineage(TorchFunctionMode):
-    """Remembers inside the block what every tensor that torch's functions return is made of.
+    """Remember, inside the block, which inputs the tensors of torch's functions are made of.
 
     Args:
         model: Its parameters and buffers are constants.
@@ -54,7 +54,7 @@ class Lineage(TorchFunctionMode):
         self.known = WeakTensorKeyDictionary()  # tensor -> names of inputs; nothing is kept alive
 
     def marked(self, batch: Any, names: Sequence[str] = ()) -> Any:
-        """Give each tensor of a batch its name; what lies deeper has the name of what it lies in.
+        """Give each tensor of a batch its name, and tensors in containers the container's name.
 
         Args:
             batch: A dictionary, whose keys are the names, or a list.
@@ -71,10 +71,11 @@ class Lineage(TorchFunctionMode):
         ]
 
     def of(self, tensor: Tensor) -> frozenset[str]:
-        """Names of the inputs that a tensor is made of.
+        """Return the names of the inputs that a tensor is made of.
 
         Returns:
-            CONSTANT if it is made of weights alone; with UNKNOWN in it if that cannot be told.
+            The names; CONSTANT if it is made of weights alone. They include UNKNOWN if nobody saw
+            how the tensor was made.
         """
         if tensor in self.known:
             return self.known[tensor]
@@ -82,7 +83,7 @@ class Lineage(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is remembered inside the block, for the work of hooks."""
+        """Remember nothing inside the block, so that hooks can compute without leaving traces."""
         self.is_paused = True
         try:
             yield

@@ -54,11 +54,11 @@ def measure(
     """Measure how strongly each LoRA's output moves the frozen model: g_i of Section 3.
 
     One pass over `batches` in eval mode without gradients; training flags are put back afterwards.
-    A compiled model runs as it is written meanwhile. Under torch.distributed every process has to
-    call this, with batches of its own: moments are added up over all, so that all get the same
-    importances.
+    A compiled model runs uncompiled during the measurement. Under torch.distributed every process
+    has to call this, with batches of its own: moments are added up over all, so that all get the
+    same importances.
 
-    A mask counts for what is made of its own input: `attention_mask` for the text,
+    A mask applies to what is made of its own input: `attention_mask` for the text,
     `decoder_attention_mask` or labels of -100 for the target of an encoder-decoder, a mask of audio
     samples for the frames, mapped as the model does it. All patches of an image count. What a
     module is applied to besides that (DeBERTa's relative positions) does not count.
@@ -135,7 +135,7 @@ def measure(
 
 
 def check_measurement(batches: Iterable[Any], average_over: str) -> None:
-    """Check those arguments of `measure` that make no sense whatever the model is.
+    """Check those arguments of `measure` that do not depend on the model.
 
     Raises:
         TypeError: One batch instead of several.
@@ -164,9 +164,7 @@ def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
 
 
 def _check_effect(model: nn.Module, batch: Any, sites: Mapping[Site, LoRA]) -> None:
-    """Raise ValueError if the model does not call an adapted module when nobody watches, as fused
-    paths do.
-    """
+    """Raise ValueError if the model bypasses an adapted module, as fused paths without hooks do."""
     modules = {
         site: lora.layer if isinstance(lora, PeftLoRA) else lora for site, lora in sites.items()
     }

@@ -1,4 +1,4 @@
-"""What `measure` hangs onto the LoRA modules: r x r moments of z = A x.
+"""The hooks of `measure` on the LoRA modules, which add up r x r moments of z = A x.
 
 With the moment M = mean of z z^T (r x r) and the scaling s, mean || s B z ||^2 = s^2 trace(B^T B
 M), so that no d_out-dimensional output is formed. Torch only.
@@ -22,7 +22,7 @@ TOKENS, EXAMPLES, TARGET_TOKENS = AVERAGES = ("tokens", "examples", "target_toke
 
 
 class Moment:
-    """The sum of z z^T over positions, z = A x, and how many they are."""
+    """The sum of z z^T over positions with z = A x, and the number of positions."""
 
     def __init__(self, rank: int, device: torch.device) -> None:
         # sums stay on the device: reading them here would make a GPU wait at every module
@@ -94,9 +94,9 @@ class MomentAccumulator:
 
 
 def sum_over_processes(meters: Iterable[MomentAccumulator]) -> None:
-    """Add up what the processes of torch.distributed have seen, in one all-reduce.
+    """Add up the moments of all processes of torch.distributed, in one all-reduce.
 
-    Does nothing without a process group.
+    Without a process group this does nothing.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
@@ -111,7 +111,7 @@ def sum_over_processes(meters: Iterable[MomentAccumulator]) -> None:
 
 @contextmanager
 def hooked(meters: Iterable[MomentAccumulator]) -> Iterator[None]:
-    """The meters see every input of their modules inside the block."""
+    """Let the meters see every input of their modules inside the block."""
     handles = [meter.lora.register_forward_pre_hook(meter, with_kwargs=True) for meter in meters]
     try:
         yield
@@ -122,10 +122,10 @@ def hooked(meters: Iterable[MomentAccumulator]) -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """What torch.compile has compiled runs as written inside the block, so that hooks are called.
+    """Run compiled code as it was written inside the block, so that hooks are called.
 
-    A compiled graph does not call hooks that were added after it was made. Compiled code is kept
-    for afterwards.
+    A compiled graph does not call hooks that were added later. Compiled code is kept and used again
+    afterwards.
     """
     # nothing can be compiled where dynamo has not been imported, which takes seconds
     if "torch._dynamo" not in sys.modules:
@@ -137,7 +137,7 @@ def uncompiled() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model is in eval mode inside the block; each module's training flag is put back."""
+    """Put the model into eval mode inside the block, and restore each module's flag afterwards."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
     for module in flags:

@@ -36,12 +36,12 @@ ALONE = "average_over=target_tokens is for decoders alone"
 
 
 class TokenMask:
-    """The masks of the batch under way, for every module's input the right one.
+    """Finds the right mask of the current batch for the input of every module.
 
     Args:
         model: The model that is measured.
         targets_only: Whether only tokens with a label count.
-        told: What the user says of some modules.
+        told: The masks that the user has given for some modules.
 
     Raises:
         ValueError: `targets_only` for an encoder-decoder.
@@ -79,11 +79,11 @@ class TokenMask:
         return marked
 
     def of(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Find what counts of a module's input.
+        """Find which positions of a module's input count.
 
         Args:
             site: The module.
-            x: (rows, positions, d_in), or with rows and positions made one.
+            x: (rows, positions, d_in), or with rows and positions merged.
 
         Returns:
             x, its positions in the order of the mask; the mask, with a row for each example; and
@@ -91,8 +91,8 @@ class TokenMask:
             positions, learned queries).
 
         Raises:
-            ValueError: It cannot be known which positions are padding, or the mask that the user
-                has given does not fit.
+            ValueError: It is not clear which positions are padding, or a mask of the user does not
+                fit.
         """
         made_of = self.lineage.of(x)
         content = content_of(made_of - {UNKNOWN, SWAPPED})
@@ -102,7 +102,7 @@ class TokenMask:
         if self.told.about(site):
             told = self.told.of(site, x)
             return x, everything if told is None else told, False
-        unseen = not content  # in a kernel that is no function of torch
+        unseen = not content  # it was made in a custom kernel
         content = content or content_of(self.inputs)
         x, mask = self._fitting(site, x, content, unseen, SWAPPED in made_of)
         return x, everything if mask is None else mask, False
@@ -110,7 +110,7 @@ class TokenMask:
     def _fitting(
         self, site: Site, x: Tensor, content: frozenset[str], unseen: bool, swapped: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The mask of what x is made of, None where all counts; see `of`."""
+        """The mask of the inputs that x is made of, None if all positions count; see `of`."""
         about = [mask for mask in self.masks if mask.owners & content]
         if content & TARGET:
             about = [mask for mask in about if mask.owners & TARGET]
@@ -124,7 +124,7 @@ class TokenMask:
             return x, None
         for mask in about:
             if not mask.certain and not mask.owners <= content:
-                break  # two stacks, and the mask of either
+                break  # there are two stacks, and the mask may be either one's
             if unseen and has_other_inputs(self.inputs, mask, content):
                 break
             turned = x.dim() == 3 and x.shape[:2] == mask.mask.shape[::-1]  # as XLNet does
@@ -143,8 +143,8 @@ class TokenMask:
                 return x, found
         shown = ", ".join(f"{mask.key} {tuple(mask.mask.shape)}" for mask in about)
         raise ValueError(
-            f"{site.name}: which positions of its input {tuple(x.shape)}, made of"
-            f" {_listed(content)}, are padding does not follow from {shown}:"
+            f"{site.name}: it cannot be told from {shown} which positions of its input"
+            f" {tuple(x.shape)}, made of {_listed(content)}, are padding:"
             f" {self.told.remedy(site)}"
         )
 
@@ -152,7 +152,7 @@ class TokenMask:
         return next((len(value) for value in self.inputs.values() if value.dim()), 0)
 
     def _by_row(self, x: Tensor) -> Tensor:
-        """Ones for all positions of x, in a row for each example if they can be told apart."""
+        """A mask of ones for x, with one row per example where rows can be told apart."""
         rows, positions = self._rows(), x.shape[:-1].numel()
         shape = (rows, -1) if rows and positions and positions % rows == 0 else x.shape[:-1]
         return torch.ones(x.shape[:-1], device=x.device).reshape(shape)
@@ -161,7 +161,7 @@ class TokenMask:
 def holds_tokens(x: Tensor, mask: Tensor) -> bool:
     """Whether a mask (rows, positions) fits x (rows, positions, d_in).
 
-    The first two axes of x may be made one.
+    The first two axes of x may be merged.
     """
     return x.shape[:-1] in (mask.shape, (mask.numel(),))
 
@@ -172,7 +172,7 @@ def _is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def _argument_names(model: nn.Module) -> list[str]:
-    """Names of a model's positional arguments; of a PEFT model's base, since its own takes any."""
+    """The names of a model's positional arguments. A PEFT model takes any, so its base counts."""
     found: Any = model
     base = found.get_base_model() if hasattr(model, "get_base_model") else found
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -1,4 +1,4 @@
-"""What the user says of which positions count: the argument `token_mask` of `measure`."""
+"""The user's own masks: the argument `token_mask` of `measure`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANY = ""  # the part of a name that all modules have
 
 
 class ToldMasks:
-    """The masks of `token_mask`, for the modules that each is about.
+    """The masks of `token_mask`, and the modules that each applies to.
 
     Args:
         token_mask: A mask for all modules, or a dictionary {part of a name: mask}; see `measure`.
@@ -50,18 +50,18 @@ class ToldMasks:
         return bool(self.masks)
 
     def read(self, batch: Any) -> None:
-        """Take note of the batch under way, which functions are called with once."""
+        """Keep the current batch. Each function of the user is called with it once."""
         self.batch, self.values = batch, {}
 
     def about(self, site: Site) -> bool:
-        """Whether anything was said of this module."""
+        """Whether the user has given a mask for this module."""
         return self.parts[site] is not None
 
     def of(self, site: Site, x: Tensor) -> Tensor | None:
         """The mask of a module's input x (rows, positions, d_in); None if all of it counts.
 
         Raises:
-            TypeError: A function returns something else than a tensor or None.
+            TypeError: A function returns neither a tensor nor None.
             ValueError: A mask of another shape than x.
         """
         part = self.parts[site]
@@ -90,7 +90,7 @@ class ToldMasks:
         )
 
     def remedy(self, site: Site) -> str:
-        """What the user can do where nothing is known of a module."""
+        """What the user can do if the mask of a module is not known."""
         stack = site.name.split(".")
         number = next((i for i, part in enumerate(stack) if part.isdigit()), len(stack))
         return (
@@ -99,7 +99,7 @@ class ToldMasks:
         )
 
     def _part(self, site: Site) -> str | None:
-        """The part that ends nearest to the module, the longest of several; None if it has none."""
+        """The key that matches nearest to the name's end, the longest of several; or None."""
         ends = {part: _end(site.name, part) for part in self.masks}
         found = [part for part, end in ends.items() if end]
         return max(found, key=lambda part: (ends[part], len(part)), default=None)

@@ -1,6 +1,4 @@
-"""The files of an adapter: PEFT's form and the compact one, with the plan beside them; see
-loradrop.io.pretrained.
-"""
+"""Read and write an adapter's files, in PEFT's form or the compact one; see io.pretrained."""
 
 from __future__ import annotations
 

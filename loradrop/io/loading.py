@@ -1,4 +1,4 @@
-"""Tensors put into a model as LoRA. Everything is checked before anything is touched."""
+"""Put tensors into a model as LoRA. Everything is checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def install(
     """Wrap the named modules in LoRALinear, copy the other tensors, and freeze everything else, in
     place.
 
-    A and B keep their types. Other tensors, a head's, take the type that the model has for them;
-    parameters among them train.
+    A and B keep their types. Other tensors (a head's) take the model's type for them; parameters
+    among them train.
 
     Args:
         model: A base model, without LoRA; wrappers inside it are seen through.
@@ -37,7 +37,7 @@ def install(
         alphas: alpha by module.
         dropout: Of all modules.
         others: Other tensors by name.
-        remedy: What else would load tensors that only PEFT can place.
+        remedy: What the user can do with tensors that only PEFT can load, for the message.
 
     Raises:
         ValueError: Something does not fit. The model is as it was.
@@ -97,9 +97,9 @@ def _check_matrices(name: str, pair: tuple[Tensor, Tensor], base: Any, remedy: s
 
 
 def check_pair(name: str, A: Tensor, B: Tensor) -> None:
-    """Raise ValueError if A and B are no matrices of one floating-point type."""
+    """Raise ValueError if A and B are not matrices of one floating-point type."""
     if A.dim() < 2 or B.dim() < 2:
-        raise ValueError(f"{name}: A {tuple(A.shape)} and B {tuple(B.shape)} are no matrices")
+        raise ValueError(f"{name}: A {tuple(A.shape)} and B {tuple(B.shape)} are not matrices")
     if A.dtype != B.dtype or not A.is_floating_point():
         raise ValueError(
             f"{name}: A in {A.dtype} and B in {B.dtype}; one floating-point type is needed"
@@ -107,9 +107,7 @@ def check_pair(name: str, A: Tensor, B: Tensor) -> None:
 
 
 def check_shape(name: str, value: Tensor, tensor: Tensor | None) -> bool:
-    """Return whether the model has a tensor of this name. Raise ValueError if it has, of another
-    shape or kind.
-    """
+    """Return whether the model has this tensor. Raise ValueError if its shape or type differs."""
     if tensor is None:
         return False
     misfit = "the adapter does not fit the model: "
@@ -128,9 +126,7 @@ def check_shape(name: str, value: Tensor, tensor: Tensor | None) -> bool:
 
 
 def _check_others(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], remedy: str) -> None:
-    """Raise ValueError if a tensor has no place in the model, or one that is tied to another which
-    would change with it.
-    """
+    """Raise ValueError if the model lacks a tensor, or ties it to one that would change with it."""
     twins: dict[Any, list[str]] = {}
     for name, tensor in tensors.items():
         twins.setdefault(memory(tensor), []).append(name)
@@ -148,8 +144,9 @@ def _check_others(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor], r
 
 
 def memory(tensor: Tensor) -> tuple[int, int]:
-    """What tied tensors have in common: where their values lie; of one without values (meta),
-    itself.
+    """Return a key that tied tensors have in common: the place of their values in memory.
+
+    A tensor without values (on the meta device) is only equal to itself.
     """
     place = tensor.data_ptr()
     return (place, tensor.numel()) if place else (id(tensor), -1)

@@ -1,6 +1,4 @@
-"""Merge: W + (alpha / r) B A as the weight of an ordinary model, which computes the same without
-any LoRA.
-"""
+"""Merge LoRA into the base weights: W + (alpha / r) B A becomes the weight of an ordinary model."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     if not modules:
         raise ValueError("the model holds no LoRA to merge")
     if adapter is not None:
-        raise ValueError(f"adapter='{adapter}' names an adapter of a PEFT model, and this is none")
+        raise ValueError(f"adapter='{adapter}' names an adapter, but this is not a PEFT model")
     for name, module in modules.items():
         kind = getattr(getattr(module.base, "weight", None), "dtype", "another form")
         if kind not in UNQUANTISED:

@@ -75,7 +75,7 @@ def changes_base(config: Mapping[str, Any]) -> bool:
 
 
 def pattern_value(config: Mapping[str, Any], key: str, name: str) -> Any:
-    """A module's `r` or `lora_alpha`: PEFT's patterns are ends of names."""
+    """Return a module's `r` or `lora_alpha`. PEFT's patterns match the ends of names."""
     patterns = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
     found = (
         value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name)
@@ -86,7 +86,7 @@ def pattern_value(config: Mapping[str, Any], key: str, name: str) -> Any:
 def check_complete(
     model: nn.Module, config: Mapping[str, Any], matrices: Matrices, others: Mapping[str, Tensor]
 ) -> None:
-    """Raise ValueError if a tensor that PEFT's config promises is missing, or a rank is another."""
+    """Raise ValueError if the config names a tensor that is missing, or another rank."""
     try:
         _check_complete(model, config, matrices, others)
     except re.error as error:
@@ -123,7 +123,7 @@ def _check_complete(
 
 
 def _stored_tensors(module: nn.Module) -> list[str]:
-    """Names in a module's state dict: buffers that are not persistent are not there."""
+    """The names in a module's state dict, which has no buffers that are not persistent."""
     hidden = {
         f"{name}.{buffer}".lstrip(".")
         for name, (_, part) in clean_modules(module).items()
@@ -133,14 +133,14 @@ def _stored_tensors(module: nn.Module) -> list[str]:
 
 
 def _saved_modules(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Modules that `modules_to_save` names, without parts of one another."""
+    """The modules that `modules_to_save` names, without those inside others."""
     ends = config.get("modules_to_save") or []
     found = [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]
     return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
 
 
 def _targeted(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Modules that the config targets, by PEFT's rules; none where the config does not say."""
+    """The modules that the config targets by PEFT's rules; none if it names no targets."""
     targets = config.get("target_modules")
     if not targets or targets == ALL_LINEAR:
         return []

@@ -62,7 +62,7 @@ class Saved:
 def save_pretrained(
     model: nn.Module, folder: str | Path, adapter: str | None = None, compact: bool = False
 ) -> Saved:
-    """Write a model's LoRA, and what else of it trains (a head), into a folder.
+    """Write a model's LoRA and its other trained modules (a head) into a folder.
 
     Args:
         model: A model with LoRA of add_lora or of PEFT. Wrappers around it or inside it are seen
@@ -75,7 +75,7 @@ def save_pretrained(
         What was written and how large it is.
 
     Raises:
-        ValueError: No LoRA; a method whose update is not a plain LoRA's (VeRA); a trainable
+        ValueError: No LoRA; a method whose update is not a plain LoRA update (VeRA); a trainable
             parameter of an otherwise frozen module, which PEFT's files cannot hold; sharded
             parameters; an adapter of the other form in the folder; and as for plan_of. Nothing is
             written then.
@@ -175,7 +175,7 @@ def _load(
 
 
 def _of_modules(matrices: Matrices, config: Mapping[str, Any]) -> Matrices:
-    """Those that are not of parameters (MoE experts), which are in no plan."""
+    """Leave out the LoRA of bare parameters (MoE experts), which is not in a plan."""
     owners = tuple(
         {parameter.rpartition(".")[0] for parameter in config.get("target_parameters") or ()}
     )
@@ -226,7 +226,7 @@ def _alpha(config: Mapping[str, Any], name: str, rank: int) -> float:
 
 
 def _repeated(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names of tensors that another one before them stands for, being the same memory."""
+    """Map each tensor that shares its memory with an earlier one to that one's name."""
     first: dict[tuple[Any, ...], str] = {}
     places = {
         name: (tensor.device, tensor.data_ptr(), tensor.shape) for name, tensor in state.items()

@@ -24,8 +24,7 @@ def adapter_state(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return PEFT's LoraConfig as JSON values, and the tensors by PEFT's names.
 
-    Tensors that are shared stand under each of their names. Names are those of the model without
-    wrappers inside it.
+    Shared tensors appear under each of their names. Names are those of the unwrapped model.
 
     Args:
         model: A model with LoRA, without wrappers around it.
@@ -38,52 +37,47 @@ def adapter_state(
     config, state = (
         _of_peft(model, first.adapter) if isinstance(first, PeftLoRA) else _of_own(model)
     )
-    # through PEFT's own encoding of enums and sets
-    plain = json.loads(
-        json.dumps(
-            config.to_dict(),
-            default=lambda value: sorted(value) if isinstance(value, set) else str(value),
-        )
-    )
-    return plain, {
+    return config, {
         name if name.startswith(PREFIX) else PREFIX + name: tensor for name, tensor in state.items()
     }
 
 
-def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
-    from peft import LoraConfig
-
+def _of_own(model: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = clean_names(model)
     modules = {names[name]: module for name, module in lora_modules(model).items()}
     for name, module in modules.items():
         if type(module) is not LoRALinear:
             raise ValueError(
-                f"{name}: the update of a {type(module).__name__} is no plain LoRA's, which PEFT's"
-                " LoRA could hold"
+                f"{name}: the update of a {type(module).__name__} is not a plain LoRA update, so"
+                " PEFT's format cannot store it"
             )
     heads = {names[name]: model.get_submodule(name) for name in _trainable_modules(model)}
     rank, alpha = (
         Counter(values).most_common(1)[0][0]
         for values in zip(*((m.rank, m.alpha) for m in modules.values()), strict=True)
     )
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=_number(alpha),
-        lora_dropout=next(iter(modules.values())).dropout.p,
-        # whole names: no other module's ends in one
-        target_modules=list(modules),
-        rank_pattern={name: module.rank for name, module in modules.items() if module.rank != rank},
-        alpha_pattern={
+    # written here, since saving must not need PEFT; what is left out has PEFT's defaults
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "auto_mapping": {
+            "base_model_class": type(model).__name__,
+            "parent_library": type(model).__module__,
+        },
+        "base_model_name_or_path": _base_name(model),
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _number(alpha),
+        "lora_dropout": next(iter(modules.values())).dropout.p,
+        "bias": "none",
+        "target_modules": list(modules),  # whole names: no other module's ends in one
+        "modules_to_save": list(heads) or None,
+        "rank_pattern": {
+            name: module.rank for name, module in modules.items() if module.rank != rank
+        },
+        "alpha_pattern": {
             name: _number(module.alpha) for name, module in modules.items() if module.alpha != alpha
         },
-        modules_to_save=list(heads) or None,
-        inference_mode=True,
-        base_model_name_or_path=getattr(getattr(model, "config", None), "name_or_path", None)
-        or None,
-    )
-    config.auto_mapping = {
-        "base_model_class": type(model).__name__,
-        "parent_library": type(model).__module__,
     }
     state: dict[str, Tensor] = {}
     for name, module in modules.items():
@@ -95,15 +89,18 @@ def _of_own(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
     return config, state
 
 
-def _of_peft(model: nn.Module, adapter: str) -> tuple[Any, dict[str, Tensor]]:
+def _base_name(model: nn.Module) -> str | None:
+    """Where the base model was loaded from."""
+    return getattr(getattr(model, "config", None), "name_or_path", None) or None
+
+
+def _of_peft(model: nn.Module, adapter: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from peft import get_peft_model_state_dict
 
     config = deepcopy(configs(model)[adapter])
     config.inference_mode = True
     if config.base_model_name_or_path is None:
-        config.base_model_name_or_path = (
-            getattr(getattr(model, "config", None), "name_or_path", None) or None
-        )
+        config.base_model_name_or_path = _base_name(model)
     # under the modules' own names, by which PEFT looks: checkpoint_wrapper takes its part out of
     # model.state_dict()
     every = {
@@ -115,12 +112,19 @@ def _of_peft(model: nn.Module, adapter: str) -> tuple[Any, dict[str, Tensor]]:
         )
     }
     state = get_peft_model_state_dict(model, every, adapter_name=adapter)
-    return config, {clean_name(model, name): tensor for name, tensor in state.items()}
+    # through PEFT's own encoding of enums and sets
+    plain = json.dumps(
+        config.to_dict(),
+        default=lambda value: sorted(value) if isinstance(value, set) else str(value),
+    )
+    return json.loads(plain), {clean_name(model, name): tensor for name, tensor in state.items()}
 
 
 def _trainable_modules(model: nn.Module, name: str = "") -> Iterator[str]:
-    """The largest modules besides LoRA all of whose parameters train. ValueError: a parameter
-    trains in none of them.
+    """Yield the largest modules outside LoRA whose parameters all train.
+
+    Raises:
+        ValueError: A parameter trains in none of them.
     """
     parameters = list(model.parameters())
     holds_lora = any(isinstance(module, LoRALinear) for module in model.modules())

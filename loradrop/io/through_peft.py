@@ -40,7 +40,7 @@ def is_lora(name: str) -> bool:
 
 
 def load_with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> nn.Module:
-    """A PeftModel around the model that holds exactly the adapter's tensors."""
+    """Put a PeftModel around a model, and check that it holds exactly the adapter's tensors."""
     from peft import PeftModel
 
     tensors = clean_tensors(model)
@@ -78,9 +78,7 @@ def _restore_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where PEFT has left a tensor out, invented one or changed its values, which
-    it does silently.
-    """
+    """Raise ValueError if PEFT has silently left out, added or changed a tensor."""
     from peft import get_peft_model_state_dict
 
     held = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -95,4 +93,4 @@ def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
         if there is None:
             raise ValueError(f"the adapter does not fit the model: PEFT finds no place for {name}")
         if not torch.allclose(value.to(there), there, rtol=0, atol=0, equal_nan=True):
-            raise ValueError(f"PEFT has not taken over {name}")
+            raise ValueError(f"PEFT has changed {name} while loading it")

@@ -1,9 +1,9 @@
-"""Modules that are computed with and not called, so that LoRA around them has no effect.
+"""Find modules whose weights a model uses without calling them: LoRA has no effect there.
 
 A forward pass may read a projection's weight and multiply by it itself (nn.MultiheadAttention's
 out_proj, WavLM's attention), or do so in a fused path for evaluation (nn.TransformerEncoderLayer).
-Where the source code says so, LoRA is refused before it is put in. What it does not say, a forward
-pass with nobody watching shows: see `recorded_calls`.
+Where the source code says so, LoRA is refused before it is put in. Where it does not, a forward
+pass without hooks shows it: see `recorded_calls`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_called(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def without_effect(name: str, why: str) -> str:
-    """The message for a module at which LoRA would train, or be evaluated, without effect."""
+    """The message for a module whose LoRA would have no effect in training or evaluation."""
     return f"{name}: {why}, so that LoRA there has no effect: choose other target_modules"
 
 
@@ -102,7 +102,7 @@ def _recording(module: nn.Module, forward: Any, called: set[int]) -> Any:
 
 @cache
 def _uses(kind: Any) -> _Uses:
-    """What is in `forward` and in the methods that it leads to."""
+    """Collect the uses in `forward` and in the methods that it calls."""
     uses, done, waiting = _Uses(), set(), ["forward"]
     while waiting:
         name = waiting.pop()
@@ -145,7 +145,7 @@ def _read_uses(tree: ast.AST, uses: _Uses) -> None:
 
 
 def _path(node: ast.AST) -> str | None:
-    """`a.b` of `self.a.b`, None of anything else."""
+    """`a.b` for `self.a.b`, None for anything else."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

@@ -1,9 +1,8 @@
-"""Notes on modules that had LoRA and lost it, so that they can be told from those that never had
-one.
+"""Remember which modules have lost their LoRA, to tell them from those that never had one.
 
-A note is an attribute of the base module: it goes where the module goes, into copies and wrappers,
-but not into state dicts. It is valid for the adapter that it was made for, since PEFT may later put
-another one of the same name in.
+A note is an attribute of the base module: it follows the module into copies and wrappers, but not
+into state dicts. It is valid for one adapter only, since PEFT may later add another one of the same
+name.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def note_dropped(
     Args:
         module: The base module.
         rank: The rank of that LoRA.
-        adapter: The adapter of PEFT's; None for LoRA of add_lora.
+        adapter: The name of the PEFT adapter; None for LoRA of add_lora.
         config: That adapter's config, if there is one.
     """
     notes = vars(module).setdefault(_NOTES, {})
@@ -32,8 +31,7 @@ def note_dropped(
 
 
 def dropped_rank(module: nn.Module, adapter: str | None = None, config: Any = None) -> int | None:
-    """Return the rank of the LoRA that a module has lost; None if it has lost none of this
-    adapter's.
+    """Return the rank of the LoRA that a module has lost, None if this adapter never had one there.
 
     Args:
         module: The base module.
@@ -45,7 +43,7 @@ def dropped_rank(module: nn.Module, adapter: str | None = None, config: Any = No
 
 
 def forget_dropped(modules: Iterable[nn.Module], adapter: str | None = None) -> None:
-    """Forget what modules have lost, since an adapter is put in anew or is gone altogether.
+    """Remove the notes of an adapter that is added anew or has been deleted.
 
     Args:
         modules: All modules of a model.

@@ -63,9 +63,7 @@ def wrap(
     target_modules: Iterable[str] | None,
     wrapped: Callable[[Site, nn.Module], LoRALinear],
 ) -> list[Site]:
-    """Replace every target module by what `wrapped` makes of it, in place, and freeze all else; see
-    add_lora.
-    """
+    """Replace every target module by the result of `wrapped`, in place, and freeze the rest."""
     model = unwrap_to_change(model, "call add_lora")
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")

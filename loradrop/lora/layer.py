@@ -58,7 +58,7 @@ class LoRALinear(nn.Module):
 
     @property
     def size(self) -> int:
-        """Numbers of this module's A and B, whether it shares them or not."""
+        """The number of values in A and B, whether they are shared or not."""
         return self.lora_A.numel() + self.lora_B.numel()
 
     @property
@@ -80,9 +80,7 @@ class LoRALinear(nn.Module):
         return self.base.bias
 
     def __getattr__(self, name: str) -> Any:
-        """What only the base module has, so that code that asks a linear module for it gets an
-        answer.
-        """
+        """Pass attributes of the base module on to code that expects a plain linear module."""
         try:
             return super().__getattr__(name)
         except AttributeError:

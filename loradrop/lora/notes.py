@@ -1,4 +1,4 @@
-"""Notes to the user: warnings that point to the line of their own code that called the library."""
+"""Warnings that point to the line of the user's own code that called the library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 def note(text: str) -> None:
-    """Warn, in the name of the first line outside of this package.
+    """Warn, and name the first line of the call stack outside this package.
 
     Args:
         text: One line.

@@ -24,8 +24,8 @@ LoRA = LoRALinear | PeftLoRA
 def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, LoRA]:
     """Find all LoRA of a model by site, its own or PEFT's, in the model's order.
 
-    LoRA that PEFT has put on parameters (experts) is left out beside LoRA of linear modules; see
-    skipped_parameters.
+    If the model has LoRA in linear modules, LoRA that PEFT has put on bare parameters (experts) is
+    left out; see skipped_parameters.
 
     Args:
         model: A model with LoRA.
@@ -33,7 +33,7 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: No LoRA, no such adapter or none to be told, or a kind of LoRA whose update is
+        ValueError: No LoRA, no such adapter, several active ones, or a kind of LoRA whose update is
             not B A x (DoRA and other variants, PiSSA, a bias, embeddings, convolutions).
     """
     if not isinstance(model, nn.Module):
@@ -64,7 +64,7 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
             "the model holds no LoRA: call add_lora first, or give a PeftModel with LoRA"
         )
     if adapter is not None:
-        raise ValueError(f"adapter='{adapter}' names an adapter of a PEFT model, and this is none")
+        raise ValueError(f"adapter='{adapter}' names an adapter, but this is not a PEFT model")
     return dict(lora_sites(model))
 
 
@@ -79,8 +79,8 @@ def peft_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str]:
-    """Name the parameters whose LoRA adapted_sites leaves out, since PEFT has put it on no linear
-    module (MoE experts).
+    """Name the parameters with LoRA that adapted_sites leaves out: PEFT adapts them without a
+    linear module (MoE experts).
 
     Args:
         model: A model with LoRA.
@@ -106,9 +106,7 @@ def configs(model: nn.Module) -> dict[str, Any]:
 
 
 def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
-    """The adapter that is meant: the named one, or the only one that is active. ValueError where
-    that is none.
-    """
+    """Return the named adapter, or the only active one. Raise ValueError if there is none."""
     layers = list(layers)
     present = list(dict.fromkeys(name for layer in layers for name in _adapters(layer)))
     if adapter is None:
@@ -127,10 +125,13 @@ def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
 
 @contextmanager
 def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
-    """PEFT's adapter in use inside the block: beside others if it is active already, else alone,
-    and then put back.
+    """Use a PEFT adapter inside the block, and put the active adapters back afterwards.
 
-    ValueError where adapters are disabled: a layer's input would not be what training has seen.
+    An adapter that is active already stays beside the others; any other is used alone.
+
+    Raises:
+        ValueError: The model's adapters are disabled, so a layer would not see the inputs of
+            training.
     """
     peft = [lora for lora in loras if isinstance(lora, PeftLoRA)]
     if any(lora.layer.disable_adapters for lora in peft):
@@ -153,10 +154,10 @@ def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
 
 
 def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None:
-    """Take an adapter out of the named layers, in place, and out of its config's targets, so that
-    PEFT saves what is left.
+    """Remove an adapter from the named layers, in place.
 
-    A layer without any adapter left becomes its base module again.
+    Its config's targets follow, so that PEFT saves what is left. A layer whose last adapter is
+    removed becomes its base module again.
     """
     config = configs(model).get(adapter)
     for name in names:
@@ -181,9 +182,7 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
 
 
 def base_prefix(model: nn.Module) -> str:
-    """What stands in front of the base model's own names of its modules, `base_model.model.` for a
-    PeftModel.
-    """
+    """Return the prefix of the base model's module names, `base_model.model.` in a PeftModel."""
     base: Any = next(
         (m for m in model.modules() if isinstance(getattr(m, "peft_config", None), dict)), model
     )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-# initial values that change the base weights; begins of PEFT's names
+# initial values that change the base weights: the beginnings of PEFT's names for them
 OUT_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -52,7 +52,7 @@ class PeftLoRA:
 
     @property
     def size(self) -> int:
-        """Numbers of A and B, shared or not."""
+        """The number of values in A and B, whether they are shared or not."""
         return self.lora_A.numel() + self.lora_B.numel()
 
     def down(self, x: Tensor) -> Tensor:
@@ -72,8 +72,9 @@ def is_of_parameter(layer: Any) -> bool:
 
 
 def check_initial(config: Any) -> None:
-    """ValueError where PEFT has taken the initial B A out of the base weights: what it has learned
-    cannot be told apart.
+    """Raise ValueError if PEFT has moved a part of the base weights into the initial B A.
+
+    What training has added to it could not be told apart.
     """
     initial = getattr(config, "init_lora_weights", True)
     if isinstance(initial, str) and initial.lower().startswith(OUT_OF_THE_BASE):
@@ -85,7 +86,7 @@ def check_initial(config: Any) -> None:
 
 
 def plain_lora(name: str, layer: Any, adapter: str) -> PeftLoRA:
-    """ValueError where the layer's update is not s B A x."""
+    """Return an adapter of a layer. Raise ValueError if its update is not s B A x."""
     refused = f"{name}, adapter '{adapter}': "
     if layer.use_dora.get(adapter):
         raise ValueError(

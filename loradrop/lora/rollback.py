@@ -1,4 +1,4 @@
-"""All or nothing: a model that was being changed is put back as it was if the change fails."""
+"""All or nothing: if a change of a model fails, the model is put back as it was."""
 
 from __future__ import annotations
 

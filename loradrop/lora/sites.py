@@ -43,18 +43,18 @@ class Site:
 
 
 def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) -> list[Site]:
-    """Find the linear modules that are to hold LoRA.
+    """Find the linear modules that will hold LoRA.
 
     Args:
         model: The base model.
         target_modules: As for add_lora.
 
     Returns:
-        Their sites, in the model's order. Where query, key and value are one projection and it is
-        taken by default, a warning says so.
+        Their sites, in the model's order. A warning tells if the default is one fused projection of
+        query, key and value.
 
     Raises:
-        ValueError: No module for a target; its message lists the linear modules.
+        ValueError: No module fits a target. The message lists the linear modules.
     """
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
     if target_modules is None:
@@ -90,9 +90,7 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
 
 
 def _default_targets(model: nn.Module, linear: Iterable[str]) -> tuple[str, ...]:
-    """Query and value of the model's family. Where they are one projection with the key, that, with
-    a warning.
-    """
+    """Query and value of the model's family; or its fused projection, with a warning."""
     names = list(linear)
     for targets in (*DEFAULT_TARGETS, *((fused,) for fused in FUSED_TARGETS)):
         if all(any(_ends(name, target) for name in names) for target in targets):
@@ -132,14 +130,14 @@ def _ends(name: str, suffix: str) -> bool:
 
 
 def _listing(model: nn.Module, linear: Iterable[str]) -> str:
-    """The linear modules there are, layers folded together."""
+    """The names of all linear modules, with one name for all layers."""
     tree = ModuleTree(model)
     kinds = dict.fromkeys(tree.split(name)[0] for name in linear)
     return "Linear modules: " + (", ".join(kinds) or "none")
 
 
 def sites_of(model: nn.Module, names: Iterable[str]) -> list[Site]:
-    """Make the sites of modules, with the shortest module types that tell their kinds apart.
+    """Return the sites of modules, with the shortest module types that tell them apart.
 
     Args:
         model: The model that holds them.

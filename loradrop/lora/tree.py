@@ -12,13 +12,14 @@ from loradrop.lora.wrappers import clean_names
 
 
 def split_names(model: nn.Module) -> dict[str, tuple[str, int]]:
-    """Tell of every module its kind, which is its name with * for the layer's number, and its
-    layer.
+    """Return the kind and the layer of every module.
 
-    A module outside the stack of layers is layer 0. Where one kind has several shapes, each shape
-    is a kind of its own (`layers.*.q_proj[96x96]`), since LoRAs of different shapes cannot be
-    shared. Stages of different widths that hold layers (Swin's `layers.2.blocks.5`) are one stack,
-    whose layers are numbered through.
+    A module's kind is its name with * in place of the layer's number.
+
+    A module outside the stack of layers is layer 0. If modules of one kind have several shapes,
+    each shape is a kind of its own (`layers.*.q_proj[96x96]`), since LoRAs of different shapes
+    cannot be shared. Stages of different widths that hold layers (Swin's `layers.2.blocks.5`) count
+    as one stack, whose layers are numbered continuously.
 
     Args:
         model: A model, with LoRA or without.
@@ -39,8 +40,9 @@ def split_names(model: nn.Module) -> dict[str, tuple[str, int]]:
 
 
 class ModuleTree:
-    """The modules of a model by name, and which parts of their names count layers. What is inside
-    LoRA does not matter.
+    """The modules of a model by name, and which parts of their names count layers.
+
+    Modules inside LoRA layers are left out.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -64,7 +66,7 @@ class ModuleTree:
         self.stages = {key: sorted(set(pairs)) for key, pairs in self.stages.items()}
 
     def split(self, name: str) -> tuple[str, int]:
-        """Kind without shape, and layer."""
+        """Return a module's kind, without its shape, and its layer."""
         parts, position = name.split("."), self.stack_number(name)
         if position is None:
             return self.clean[name], 0
@@ -81,16 +83,14 @@ class ModuleTree:
         )
 
     def _is_wrapper(self, parts: Sequence[str]) -> bool:
-        """Whether the last part of a name was added by a wrapper, as torch.compile's
-        `_orig_mod`."""
+        """Whether a wrapper added the last part of a name, such as torch.compile's `_orig_mod`."""
         return self.clean[".".join(parts)] == self.clean[".".join(parts[:-1])]
 
     def stack_number(self, name: str) -> int | None:
-        """Which part of a module's name is its layer's number: the first that counts modules of one
-        kind.
+        """Return the position of the layer's number in a module's name, None if it has none.
 
-        Not the 0 of a pipeline of unlike modules (nn.Sequential), in which sentence-transformers
-        puts its encoder.
+        It is the first number that counts modules of one type. The 0 of a pipeline of different
+        modules (nn.Sequential, in which sentence-transformers puts its encoder) does not count.
         """
         parts = name.split(".")
         for position, part in enumerate(parts):
@@ -112,7 +112,7 @@ class ModuleTree:
         return self.types[container]
 
     def _pyramids(self) -> set[str]:
-        """Stacks in which modules of the same name are of different shapes."""
+        """Find the stacks in which modules of the same name have different shapes."""
         shapes: dict[tuple[str, str], set[tuple[int, ...]]] = {}
         for name, shape in self.shapes.items():
             position = self.stack_number(name) if shape else None
@@ -123,9 +123,7 @@ class ModuleTree:
         return {stack for (stack, _), found in shapes.items() if len(found) > 1}
 
     def _stage(self, name: str) -> tuple[str, str, tuple[int, int]] | None:
-        """Of a module in a layer of a pyramid's stage: the stack, the path to the layers, the two
-        numbers.
-        """
+        """The stack, the path to the layers and (stage, layer) of a module in a pyramid."""
         position = self.stack_number(name)
         parts = name.split(".")
         if position is None or (stack := ".".join(parts[:position])) not in self.pyramids:
@@ -140,8 +138,9 @@ class ModuleTree:
         )
 
     def _inner_number(self, parts: Sequence[str], position: int) -> int | None:
-        """Which part of the name counts the layers of a stage: they are alike, and the stage itself
-        holds them.
+        """Return the position of the number that counts the layers of a stage, or None.
+
+        These layers are of one type, and the stage itself holds them.
         """
         steps = 0
         for inner in range(position + 1, len(parts)):
@@ -154,8 +153,9 @@ class ModuleTree:
 
 
 def widths(module: Any) -> tuple[int, ...]:
-    """d_in and d_out, () of what is no linear module; transformers' Conv1D (GPT-2) has them in its
-    weight alone.
+    """Return (d_in, d_out), or () if the module is not linear.
+
+    transformers' Conv1D (GPT-2) shows them only in its weight.
     """
     if hasattr(module, "in_features"):
         return module.in_features, module.out_features
@@ -164,5 +164,5 @@ def widths(module: Any) -> tuple[int, ...]:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """What LoRA is around, ours or PEFT's."""
+    """The base module inside a LoRA layer, ours or PEFT's; other modules themselves."""
     return module.base if isinstance(module, LoRALinear) else getattr(module, "base_layer", module)

@@ -57,17 +57,16 @@ def unwrap_to_change(model: Any, call: str) -> nn.Module:
         raise ValueError(f"{wrapper}: {call} first")
     if _live_ddp_around(inside):
         raise ValueError(
-            f"{wrapper}: {call} first, or delete that wrapper (del) and make it anew afterwards"
+            f"{wrapper}: {call} first, or delete that wrapper (del) and wrap the model again"
+            " afterwards"
         )
     return inside
 
 
 def unwrap_to_store(model: Any, call: str | None = None) -> nn.Module:
-    """Return the model whose names adapter files use: also the one inside a LightningModule that
-    holds just that.
+    """Return the model whose names adapter files use, also from inside a LightningModule around it.
 
-    A LightningModule with several parts that have parameters is a model of its own, and keeps its
-    names.
+    A LightningModule with several parts that have parameters counts as a model of its own.
 
     Args:
         model: A module, whether wrapped or not.
@@ -87,9 +86,7 @@ def unwrap_to_store(model: Any, call: str | None = None) -> nn.Module:
 
 
 def clean_names(model: nn.Module) -> dict[str, str]:
-    """Return the name of every submodule without the parts that wrappers inside the model add, by
-    its full name.
-    """
+    """Map the full name of every submodule to its name without the parts of wrappers."""
     names, modules = {"": ""}, dict(model.named_modules(remove_duplicate=False))
     for name in modules:
         parent, _, child = name.rpartition(".")
@@ -102,14 +99,13 @@ def clean_names(model: nn.Module) -> dict[str, str]:
 
 
 def clean_modules(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
-    """Return (full name, module) of every submodule by its clean name; of a wrapper, what
-    it wraps."""
+    """Return (full name, module) by clean name; for a wrapper, the module inside."""
     modules = dict(model.named_modules(remove_duplicate=False))
     return {clean: (name, modules[name]) for name, clean in clean_names(model).items()}
 
 
 def clean_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters and buffers, under each of their names, which are clean."""
+    """Return all parameters and buffers, under each of their clean names."""
     return {
         f"{clean}.{name}".lstrip("."): tensor
         for clean, (_, module) in clean_modules(model).items()
@@ -132,7 +128,7 @@ def clean_name(model: nn.Module, name: str) -> str:
 
 
 def _attribute(module: nn.Module) -> str | None:
-    """The attribute under which a wrapper holds what it wraps, None for any other module."""
+    """The attribute in which a wrapper holds its module; None if the module is not a wrapper."""
     if (
         isinstance(module, DataParallel | DistributedDataParallel)
         or type(module).__name__ == "DeepSpeedEngine"
@@ -151,7 +147,7 @@ def _is_lightning_module(module: nn.Module) -> bool:
 
 
 def _check_whole(model: nn.Module) -> None:
-    """Raise ValueError if a sharding wrapper has taken the parameters apart."""
+    """Raise ValueError if the parameters are sharded."""
     tensor = sys.modules.get("torch.distributed.tensor")
     fsdp = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
     sharded = tensor is not None and any(isinstance(p, tensor.DTensor) for p in model.parameters())

@@ -8,18 +8,16 @@ TextOverlap (E2E, DART, DialogSum; values 0 to 1)
     char_bleu4       BLEU-4 over characters with smoothing method 3 (nltk), for each pair of a
                      prediction and a single reference, mean over pairs.
     rouge_l_single   rouge_l for each such pair, mean over pairs.
+    llama_factory_rouge_l
+                     ROUGE-L F1 over LLaMA-Factory's tokens for each such pair, mean over pairs:
+                     case and punctuation count.
 
-Compare the first two with other work. The other two are here because LoRA-drop prints BLEU above
-ROUGE-L everywhere (E2E 53.70 and 35.94), which no word-level BLEU-4 does. The scripts of ChatGLM
-and LLaMA-Factory compute them (llamafactory/train/sft/metric.py: each line of a data file is a row
-with one reference, hence the pairs), so the paper's tables probably show them. That is a deduction:
-the paper names no implementation. Before ROUGE-L those scripts split words with jieba, a tool for
-Chinese (cased, with punctuation); for English, the words of rouge_score (lower case, no
-punctuation) take their place.
-
-Left out: nltk's NIST, the only one without a download, compares a text with one reference instead
-of all references of a row, and fails on short texts. METEOR needs WordNet, CIDEr's tokenizer needs
-Java. LoRA-drop prints none of them.
+The first two are ours, like the third ROUGE-L with its plain words; the scores of the data's own
+authors are in official.py. char_bleu4 and llama_factory_rouge_l are here because LoRA-drop prints
+BLEU above ROUGE-L everywhere (E2E 53.70 and 35.94), which no word-level BLEU-4 does. The scripts of
+ChatGLM and LLaMA-Factory compute them (llamafactory/train/sft/metric.py: each line of a data file
+is a row with one reference, hence the pairs), so the paper's tables probably show them. That is a
+deduction: the paper names no implementation.
 
 FinalAnswer (GSM8K)
     accuracy         The share of rows whose final number equals that of a reference; see
@@ -30,12 +28,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Features, List, Value
 
+from loradrop.metrics.coco import longest_common_subsequence
 from loradrop.metrics.labels import OfflineMetric
 
+# jieba's of English: letters and digits, a number with its decimals, any other mark alone
+LLAMA_FACTORY_TOKENS = re.compile(r"[A-Za-z0-9]+(?:\.[0-9]+)?%?|[+#&._%-]+|\S")
 MARKER = "####"  # precedes the final answer in GSM8K
 NUMBER = re.compile(
     # in `16-3` and `2)-1` the sign is an operator
@@ -69,7 +71,9 @@ class TextMetric(OfflineMetric):
 
 
 class TextOverlap(TextMetric):
-    """`bleu`, `rouge_l` (all references), `char_bleu4`, `rouge_l_single` (each alone), 0 to 1."""
+    """`bleu` and `rouge_l` over all references; `char_bleu4`, `rouge_l_single` and
+    `llama_factory_rouge_l` over each alone.
+    """
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         best, single = rouge_l(predictions, references)
@@ -78,6 +82,7 @@ class TextOverlap(TextMetric):
             "rouge_l": best,
             "char_bleu4": char_bleu4(predictions, references),
             "rouge_l_single": single,
+            "llama_factory_rouge_l": llama_factory_rouge_l(predictions, references),
         }
 
 
@@ -98,24 +103,31 @@ class FinalAnswer(TextMetric):
         return {"accuracy": float(np.mean(hits))}
 
 
-def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def corpus_bleu(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+) -> float:
     """BLEU-4 (Papineni et al. 2002) by sacrebleu, 0 to 1.
 
     Args:
         predictions: The generated texts.
         references: The references of each text. Their number may differ.
+        options: Of sacrebleu's BLEU, where they are not its defaults.
     """
     from sacrebleu.metrics import BLEU
 
-    longest = max(map(len, references))
-    streams = [
-        [texts[i] if i < len(texts) else None for texts in references] for i in range(longest)
-    ]
     # force: no warning for texts that end with " ." and so look tokenised
-    bleu = BLEU(tokenize="13a", force=True)
+    bleu = BLEU(tokenize="13a", force=True, **options)
     # sacrebleu takes None where a row has fewer references; its annotation does not say so
-    score = bleu.corpus_score(list(predictions), streams).score  # type: ignore[arg-type]
+    score = bleu.corpus_score(list(predictions), streams(references)).score  # type: ignore[arg-type]
     return min(1.0, score / 100)  # rounding: a perfect score is 100.00000000000004
+
+
+def streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """Return the first reference of each row, then the second ones; None where there is none."""
+    return [
+        [texts[i] if i < len(texts) else None for texts in references]
+        for i in range(max(map(len, references)))
+    ]
 
 
 def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, float]:
@@ -153,6 +165,21 @@ def char_bleu4(predictions: Sequence[str], references: Sequence[Sequence[str]]) 
             ]
         )
     )
+
+
+def llama_factory_rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """ROUGE-L F1 as LLaMA-Factory has it, mean over all pairs, 0 to 1.
+
+    Its tokens (jieba's of English) keep case and punctuation; a number keeps its decimals.
+    """
+    split = LLAMA_FACTORY_TOKENS.findall
+    scores = []
+    for prediction, texts in zip(predictions, references, strict=True):
+        ours = split(prediction)
+        for theirs in map(split, texts):
+            common = longest_common_subsequence(ours, theirs)
+            scores.append(2 * common / (len(ours) + len(theirs)) if common else 0.0)
+    return float(np.mean(scores))
 
 
 def final_answer(text: str) -> str | None:

@@ -77,6 +77,8 @@ class Task:
     """A data set and its metric. `generates` is True for tasks that answer with a text."""
 
     generates: ClassVar[bool] = False
+    # dotted name of the metric of the data's authors, whose scores stand beside the task's own
+    official_metric: ClassVar[str | None] = None
 
     name: str
     metric: str  # dotted name of an evaluate.Metric class, e.g. loradrop.metrics.labels.Accuracy
@@ -135,19 +137,29 @@ class Task:
             outputs: Predictions and references by split.
 
         Returns:
-            The metric's own keys and units (0 to 1). Keys of a single split end in `_<split>`.
+            The metrics' own keys and units (0 to 1 for most). Keys of a single split end in
+            `_<split>`.
         """
-        metric = load_metric(self.metric)
         together = (
             [one for part in parts for one in part] for parts in zip(*outputs.values(), strict=True)
         )
-        predictions, references = together
-        scores = metric.compute(predictions=predictions, references=references)
+        scores = self._computed(*together)
         if len(outputs) > 1:
-            for split, (of_split, wanted) in outputs.items():
-                alone = metric.compute(predictions=of_split, references=wanted)
+            for split, of_split in outputs.items():
+                alone = self._computed(*of_split)
                 scores |= {f"{key}_{split}": value for key, value in alone.items()}
-        return {key: float(value) for key, value in scores.items()}
+        return scores
+
+    def _computed(self, predictions: Values, references: Values) -> dict[str, float]:
+        """Return the task's scores and the official ones."""
+        names = (self.metric, *([self.official_metric] if self.official_metric else []))
+        return {
+            key: float(value)
+            for name in names
+            for key, value in load_metric(name)
+            .compute(predictions=predictions, references=references)
+            .items()
+        }
 
     def _made_up(self) -> tuple[Values, Values]:
         """Return two predictions and their references, to try a metric on."""

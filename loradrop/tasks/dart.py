@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 from loradrop.tasks.official import OfficialTask
@@ -28,6 +28,8 @@ from loradrop.tasks.text import Entry
 
 class Dart(OfficialTask):
     """Sentences from sets of triples."""
+
+    official_metric: ClassVar[str | None] = "loradrop.metrics.official.LoRADart"
 
     def read(self, path: Path, training: bool) -> list[Entry]:
         try:

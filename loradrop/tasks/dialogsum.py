@@ -10,6 +10,7 @@ references of one example.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from loradrop.tasks.jsonl import read_lines
 from loradrop.tasks.official import OfficialTask
@@ -21,6 +22,8 @@ SUMMARIES = ("summary1", "summary2", "summary3")
 
 class DialogSum(OfficialTask):
     """Summaries of dialogues."""
+
+    official_metric: ClassVar[str | None] = "loradrop.metrics.official.StemmedRouge"
 
     def read(self, path: Path, training: bool) -> list[Entry]:
         entries = []

@@ -14,6 +14,7 @@ import csv
 import re
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 from loradrop.tasks.official import OfficialTask
 from loradrop.tasks.quoting import brief
@@ -31,6 +32,8 @@ class E2E(OfficialTask):
 
     For evaluation, all references of one meaning representation form one example.
     """
+
+    official_metric: ClassVar[str | None] = "loradrop.metrics.official.E2EChallenge"
 
     def read(self, path: Path, training: bool) -> list[Entry]:
         pairs = []

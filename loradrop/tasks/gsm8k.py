@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from loradrop.hub import fetch_dataset
 from loradrop.tasks.glue_files import find_parquet, read_parquet
@@ -25,6 +26,8 @@ QUESTION, ANSWER = "question", "answer"
 @dataclass(frozen=True, kw_only=True)
 class Gsm8k(OfficialTask):
     """Word problems; loradrop.metrics.text.FinalAnswer finds the number in a generated text."""
+
+    official_metric: ClassVar[str | None] = "loradrop.metrics.official.Gsm8kRule"
 
     config: str  # name of the configuration on the Hub
     hub_id: str

@@ -6,11 +6,9 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
+from conftest import ROOT, composed
 from omegaconf import OmegaConf
 
-from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
 from experiments.parameters import skeleton
 from loradrop.heads import parameter_counts
@@ -34,9 +32,8 @@ IN_SECTION_OF = {
 SIZES = {"d": 768, "L": 12, "f": 3072}  # RoBERTa-base
 
 
-def composed(name):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", ["backbone=roberta_base", "task=mini_sentiment", f"method={name}"])
+def config_of(name):
+    return composed("backbone=roberta_base", "task=mini_sentiment", f"method={name}")
 
 
 def test_there_is_a_row_and_a_section_for_every_method():
@@ -52,7 +49,7 @@ def evaluated(formula, **values):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
-    method = instantiate_group("method", composed(name).method)
+    method = instantiate_group("method", config_of(name).method)
     formula, printed = (
         re.search(r"`(.+?)`", ROWS[name][2]),
         int(ROWS[name][3].split()[0].replace(",", "")),
@@ -92,7 +89,7 @@ def written(value):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_switch_stands_with_its_default(name):
     """As `key` value, or `key` of the recipe."""
-    raw = OmegaConf.to_container(composed(name).method, resolve=False)
+    raw = OmegaConf.to_container(config_of(name).method, resolve=False)
     own = yaml.safe_load((ROOT / "conf" / "method" / f"{name}.yaml").read_text())
     for key, value in raw.items():
         if key in ("_target_", "name") or (name in IN_SECTION_OF and key not in own):

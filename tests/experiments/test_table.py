@@ -19,7 +19,7 @@ from experiments.config.schema import UserError
 from experiments.reporting import tables
 from experiments.reporting.comparison import compare
 from experiments.reporting.published import published
-from experiments.reporting.statistics import AVERAGE, paired_test
+from experiments.reporting.statistics import AVERAGE, paired_test, ranks_of
 
 TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli", "mnli", "qqp")
 TABLE1 = "experiment=table1"
@@ -184,6 +184,9 @@ def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
     }
     average = table.cell("T=1", AVERAGE)
     assert "81.9" in average.note and average.paper == 82.0
+    # the made-up plans keep six of twelve layers
+    assert table.layers["T=0.9"] == ("query 6.0, value 6.0", "query 5, value 7")
+    assert "| query 6.0, value 6.0<br>query 5, value 7 |" in tables.comparison(table, "markdown")
 
 
 @pytest.mark.slow
@@ -198,7 +201,7 @@ def test_another_backbone_has_no_numbers_of_the_paper(tmp_path):
 
 
 def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
-    others = {"rouge_l": 0.4, "char_bleu4": 0.6}
+    others = {"rouge_l": 0.4, "char_bleu4": 0.6, "e2e_nist": 8.5, "dart_ter": 0.46}
     result_files.write(tmp_path, "experiment=table5", primary="bleu", others=others)
     table = compare("table5", frame(tmp_path, "experiment=table5"))
     cell = table.cell("lora", "e2e char_bleu4 (as bleu)")
@@ -209,7 +212,21 @@ def test_generated_texts_are_compared_by_every_reading_of_a_metric(tmp_path):
     # two digits, as printed: with one, 35.94 and 35.92 would share a rank
     assert [table.cell(row, "e2e rouge_l").paper_rank for row in ("full", "lora")] == [1, 2]
     assert str(table.cell("lora_drop", "e2e rouge_l").paper_rank) == "<NA>"
-    assert all(text in tables.comparison(table, "markdown") for text in ("35.94", "35.92", "53.70"))
+    shown = tables.comparison(table, "markdown")
+    assert all(text in shown for text in ("35.94", "35.92", "53.70"))
+    # the official scores have no number of the paper's, and NIST is no fraction
+    nist = table.cell("lora", "e2e e2e_nist")
+    assert nist.ours == 8.5 and pd.isna(nist.paper)
+    assert "bleu with bleu and char_bleu4, rouge_l with rouge_l and llama_factory_rouge_l" in shown
+    assert "For comparison with other work: e2e_bleu, e2e_nist," in shown
+    old = table.cell("lora", "e2e llama_factory_rouge_l (as rouge_l)")
+    assert (old.n, old.planned) == (0, 1)  # results may be older than a score
+
+
+def test_the_lowest_error_rate_is_the_best():
+    cells = pd.DataFrame({"column": "dart dart_ter", "ours": [46.0, 44.0, 45.0]})
+    cells[["n", "planned"]] = 1
+    assert list(ranks_of(cells, "ours", 1).fillna(0)) == [0, 1, 2]
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ def task():
 def test_a_local_folder_takes_the_place_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     backbone = Backbone(name="mine", hub_id="someone/model", revision="abc", dtype="float32")
-    with pytest.raises(FileNotFoundError, match="someone/model is no folder"):
+    with pytest.raises(FileNotFoundError, match="someone/model is not a folder"):
         backbone.check(task(), 20, tmp_path)
     tiny_model("bert").save_pretrained(tmp_path / "someone" / "model")
     backbone.check(task(), 20, tmp_path)

@@ -21,6 +21,49 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
+# all that the extras bring, and what only they need
+EXTRAS = (
+    "peft",
+    "accelerate",
+    "pytorch_lightning",
+    "datasets",
+    "hydra",
+    "pandas",
+    "matplotlib",
+    "scipy",
+)
+LIGHT = f"""
+import sys
+for name in {EXTRAS}:
+    sys.modules[name] = None  # importing it raises ImportError
+import tempfile
+import torch
+from transformers import RobertaConfig, RobertaModel
+import loradrop
+
+def tiny():
+    torch.manual_seed(0)
+    return RobertaModel(RobertaConfig(vocab_size=60, hidden_size=32, num_attention_heads=4,
+                                      intermediate_size=48, num_hidden_layers=2)).eval()
+
+model, batch = tiny(), dict(input_ids=torch.arange(3, 12)[None])
+loradrop.add_lora(model, rank=4)
+for name, parameter in model.named_parameters():
+    if name.endswith("lora_B"):
+        torch.nn.init.normal_(parameter)
+plan = loradrop.select(loradrop.measure(model, [batch]), num_layers=1)
+loradrop.share(model, plan)
+with tempfile.TemporaryDirectory() as folder:
+    loradrop.save_pretrained(model, folder)
+    loaded = loradrop.from_pretrained(tiny(), folder).eval()
+expected = model(**batch).last_hidden_state
+torch.testing.assert_close(loaded(**batch).last_hidden_state, expected)
+loradrop.merge(model)
+torch.testing.assert_close(model(**batch).last_hidden_state, expected, rtol=1e-3, atol=1e-4)
+print("done")
+"""
+
+
 def fresh(code):
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -47,6 +90,11 @@ def test_the_import_brings_nothing_of_the_reproduction():
         "datasets",
     }
     assert "loradrop" in modules and not heavy & modules
+
+
+@pytest.mark.slow
+def test_adapters_are_measured_shared_and_stored_without_the_extras():
+    assert fresh(LIGHT).strip() == "done"
 
 
 def test_torch_comes_with_what_needs_it():
@@ -102,7 +150,11 @@ def test_what_is_no_model_importance_or_plan_is_refused():
     for act in (loradrop.add_lora, loradrop.merge, lambda name: loradrop.measure(name, [])):
         with pytest.raises(TypeError, match=r"a torch\.nn\.Module .*is needed, got str"):
             act("roberta-base")
-    with pytest.raises(TypeError, match="an Importance is needed, what measure returns, got dict"):
+    with pytest.raises(
+        TypeError, match="select needs an Importance, as measure returns it, got dict"
+    ):
         loradrop.select({"query": {0: 1.0}}, threshold=0.9)
-    with pytest.raises(TypeError, match="a SharingPlan is needed, what select returns, got dict"):
+    with pytest.raises(
+        TypeError, match="share needs a SharingPlan, as select returns it, got dict"
+    ):
         loradrop.share(model, {"query": (0,)})

@@ -117,11 +117,11 @@ def test_layers_that_share_are_not_parted_by_another_plan():
     model = adapted()
     share(model, plan_for(model, kept=(1,)))
     with pytest.raises(
-        ValueError, match="query 0, query 2 share a LoRA already, which the plan would part"
+        ValueError, match="query 0, query 2 share a LoRA already, and the plan would separate"
     ):
         share(model, plan_for(model, kept=(0,)))
     assert plan_of(model).kept["query"] == (1,)
-    with pytest.raises(ValueError, match="share a LoRA already, which the plan would part"):
+    with pytest.raises(ValueError, match="share a LoRA already, and the plan would separate"):
         share(model, plan_for(model, kept=(0, 1, 2), do_share=False))
     share(model, plan_for(model, kept=()))  # one that lets more of them share
     assert plan_of(model).others["query"] == (0, 1, 2)

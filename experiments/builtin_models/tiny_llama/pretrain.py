@@ -7,25 +7,14 @@ Next-token prediction on CPU, on a stack that grows (experiments.builtin_models.
 
 from __future__ import annotations
 
-import time
-from itertools import islice
-
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from experiments.builtin_models.pretraining import (
-    HELD_OUT_SEED,
-    HELD_OUT_TEXTS,
-    Batches,
-    Guess,
-    grow,
-    parser,
-    stack,
-    write_record,
-)
+from experiments.builtin_models.command import parser, pretrain
+from experiments.builtin_models.pretraining import Batches, Guess, stack
 from experiments.builtin_models.tiny_llama.corpus import Corpus
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
@@ -111,29 +100,12 @@ def guess(model: LlamaForCausalLM, ids: Tensor) -> Guess:
 def main() -> None:
     defaults = {"texts": 70_000, "steps": [1800, 400, 600], "lr": [3e-3, 2e-3, 1.5e-3]}
     args = parser(__doc__, "tiny_llama", **defaults).parse_args()
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    begin = time.time()
-    texts = list(islice(Corpus(args.seed), args.texts))
-    tokenizer = train_tokenizer(texts[:50_000], args.vocabulary)
-    tokenizer.save_pretrained(args.output)
 
-    def batches(some: list[str]) -> Batches:
-        rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(some)["input_ids"]]
+    def batches(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Batches:
+        rows = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
         return Batches(rows, args.batch_tokens, args.seed)
 
-    train = batches(texts)
-    held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
-    tokens = sum(length * len(rows) for length, rows in train.by_length.items())
-    print(
-        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, "
-        f"{time.time() - begin:.0f} s",
-        flush=True,
-    )
-    model, stages = grow(
-        args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess
-    )
-    write_record(args, tokens, model, stages, begin)
+    pretrain(args, Corpus, train_tokenizer, batches, build, guess)
 
 
 if __name__ == "__main__":

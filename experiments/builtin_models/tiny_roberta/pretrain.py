@@ -7,25 +7,14 @@ Masked language modelling on CPU, on a stack that grows (experiments.builtin_mod
 
 from __future__ import annotations
 
-import time
-from itertools import islice
-
 import torch
 import torch.nn.functional as F
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
-from experiments.builtin_models.pretraining import (
-    HELD_OUT_SEED,
-    HELD_OUT_TEXTS,
-    Batches,
-    Guess,
-    grow,
-    parser,
-    stack,
-    write_record,
-)
+from experiments.builtin_models.command import parser, pretrain
+from experiments.builtin_models.pretraining import Batches, Guess, stack
 from experiments.builtin_models.tiny_roberta.corpus import SALIENT, Corpus
 
 SPECIAL = [
@@ -149,36 +138,21 @@ def main() -> None:
         "--salient-share", type=float, default=0.6, help="of the words in corpus.SALIENT"
     )
     args = options.parse_args()
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    begin = time.time()
-    texts = list(islice(Corpus(args.seed), args.texts))
-    tokenizer = train_tokenizer(texts[:50_000], args.vocabulary)
-    tokenizer.save_pretrained(args.output)
-    special = torch.tensor(tokenizer.all_special_ids)
-    mask_rates = torch.full((len(tokenizer),), args.mask_share)
-    mask_rates[tokenizer(" ".join(SALIENT), add_special_tokens=False)["input_ids"]] = (
-        args.salient_share
-    )
 
-    def batches(some: list[list[str]]) -> Batches:
-        rows = [tokenizer(*segments)["input_ids"] for segments in some]
+    def batches(tokenizer: PreTrainedTokenizerFast, texts: list[list[str]]) -> Batches:
+        mask_rates = torch.full((len(tokenizer),), args.mask_share)
+        salient = tokenizer(" ".join(SALIENT), add_special_tokens=False)["input_ids"]
+        mask_rates[salient] = args.salient_share
         return MaskedBatches(
-            rows, args.batch_tokens, args.seed, mask_rates, special, tokenizer.mask_token_id
+            [tokenizer(*segments)["input_ids"] for segments in texts],
+            args.batch_tokens,
+            args.seed,
+            mask_rates,
+            torch.tensor(tokenizer.all_special_ids),
+            tokenizer.mask_token_id,
         )
 
-    train = batches(texts)
-    held_out = batches(list(islice(Corpus(args.seed + HELD_OUT_SEED), HELD_OUT_TEXTS)))
-    tokens = sum(length * len(rows) for length, rows in train.by_length.items())
-    print(
-        f"{len(texts)} texts, {tokens} tokens, vocabulary {len(tokenizer)}, "
-        f"{time.time() - begin:.0f} s",
-        flush=True,
-    )
-    model, stages = grow(
-        args, lambda layers, old: build(layers, len(tokenizer), old), train, held_out, guess
-    )
-    write_record(args, tokens, model, stages, begin)
+    pretrain(args, Corpus, train_tokenizer, batches, build, guess)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from experiments.builtin_models.pretraining import ASSETS, HELD_OUT_SEED, Batches, evaluate
+from experiments.builtin_models.command import ASSETS, HELD_OUT_SEED
+from experiments.builtin_models.pretraining import Batches, evaluate
 from experiments.builtin_models.tiny_llama.corpus import Corpus
 from experiments.builtin_models.tiny_llama.pretrain import guess
 from experiments.config.schema import CONF

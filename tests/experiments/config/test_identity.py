@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import composed
 from omegaconf import OmegaConf
 
 from experiments.config.identity import digest, identity, run_id, stage1_id
-from experiments.config.schema import CONF
 
 # pinned: a change of one of these needs a new IDENTITY_VERSION, and stored results new ids
 PINNED = {
@@ -32,11 +31,6 @@ PINNED = {
         "backbone=bert_base task=qnli method=prefix_tuning"
     ),
 }
-
-
-def composed(*overrides):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [*overrides, "paths.models=null", "paths.data=null"])
 
 
 @pytest.fixture(scope="module")

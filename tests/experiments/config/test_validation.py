@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from conftest import composed
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,11 +22,6 @@ from experiments.config.validation import check, instantiate_group
 
 GROUPS = ("backbone", "task", "method", "trainer", "logger")
 FILES = sorted(Path(CONF).rglob("*.yaml"))
-
-
-def composed(*overrides):
-    with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [*overrides, "paths.models=null", "paths.data=null"])
 
 
 @pytest.mark.parametrize(

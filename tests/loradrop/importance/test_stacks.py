@@ -274,7 +274,7 @@ def test_learned_queries_have_no_mask():
     half[1, :, 8:] = 0
     with pytest.raises(
         ValueError,
-        match=r"made of pixel_values, are padding does not follow from pixel_mask .*token_mask",
+        match=r"from pixel_mask .* made of pixel_values, are padding: .*token_mask",
     ):
         loradrop.measure(model, [{**given, "pixel_mask": half}])
     names = {"encoder": None, "encoder_attn.v_proj": None}

@@ -82,7 +82,7 @@ def test_errors_are_single_messages(batch):
     ours = tiny_model()
     add_lora(ours)
     with pytest.raises(
-        ValueError, match="adapter='default' names an adapter of a PEFT model, and this is none"
+        ValueError, match="adapter='default' names an adapter, but this is not a PEFT model"
     ):
         measure(ours, [batch], adapter="default")
 
