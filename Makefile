@@ -13,9 +13,10 @@ $(if $(filter-out full mini,$(SCALE)),$(error SCALE is full or mini, not $(SCALE
 EXPERIMENTS := $(basename $(notdir $(wildcard conf/experiment/*.yaml)))
 TABLES := $(filter table%,$(EXPERIMENTS))
 FIGURES := $(filter figure%,$(EXPERIMENTS))
-STUDIES := prilora prilora_ablations cross_task_stability sampling_stability cross_kind_stability \
-	understanding_generation layer_removal layer_removal_generation threshold_sensitivity \
-	threshold_sensitivity_large rank_study rank_study_scaled gsm8k learning_rate_sensitivity
+STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_task_stability \
+	sampling_stability cross_kind_stability understanding_generation layer_removal \
+	layer_removal_generation threshold_sensitivity threshold_sensitivity_large rank_study \
+	rank_study_scaled gsm8k criteria learning_rate_sensitivity
 
 # ours is Apache-2.0; docutils lets one choose the BSD licence
 LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Public;GNU Affero;GPL-2;GPL-3;AGPL'

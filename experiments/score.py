@@ -1,7 +1,7 @@
-"""Score the texts that a run generated once more, without its model.
+"""Score what a run predicted once more, without its model.
 
 python -m experiments.score <run id> [--outputs outputs]
-python -m experiments.score <run id> --export folder     also write plain text for sacrebleu
+python -m experiments.score <run id> --export folder     also write generated texts for sacrebleu
 
 Reads outputs/runs/<run id>/predictions.jsonl.
 """
@@ -14,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -25,23 +26,22 @@ from experiments.config.validation import instantiate_group
 from experiments.results import Result, as_shown
 from loradrop.checksums import matches
 
-BySplit = dict[
-    str, tuple[list[str], list[list[str]]]
-]  # split -> predictions, and the references of each
+# split -> texts and the references of each, or class ids (scores) and the true ones
+BySplit = dict[str, tuple[list[Any], list[Any]]]
 
 
 def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
-    """Read what a run generated at its best epoch.
+    """Read what a run predicted at its best epoch.
 
     Args:
         id: The run.
         outputs: The folder of results.
 
     Returns:
-        The run's result, and {split: (generated texts, references)}.
+        The run's result, and {split: (predictions, references)}.
 
     Raises:
-        FileNotFoundError: If there is no such run, it is not finished, or it generated nothing.
+        FileNotFoundError: If there is no such run, it is not finished, or it predicted nothing.
         UserError: If the file is damaged.
     """
     result, path = (
@@ -50,7 +50,7 @@ def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
     )
     if result is None or not path.exists():
         raise FileNotFoundError(
-            f"there is no finished run with {path}; only runs that generate text write it"
+            f"there is no finished run with {path}; runs that only measure do not write it"
         )
     if matches(path) is False:
         raise UserError(f"{path} does not match its checksum; delete {path.parent} and run again")
@@ -59,18 +59,18 @@ def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                texts, references = by_split.setdefault(row["split"], ([], []))
-                texts.append(row["prediction"])
-                references.append(row["references"])
+                predicted, references = by_split.setdefault(row["split"], ([], []))
+                predicted.append(row["prediction"])
+                references.append(row["label"] if "label" in row else row["references"])
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"{path}, line {number}: no split, prediction and references ({error})"
+                    f"{path}, line {number}: no split, prediction and references or label ({error})"
                 ) from error
     return result, by_split
 
 
 def scores(id: str, outputs: str = "outputs") -> tuple[dict[str, float], dict[str, float]]:
-    """Score the generated texts of a run's best epoch.
+    """Score the predictions of a run's best epoch.
 
     Args:
         id: The run.
@@ -99,7 +99,12 @@ def export(by_split: BySplit, folder: Path) -> str:
 
     Returns:
         The sacrebleu command that computes `bleu` from these files.
+
+    Raises:
+        UserError: If the predictions are labels.
     """
+    if not all(isinstance(text, str) for texts, _ in by_split.values() for text in texts):
+        raise UserError("--export: this run predicted labels; only generated texts are exported")
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         row

@@ -235,7 +235,7 @@ class Backbone:
 @contextmanager
 def meta_device() -> Iterator[None]:
     """A context in which transformers builds models without weights, even its first model."""
-    # it imports torch._dynamo, which torch 2.6 cannot import on the meta device
+    # it imports torch._dynamo, which torch 2.7 cannot import on the meta device
     import_module("transformers.modeling_utils")
     with torch.device("meta"):
         yield

@@ -14,6 +14,7 @@ import hydra
 import isolation  # noqa: F401 (the first one: others read the environment)
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from transformers import (
     BertConfig,
@@ -82,14 +83,15 @@ def tiny_model(family: str = "roberta", seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """The variables that a test's libraries set (of processes, by Accelerate) do not reach the next
-    test.
+    """What a test's libraries set for the whole process does not reach the next test: variables,
+    and Accelerate's device and precision, which every Trainer sets.
     """
     before = dict(os.environ)
     yield
     for name in set(os.environ) - set(before):
         del os.environ[name]
     os.environ.update(before)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

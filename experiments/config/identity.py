@@ -9,9 +9,10 @@ An id covers the values that can change a number, by their meaning:
             checksums and numbers of rows are in)
             what a run writes and prints: logger, save_weights, wait, rerun, progress_bar,
             checkpoint_minutes, num_workers
+            keys that a method got later, with the value that older results stand for
             recipe.lora_rank, which a method that uses it has as its own
             nulls, which mean the same as absent keys; an adapter_learning_rate equal to the
-            learning_rate
+            learning_rate; long_rows=truncate
             how a number is written: 2 equals 2.0
 
 So moving a class or mirroring data changes no id. Renaming a key or a name does;
@@ -28,6 +29,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.added_keys import without_added
 from experiments.config.schema import UserError
 
 IDENTITY_VERSION = 2  # raise it when an id covers other values, then run `experiments.rekey`
@@ -110,6 +112,8 @@ def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The name and settings of a group that count."""
+    if group == "method":
+        node = without_added(node)
     kept = {
         # a task may hold another one (LabelsAsText)
         key: _settings(group, value) if _is_task(value) else _without_modules(value)
@@ -130,10 +134,16 @@ def _is_task(value: Any) -> bool:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, without the rank and an adapter's own learning rate if it equals the general."""
+    """The recipe, without the rank and what holds anyway.
+
+    That is an adapter's own learning rate if it equals the general one, and that long rows are cut,
+    as they were before there was a choice.
+    """
     left_out = {"lora_rank"}
     if recipe.get("adapter_learning_rate") == recipe.get("learning_rate"):
         left_out.add("adapter_learning_rate")
+    if recipe.get("long_rows") == "truncate":
+        left_out.add("long_rows")
     return {key: value for key, value in recipe.items() if key not in left_out}
 
 

@@ -206,10 +206,9 @@ def _markdown(lines: list[list[str]]) -> str:
 
 def _latex(lines: list[list[str]]) -> str:
     """A LaTeX tabular, which needs the package booktabs."""
-    head, *body = [" & ".join(line) + " \\\\\n" for line in lines]
     columns = "l" + "r" * (len(lines[0]) - 1)
-    begin = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n"
-    return f"{begin}{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
+    table = pd.DataFrame(lines[1:], columns=lines[0])
+    return table.to_latex(index=False, escape=False, column_format=columns)
 
 
 def _rich(lines: list[list[str]]) -> Table:

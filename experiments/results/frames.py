@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.files import is_locked
+from experiments.config.added_keys import added_to
 from experiments.config.catalog import experiment
 from experiments.config.identity import identity
 from experiments.config.schema import UserError
@@ -166,7 +167,12 @@ def kept_layers(runs: pd.DataFrame) -> str:
 
 def _settings(frame: pd.DataFrame) -> pd.Series:
     """For each run, how its config differs from others of its backbone, task and method."""
-    counted = [{**identity(result.config), "seed": None} for result in frame.result]
+    counted = [
+        {**(same := identity(result.config)), "seed": None}
+        # keys with a default count for no id, but tell settings apart
+        | {"method": {**added_to(result.config["method"]), **same["method"]}}
+        for result in frame.result
+    ]
     configs = pd.json_normalize(counted).astype(str).set_index(frame.index)
     texts: dict[Hashable, str] = {}
     for _, runs in frame.groupby(["backbone", "task", "method"]):

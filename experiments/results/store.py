@@ -22,7 +22,7 @@ from loradrop.checksums import read_json, write_json
 RUNNING, CHANGED, DAMAGED, MISSING = "running", "changed", "damaged", "missing"
 RESULT = "result.json"
 ANALYSES = ("distribution", "removal")  # later measurements of the model, stored beside it
-PREDICTIONS = "predictions.jsonl"  # texts generated at the best epoch, one per line
+PREDICTIONS = "predictions.jsonl"  # of the best epoch: a line is a generated text, or logits
 
 
 def run_folder(outputs: str | Path, id: str) -> Path:

@@ -61,6 +61,7 @@ class RunComponents:
                 self.device.type == "cuda",
                 Path(self.config.paths.cache) / "tokens",
                 None if self.decoding is None else self.decoding.batch_size,
+                self.recipe.long_rows,
             )
         self.steps = len(self.data.train_loader()) * self.recipe.epochs  # optimiser steps
         self.method.check_steps(self.steps)

@@ -25,11 +25,13 @@ from experiments.runner.trainer import (
     state_identity,
     usable_checkpoint,
 )
-from loradrop.importance.importance import Importance
+from loradrop.checksums import read_json, write_json
+from loradrop.importance.importance import ByLayer, Importance
 from loradrop.io.files import read_tensors, write_tensors
-from loradrop.methods.base import Stage1
+from loradrop.methods.base import Method, Stage1
 
 IMPORTANCE, TRAINED = "importance.json", "trained.safetensors"
+RANKING = "ranking.json"  # only of criteria that need the training set
 STAGE1_VERSION = 1  # raise it when stage 1 or the measurement changes
 
 
@@ -62,34 +64,38 @@ class RunProbe:
         epochs: int,
         batch_size: int,
         steps: int | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
         components = self.components
         data = components.data.of_rows(rows)
         data.batch_size = min(data.batch_size, batch_size)
         identity = state_identity(components, len(rows), epochs, steps)
-        module = make_module(components, data, None, identity)
+        observer = None if on_step is None else _Observer(on_step)
+        module = make_module(components, data, observer, identity)
         module.curve = "stage1"
+        # what an observer has gathered is in no checkpoint
+        work = self.work if on_step is None else None
         batches = len(data.train_loader())
         if steps is not None:
             epochs = math.ceil(steps / batches)
         interval = timedelta(minutes=components.config.trainer.checkpoint_minutes)
         options: dict[str, Any] = {
             "logger": self.logger or False,
-            "callbacks": [Checkpoint(self.work, interval, PREPARED)] if self.work else [],
-            "enable_checkpointing": self.work is not None,
+            "callbacks": [Checkpoint(work, interval, PREPARED)] if work else [],
+            "enable_checkpointing": work is not None,
             "limit_val_batches": 0,
             "max_steps": steps or -1,
         }
         trainer = make_trainer(components, "stage 1", epochs, batches, **options)
-        if self.work is None:
+        if work is None:
             trainer.fit(module)
             return
-        checkpoint, _ = usable_checkpoint(self.work / PREPARED, identity)
+        checkpoint, _ = usable_checkpoint(work / PREPARED, identity)
         if checkpoint is not None:
             components.data.splits.notes.append(RESUMED)
         trainer.fit(module, ckpt_path=checkpoint)
         # what follows may be interrupted as well
-        trainer.save_checkpoint(self.work / PREPARED)
+        trainer.save_checkpoint(work / PREPARED)
 
     def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
         device = self.components.device
@@ -132,10 +138,24 @@ class RunProbe:
             result = compute()
             with atomic_write(folder / TRAINED) as path:
                 write_tensors(result.trained, path, {})
+            if result.ranking is not None:
+                with atomic_write(folder / RANKING) as path:
+                    write_json(path, result.ranking)
             with atomic_write(folder / IMPORTANCE) as path:  # last: marks it complete
                 result.importance.save(path)
             (folder / PREPARED).unlink(missing_ok=True)
             return result
+
+
+class _Observer(Method):
+    """Calls a function after each optimiser step of a plain training."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        super().__init__("observer")
+        self.on_step = on_step
+
+    def on_step_end(self, model: nn.Module, step: int) -> None:
+        self.on_step()
 
 
 def _stored(folder: Path) -> Stage1 | None:
@@ -144,7 +164,15 @@ def _stored(folder: Path) -> Stage1 | None:
         return None
     try:
         trained, _ = read_tensors(folder / TRAINED)
-        return Stage1(Importance.load(folder / IMPORTANCE), trained)
+        return Stage1(Importance.load(folder / IMPORTANCE), trained, _ranking(folder / RANKING))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         console.info(f"stage 1 is done again: {error}")
         return None
+
+
+def _ranking(path: Path) -> ByLayer | None:
+    """Read a stored ranking; JSON turns the layers' numbers into text."""
+    if not path.exists():
+        return None
+    stored = read_json(path)
+    return {kind: {int(layer): v for layer, v in layers.items()} for kind, layers in stored.items()}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from experiments.common.files import atomic_write
 from experiments.results.store import PREDICTIONS
@@ -13,6 +15,7 @@ from experiments.runner.components import RunComponents
 from loradrop.checksums import write_beside
 from loradrop.heads import parameter_counts
 from loradrop.io.files import write_tensors
+from loradrop.tasks.base import LABEL, LabelTask
 from loradrop.training.module import RunModule
 
 
@@ -69,16 +72,15 @@ def save(components: RunComponents, module: RunModule | None, folder: Path) -> N
                 report[name].save(path)
     if module is None:
         return
-    if "predictions" in module.best:
-        with atomic_write(folder / PREDICTIONS) as path:
-            path.write_text(
-                "".join(
-                    json.dumps(line, ensure_ascii=False) + "\n"
-                    for line in _predictions(components, module)
-                ),
-                encoding="utf-8",
-            )
-        write_beside(folder / PREDICTIONS)
+    lines = _texts if components.data.task.generates else _labels
+    with atomic_write(folder / PREDICTIONS) as path:
+        path.write_text(
+            "".join(
+                json.dumps(line, ensure_ascii=False) + "\n" for line in lines(components, module)
+            ),
+            encoding="utf-8",
+        )
+    write_beside(folder / PREDICTIONS)
     if components.config.save_weights:
         with atomic_write(folder / "adapter.safetensors") as path:
             metadata = {
@@ -88,8 +90,29 @@ def save(components: RunComponents, module: RunModule | None, folder: Path) -> N
             write_tensors(module.best["state"], path, metadata)
 
 
-def _predictions(components: RunComponents, module: RunModule) -> Iterator[dict[str, Any]]:
+def _texts(components: RunComponents, module: RunModule) -> Iterator[dict[str, Any]]:
     """One row per text generated at the best epoch: split, source, references, prediction."""
     for split, texts in module.best["predictions"].items():
         for row, text in zip(components.data.splits.evaluation[split], texts, strict=True):
             yield {"split": split, **row, "prediction": text}
+
+
+def _labels(components: RunComponents, module: RunModule) -> Iterator[dict[str, Any]]:
+    """One row per row scored at the best epoch: split, row, label, prediction, logits."""
+    task = cast(LabelTask, components.data.task)
+    for split, logits in module.best["logits"].items():
+        labels = components.data.evaluation[split][LABEL][:]
+        columns = (
+            # a score in the precision in which it was compared
+            torch.tensor(labels, dtype=logits.dtype).tolist() if task.is_regression else labels,
+            task.decode(logits.numpy()).tolist(),
+            logits.tolist(),
+        )
+        for row, (label, prediction, values) in enumerate(zip(*columns, strict=True)):
+            yield {
+                "split": split,
+                "row": row,
+                "label": label,
+                "prediction": prediction,
+                "logits": values,
+            }

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from experiments import results
+from experiments.config.added_keys import with_added
 from experiments.config.sweep import as_config
 from experiments.config.validation import build
 from experiments.results import Result
@@ -80,7 +81,8 @@ def finished(
         "cache": str(Path(outputs) / "cache"),
     }
     paths |= {key: folder and str(folder) for key, folder in folders.items()}
-    return as_config(result.config, **paths), result
+    config = {**result.config, "method": with_added(result.config["method"])}
+    return as_config(config, **paths), result
 
 
 def load_trained(model: nn.Module, method: Method, result: Result, folder: Path) -> None:

@@ -89,21 +89,14 @@ class Spearman(OfflineMetric):
     dtype = "float64"
 
     def _values(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        from scipy.stats import rankdata
+        from scipy.stats import pearsonr, spearmanr
 
-        ranks = rankdata(predictions), rankdata(references)  # ties get their mean rank
-        return {"spearman": _pearson(*ranks), "pearson": _pearson(predictions, references)}
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Covariance over the standard deviations.
-
-    NaN stays NaN: the score of a diverged model must not look like a 0.
-    """
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return float("nan")
-    x, y = x - x.mean(), y - y.mean()
-    # scale by the largest value first, or squares of tiny deviations would vanish
-    x, y = (v / scale if (scale := np.abs(v).max()) > 0 else v for v in (x, y))
-    norm = np.sqrt((x @ x) * (y @ y))
-    return float(np.clip(x @ y / norm, -1.0, 1.0)) if norm > 0 else 0.0
+        if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
+            # the score of a diverged model must not look like a 0
+            return dict.fromkeys(("spearman", "pearson"), float("nan"))
+        if np.ptp(predictions) == 0 or np.ptp(references) == 0:  # scipy warns and returns NaN
+            return dict.fromkeys(("spearman", "pearson"), 0.0)
+        return {
+            "spearman": spearmanr(predictions, references).statistic,
+            "pearson": pearsonr(predictions, references).statistic,
+        }

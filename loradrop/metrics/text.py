@@ -36,6 +36,7 @@ from datasets import Features, List, Value
 from loradrop.metrics.coco import longest_common_subsequence
 from loradrop.metrics.labels import OfflineMetric
 
+LATIN = re.compile("[A-Za-z0-9]")
 # jieba's of English: letters and digits, a number with its decimals, any other mark alone
 LLAMA_FACTORY_TOKENS = re.compile(r"[A-Za-z0-9]+(?:\.[0-9]+)?%?|[+#&._%-]+|\S")
 MARKER = "####"  # precedes the final answer in GSM8K
@@ -135,9 +136,19 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
     Returns:
         The mean over rows of the best reference, and the mean over all pairs.
+
+    Raises:
+        ValueError: A reference has no Latin letter or digit, so its score would always be 0.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
+    for row, texts in enumerate(references, start=1):
+        for text in texts:
+            if not LATIN.search(text):
+                raise ValueError(
+                    f"ROUGE-L counts words of Latin letters and digits, and a reference of row "
+                    f"{row} has none: {text[:60]!r}. Take another task.metric for such texts."
+                )
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
     pairs = [
         [scorer.score(text, prediction)["rougeL"].fmeasure for text in texts]

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 TRAIN = "train"
+# of encoded rows: the tokens of the whole row, and 1 if it fits into max_length, whole or cut
+NEEDED, FITS = "needed", "fits"
+# a text that spells a special token, e.g. </s>, is a text for every tokenizer
+LITERAL = {"split_special_tokens": True}
 Values = Sequence[Any] | np.ndarray  # the predictions for a split, or their references
 
 
@@ -111,20 +115,16 @@ class Task:
         Args:
             rows: Columns by name.
             tokenizer: The backbone's tokenizer.
-            max_length: Longer texts are truncated to this number of tokens.
+            max_length: Longer texts are cut to this number of tokens.
 
         Returns:
-            Columns of token ids, without padding.
+            Columns of token ids, without padding, and NEEDED and FITS.
         """
         raise NotImplementedError
 
     def shortest(self, tokenizer: Any) -> int:
         """Return the smallest max_length that leaves room for a text."""
         return 1
-
-    def notes(self, split: str, encoded: Dataset) -> list[str]:
-        """Return what a run reports about a split's encoded rows."""
-        return []
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Return the stratum of each row of the training set, for a stratified sample."""
@@ -205,9 +205,13 @@ class LabelTask(Task):
     def encode(
         self, rows: Mapping[str, list[str]], tokenizer: Any, max_length: int
     ) -> dict[str, list]:
-        return tokenizer(
-            *(rows[column] for column in self.columns), truncation=True, max_length=max_length
-        )
+        texts = [rows[column] for column in self.columns]
+        # verbose: no warning of texts longer than the model takes, which are cut below
+        encoded = tokenizer(*texts, verbose=False, **LITERAL)
+        needed = [len(ids) for ids in encoded["input_ids"]]
+        if max(needed) > max_length:
+            encoded = tokenizer(*texts, truncation=True, max_length=max_length, **LITERAL)
+        return {**encoded, NEEDED: needed, FITS: [1] * len(needed)}
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Return the classes, or quantiles of the score if there are no classes."""

@@ -31,6 +31,7 @@ from loradrop.tasks.glue_files import (
 )
 from loradrop.tasks.quoting import brief
 
+DROP = "drop"  # of broken_rows
 SCORES = (0.0, 5.0)  # the range of STS-B, the only regression of GLUE
 
 
@@ -47,9 +48,13 @@ class Glue(LabelTask):
     tsv_header: tuple[str, ...] | None = None  # column names of TSVs without a header line
     # our name -> the TSV's, if they differ
     tsv_columns: Mapping[str, str] = field(default_factory=dict)
+    # what to do about TSV lines with a wrong number of fields: None is an error, or "drop"
+    broken_rows: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.broken_rows not in (None, DROP):
+            raise ValueError(f"broken_rows must be null or {DROP}, got {self.broken_rows!r}")
         # Hydra passes lists and its own mapping
         object.__setattr__(self, "parts", tuple(self.parts))
         object.__setattr__(
@@ -73,8 +78,11 @@ class Glue(LabelTask):
             ValueError: The data cannot be used. The message names the file and the line or row.
         """
         folder = find_local(data, self.name, self.official) or self._from_hub(data)
-        train = self._read(folder, TRAIN)
-        evaluation = {part: self._read(folder, split) for part, split in self.evaluation.items()}
+        notes: list[str] = []
+        train = self._read(folder, TRAIN, notes)
+        evaluation = {
+            part: self._read(folder, split, notes) for part, split in self.evaluation.items()
+        }
         missing = [split for part, split in self.evaluation.items() if evaluation[part] is None]
         if train is None or len(missing) == len(evaluation):
             lacks = TRAIN if train is None else " and no ".join(missing)
@@ -83,7 +91,7 @@ class Glue(LabelTask):
                 f"{self._expected()}; it holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
             )
-        notes = [
+        notes += [
             f"{self.name}: no {split} split in the data folder; the scores leave it out"
             for split in missing
         ]
@@ -98,15 +106,23 @@ class Glue(LabelTask):
             "(save_to_disk or parquet)"
         )
 
-    def _read(self, folder: Path, split: str) -> Dataset | None:
-        """Return the checked rows of a split in any of the formats, None if the folder has none."""
+    def _read(self, folder: Path, split: str, notes: list[str]) -> Dataset | None:
+        """Return the checked rows of a split in any of the formats, None if the folder has none.
+
+        Rows that are left out are counted in `notes`.
+        """
         tsv, saved = folder / tsv_name(split), folder / split
         if tsv.is_file():
             rows = read_tsv(
                 tsv,
                 self.tsv_header,
                 {c: self.tsv_columns.get(c, c) for c in (*self.columns, LABEL)},
+                drop_broken=self.broken_rows == DROP,
             )
+            if rows.left_out:
+                notes.append(
+                    f"{self.name}: {len(rows.left_out)} broken lines of {tsv.name} left out"
+                )
         elif (saved / "state.json").is_file():
             dataset = Dataset.load_from_disk(str(saved))
             rows = read_table(

@@ -6,13 +6,14 @@ Errors name the file and the line or row.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
+from pyarrow import csv
 
 from loradrop.tasks.base import LABEL
 from loradrop.tasks.quoting import brief
@@ -28,9 +29,13 @@ class Rows:
     source: Path
     unit: str = "row"  # what the rows are counted in
     first: int = 1  # the number of the first row
+    left_out: tuple[int, ...] = ()  # numbers of broken rows, ascending
 
     def where(self, index: int) -> str:
-        return f"{self.source}, {self.unit} {index + self.first}"
+        number = index + self.first
+        for broken in self.left_out:
+            number += broken <= number
+        return f"{self.source}, {self.unit} {number}"
 
 
 def tsv_name(split: str) -> str:
@@ -38,80 +43,80 @@ def tsv_name(split: str) -> str:
     return split.replace(VALIDATION, "dev") + ".tsv"
 
 
-def read_tsv(path: Path, header: tuple[str, ...] | None, columns: Mapping[str, str]) -> Rows:
-    """Read columns of a GLUE TSV.
-
-    GLUE's files quote nothing, so a quotation mark is text. Only a line feed ends a line; a form
-    feed or U+2028 is text as well.
+def read_tsv(
+    path: Path,
+    header: tuple[str, ...] | None,
+    columns: Mapping[str, str],
+    drop_broken: bool = False,
+) -> Rows:
+    """Read columns of a GLUE TSV. Nothing is quoted in it, so a quotation mark is text.
 
     Args:
         path: The file.
         header: The column names of a file without a header line.
         columns: The columns to read: our name -> the name in the file.
+        drop_broken: Whether to leave out lines with a wrong number of fields.
 
     Raises:
-        ValueError: A row has a wrong number of fields or is not UTF-8. The message names the line.
+        ValueError: A line has a wrong number of fields or is not UTF-8. The message names it.
     """
-    with path.open("rb") as file:
-        lines = enumerate(iter_lines(file, path), start=1)
-        first = 1 if header else 2
-        names = list(header or decode(next(lines, (1, b""))[1], path, 1).split("\t"))
-        absent = [name for name in columns.values() if name not in names]
-        if absent:
-            raise ValueError(
-                f"{path}, line 1: no column {', '.join(map(repr, absent))}; "
-                f"there are {brief(names)}."
-            )
-        places = [names.index(name) for name in columns.values()]
-        values: list[list[str]] = [[] for _ in places]
-        broken: list[tuple[int, int]] = []  # line and its number of fields
-        for number, line in lines:
-            fields = line.split(b"\t")
-            if len(fields) != len(names):
-                broken.append((number, len(fields)))
-                continue
-            for place, column in zip(places, values, strict=True):
-                column.append(decode(fields[place], path, number))
-    if broken:
-        number, count = broken[0]
-        others = (
-            f" and lines {', '.join(str(line) for line, _ in broken[1:])} are like it"
-            if broken[1:]
-            else ""
-        )
+    table, broken = _parse_tsv(path, header, list(columns.values()))
+    names = table.column_names
+    absent = [name for name in columns.values() if names.count(name) != 1]
+    if absent:
         raise ValueError(
-            f"{path}, line {number}: {count} fields instead of {len(names)} "
-            f"({', '.join(names):.300}){others:.300}. "
-            "Repair or remove it, or take another copy of the file."
+            f"{path}, line 1: no unique column {', '.join(map(repr, absent))}; "
+            f"there are {brief(names)}."
         )
-    arrays = {
-        name: pa.array(column, pa.string()) for name, column in zip(columns, values, strict=True)
-    }
-    return Rows(arrays, path, unit="line", first=first)
+    if broken and not drop_broken:
+        others = ", ".join(str(row.number) for row in broken[1:])
+        raise ValueError(
+            f"{path}, line {broken[0].number}: {broken[0].actual_columns} fields instead of "
+            f"{len(names)} ({', '.join(names):.300})"
+            f"{f' and lines {others} are like it' if others else '':.300}. Repair or remove it, "
+            "take another copy of the file, or leave such lines out by task.broken_rows=drop."
+        )
+    count = table.num_rows
+    while count and all(column[count - 1].as_py() in (None, "") for column in table.columns):
+        count -= 1  # an empty line at the end
+    return Rows(
+        {ours: table.column(theirs).combine_chunks()[:count] for ours, theirs in columns.items()},
+        path,
+        unit="line",
+        first=1 if header else 2,
+        left_out=tuple(row.number for row in broken),
+    )
 
 
-def iter_lines(file: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Yield lines without ends and byte-order mark. Empty lines may stand at the end only."""
-    empty = 0
-    for number, line in enumerate(file, start=1):
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line:
-            empty = empty or number
-            continue
-        if empty:
-            raise ValueError(f"{path}, line {empty}: an empty line between rows. Remove it.")
-        yield line
+def _parse_tsv(
+    path: Path, header: tuple[str, ...] | None, texts: list[str]
+) -> tuple[pa.Table, list[csv.InvalidRow]]:
+    """Return the table, with the columns `texts` as texts, and lines that do not fit into it."""
+    broken: list[csv.InvalidRow] = []
 
+    def leave_out(row: csv.InvalidRow) -> str:
+        broken.append(row)
+        return "skip"
 
-def decode(text: bytes, path: Path, line: int) -> str:
     try:
-        return text.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {line}: not UTF-8 ({error.reason}). Convert the file to UTF-8."
-        ) from None
+        table = csv.read_csv(
+            path,
+            # threads would not know the numbers of the lines
+            csv.ReadOptions(use_threads=False, column_names=header),
+            csv.ParseOptions(
+                delimiter="\t",
+                quote_char=False,
+                ignore_empty_lines=False,
+                invalid_row_handler=leave_out,
+            ),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(texts, pa.string()), strings_can_be_null=False
+            ),
+        )
+        _ = table.column_names  # fails if they are not UTF-8
+        return table, broken
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as a TSV in UTF-8 ({error}).") from None
 
 
 def find_parquet(folder: Path, config: str, split: str) -> list[Path]:

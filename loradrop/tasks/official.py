@@ -11,14 +11,17 @@ from datasets import Dataset
 
 from loradrop.hub import find_local
 from loradrop.tasks.base import TRAIN, Splits
-from loradrop.tasks.download import cache_folder, check_sha256, fetch_file
+from loradrop.tasks.download import cache_folder, fetch_file
 from loradrop.tasks.quoting import brief, is_text
 from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """A file as its authors publish it. The checksum or the number of rows verifies a download."""
+    """A file as its authors publish it.
+
+    The checksum verifies a download, or the number of rows where the checksum is not known.
+    """
 
     name: str
     rows: int | None = None
@@ -127,19 +130,20 @@ class OfficialTask(TextTask):
             FileNotFoundError: The file cannot be downloaded. The message says why.
         """
         file = self.files[split]
+        path = cache_folder(self.name, self.url) / file.name
+        fetch_file(f"{self.url}/{file.name}", path, file.sha256)
+        if file.sha256 is None:
+            self._check_rows(path, file.rows)
+        return path
 
-        def check(path: Path) -> None:
-            if file.sha256 is not None:
-                check_sha256(path, file.sha256)
-            if (
-                file.rows is not None
-                and (rows := len(self.entries(path, training=True))) != file.rows
-            ):
-                raise ValueError(f"it has {rows} rows instead of {file.rows}")
-
-        return fetch_file(
-            f"{self.url}/{file.name}", cache_folder(self.name, self.url) / file.name, check
-        )
+    def _check_rows(self, path: Path, expected: int | None) -> None:
+        """Remove a downloaded file with another number of rows, and raise FileNotFoundError."""
+        try:
+            if (rows := len(self.entries(path, training=True))) != expected:
+                raise ValueError(f"{path} has {rows} rows instead of {expected}")
+        except ValueError as error:
+            path.unlink()
+            raise FileNotFoundError(f"a wrong file was fetched: {error}") from error
 
     def _expected(self) -> str:
         names = ", ".join(self.files[split].name for split in (TRAIN, *self.evaluation))

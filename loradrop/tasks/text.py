@@ -23,10 +23,10 @@ from typing import Any, ClassVar
 from datasets import Dataset, Features, List, Value
 
 from loradrop.sampling import quantile_bins
-from loradrop.tasks.base import Task, Values
+from loradrop.tasks.base import FITS, LITERAL, NEEDED, Task, Values
 
 SOURCE, TARGET, REFERENCES = "source", "target", "references"
-LABELS, TRUNCATED = "labels", "truncated"  # of encoded rows
+LABELS = "labels"  # of encoded rows
 SLOT = "{source}"
 IGNORED = -100  # the loss skips this label
 Entry = tuple[str, list[str]]  # a source and its references
@@ -63,69 +63,42 @@ class TextTask(Task):
         """Tokenise a batch of rows. Rows with a `target` are training rows.
 
         Returns:
-            `input_ids`, `labels` for training rows, and `truncated`: 1 if the source was cut.
+            `input_ids`, `labels` for training rows, NEEDED, and FITS, which is 0 if there is no
+            room for the template and the target or `max_new_tokens`.
 
         Raises:
-            ValueError: The template and a target alone are longer than max_length, max_length has
-                no room for the template and max_new_tokens, or the tokenizer has no end token.
+            ValueError: The tokenizer has no end token.
         """
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 f"{self.name}: the tokenizer has no end-of-text token, so it is not that of a "
                 "generating model"
             )
-        prompts = list(zip(rows[SOURCE], self._prompt_ids(rows[SOURCE], tokenizer), strict=True))
+        prompts = self._prompt_ids(rows[SOURCE], tokenizer)
         if TARGET in rows:
-            return self._encode_training(prompts, rows[TARGET], tokenizer, max_length)
+            texts = tokenizer(list(rows[TARGET]), add_special_tokens=False, **LITERAL)
+            targets = [[*ids, tokenizer.eos_token_id] for ids in texts["input_ids"]]
+            rooms = [max_length - len(target) for target in targets]
+        else:
+            targets = [[] for _ in prompts]
+            rooms = [max_length - self.max_new_tokens] * len(prompts)
         cut = [
-            self._cut(*prompt, max_length - self.max_new_tokens, tokenizer) for prompt in prompts
+            self._cut(source, prompt, room, tokenizer)
+            for source, prompt, room in zip(rows[SOURCE], prompts, rooms, strict=True)
         ]
-        fitting = [prompt for prompt in cut if prompt is not None]
-        if len(fitting) < len(cut):
-            raise ValueError(
-                f"recipe.max_length is {max_length}: too short for the template of {self.name} and "
-                f"task.max_new_tokens = {self.max_new_tokens}"
-            )
-        return {
-            "input_ids": [ids for ids, _ in fitting],
-            TRUNCATED: [short for _, short in fitting],
+        encoded: dict[str, list] = {
+            "input_ids": [(ids or []) + target for ids, target in zip(cut, targets, strict=True)],
+            NEEDED: [
+                len(prompt) + max_length - room for prompt, room in zip(prompts, rooms, strict=True)
+            ],
+            FITS: [int(ids is not None) for ids in cut],
         }
-
-    def _encode_training(
-        self,
-        prompts: list[tuple[str, list[int]]],
-        texts: Sequence[str],
-        tokenizer: Any,
-        max_length: int,
-    ) -> dict[str, list]:
-        encoded: dict[str, list] = {"input_ids": [], LABELS: [], TRUNCATED: []}
-        targets = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        for (source, whole), target, text in zip(prompts, targets, texts, strict=True):
-            target = [*target, tokenizer.eos_token_id]
-            cut = self._cut(source, whole, max_length - len(target), tokenizer)
-            if cut is None:
-                raise ValueError(
-                    f"{self.name}: recipe.max_length is {max_length}, too short for a target of "
-                    f"{len(target)} tokens after the template: the training row whose target "
-                    f"begins {text[:60]!r}"
-                )
-            prompt, short = cut
-            encoded["input_ids"].append(prompt + target)
-            encoded[LABELS].append([IGNORED] * len(prompt) + target)
-            encoded[TRUNCATED].append(short)
-        return encoded
-
-    def notes(self, split: str, encoded: Dataset) -> list[str]:
-        """Report how many sources of a split were cut."""
-        cut = sum(encoded[TRUNCATED])
-        return (
-            [
-                f"{self.name}: {cut} of {len(encoded)} sources of {split} were cut to fit "
-                "recipe.max_length"
+        if TARGET in rows:
+            encoded[LABELS] = [
+                [IGNORED] * (len(ids) - len(target)) + target
+                for ids, target in zip(encoded["input_ids"], targets, strict=True)
             ]
-            if cut
-            else []
-        )
+        return encoded
 
     def strata(self, rows: Dataset) -> Sequence[Hashable]:
         """Return the decile of each target's length in characters: these tasks have no classes."""
@@ -148,26 +121,25 @@ class TextTask(Task):
     def _prompt_ids(self, sources: Sequence[str], tokenizer: Any) -> list[list[int]]:
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         prompts = [self.prompt(source) for source in sources]
-        return [start + ids for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        encoded = tokenizer(prompts, add_special_tokens=False, **LITERAL)["input_ids"]
+        return [start + ids for ids in encoded]
 
-    def _cut(
-        self, source: str, prompt: list[int], room: int, tokenizer: Any
-    ) -> tuple[list[int], int] | None:
+    def _cut(self, source: str, prompt: list[int], room: int, tokenizer: Any) -> list[int] | None:
         """Fit a prompt into `room` tokens.
 
         Returns:
-            The prompt's ids with as much of the source as fits, and whether it was cut. None if the
-            template alone does not fit.
+            The prompt's ids with as much of the source as fits. None if the template alone does not
+            fit.
         """
         if len(prompt) <= room:
-            return prompt, 0
+            return prompt
         words = source.split(" ")
 
         def without(lost: int) -> list[int]:
             return self._prompt_ids([" ".join(words[: len(words) - lost]).rstrip()], tokenizer)[0]
 
         lost = bisect_left(range(len(words) + 1), True, key=lambda lost: len(without(lost)) <= room)
-        return None if lost > len(words) else (without(lost), 1)
+        return None if lost > len(words) else without(lost)
 
 
 def training_rows(pairs: Sequence[tuple[str, str]], path: Path | str) -> Dataset:

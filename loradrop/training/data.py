@@ -12,19 +12,23 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
 from loradrop.checksums import matches, write_beside
 from loradrop.sampling import stratified_sample
 from loradrop.seeds import Seeds
-from loradrop.tasks.base import LABEL, TRAIN, LabelTask, Splits, Task
+from loradrop.tasks.base import FITS, LABEL, LITERAL, NEEDED, TRAIN, LabelTask, Splits, Task
 from loradrop.tasks.text import IGNORED, LABELS
+from loradrop.training.lengths import limit
+from loradrop.training.recipe import TRUNCATE
 
 # this many batches are sorted by length together: little padding, and batches still vary by epoch
 POOL = 32
@@ -89,27 +93,16 @@ class TextCollator:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.padding = tokenizer.pad_token_id
+        self.tokenizer = tokenizer
 
     def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
-        ids = rows["input_ids"]
-        width = max(map(len, ids))
-
-        def padded(lists: list[list[int]], value: int, on_the_left: bool) -> Tensor:
-            missing = [[value] * (width - len(row)) for row in lists]
-            pairs = (
-                zip(missing, lists, strict=True)
-                if on_the_left
-                else zip(lists, missing, strict=True)
-            )
-            return torch.tensor([first + second for first, second in pairs])
-
-        on_the_left = LABELS not in rows
-        mask = padded([[1] * len(row) for row in ids], 0, on_the_left)
-        batch = {"input_ids": padded(ids, self.padding, on_the_left), "attention_mask": mask}
-        return (
-            batch if on_the_left else batch | {LABELS: padded(rows[LABELS], IGNORED, on_the_left)}
-        )
+        side = "right" if LABELS in rows else "left"
+        ids = {"input_ids": rows["input_ids"]}
+        batch = {**self.tokenizer.pad(ids, padding_side=side, return_tensors="pt")}
+        if LABELS in rows:
+            labels = [torch.tensor(row) for row in rows[LABELS]]
+            batch[LABELS] = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        return batch
 
 
 class TaskData:
@@ -126,9 +119,10 @@ class TaskData:
         pin_memory: Whether to pin memory, which speeds up copies to a GPU.
         cache: A folder that keeps token ids for later runs.
         evaluation_batch_size: Rows in a batch of evaluation. None doubles `batch_size`.
+        long_rows: What becomes of rows over max_length, as in the recipe.
 
     Raises:
-        ValueError: max_length is too small for the task.
+        ValueError: max_length is too small for the task or for a row.
     """
 
     def __init__(
@@ -143,6 +137,7 @@ class TaskData:
         pin_memory: bool = False,
         cache: Path | None = None,
         evaluation_batch_size: int | None = None,
+        long_rows: str = TRUNCATE,
     ) -> None:
         if max_length < task.shortest(tokenizer):
             raise ValueError(
@@ -164,13 +159,21 @@ class TaskData:
             max_length,
             cache and cache / self._cache_key(tokenizer, max_length),
         )
-        self.train = _tokenise(splits.train, "train", *arguments)
-        self.evaluation = {
-            name: _tokenise(rows, name, *arguments) for name, rows in splits.evaluation.items()
+        encoded = {
+            name: _tokenise(rows, name, *arguments)
+            for name, rows in {TRAIN: splits.train, **splits.evaluation}.items()
         }
+        kept = {}
+        for name, rows in encoded.items():
+            kept[name], notes = limit(rows, task.name, name, max_length, long_rows)
+            splits.notes += notes
+            encoded[name] = rows.remove_columns([NEEDED, FITS])
+        self.train = encoded.pop(TRAIN)
+        self.evaluation = encoded
+        if len(kept[TRAIN]) < len(self.train):
+            self.train = self.train.select(kept[TRAIN])
+            self.splits = replace(splits, train=splits.train.select(kept[TRAIN]))
         self.lengths = [len(ids) for ids in self.train["input_ids"]]
-        for name, rows in {TRAIN: self.train, **self.evaluation}.items():
-            splits.notes += task.notes(name, rows)
 
     def _cache_key(self, tokenizer: Any, max_length: int) -> str:
         """Hash everything on which token ids depend."""
@@ -189,6 +192,7 @@ class TaskData:
         encoder = f"{type(self.task).__module__}.{type(self.task).__qualname__}"
         special = json.dumps(tokenizer.special_tokens_map)  # not part of the vocabulary
         parts = (
+            json.dumps([LITERAL, NEEDED]),
             self.fingerprint,
             encoder,
             *self.task.encoding,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -186,6 +185,11 @@ class RunModule(pl.LightningModule):
 class SequenceModule(RunModule):
     """Sequence classification and regression."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # (rows, num_labels) of the epoch scored last, by split, in the order of its rows
+        self.logits: dict[str, Tensor] = {}
+
     def validation_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -197,11 +201,17 @@ class SequenceModule(RunModule):
         task = cast(LabelTask, self.data.task)
         decoded: dict[str, tuple[Values, Values]] = {}
         for split, parts in self.outputs.items():
+            # from the order of the batches to that of the rows
+            rows = torch.tensor(self.data.evaluation_order(split)).argsort()
             logits, labels = (
-                torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)
+                torch.cat(tensors).cpu()[rows] for tensors in zip(*parts, strict=True)
             )
-            if not np.isfinite(logits).all():
+            if not logits.isfinite().all():
                 # argmax of NaNs is class 0, which would pass for a prediction
                 raise self.diverged()
-            decoded[split] = task.decode(logits), labels
+            decoded[split] = task.decode(logits.numpy()), labels.numpy()
+            self.logits[split] = logits
         return decoded
+
+    def remembered(self) -> dict[str, Any]:
+        return super().remembered() | {"logits": dict(self.logits)}

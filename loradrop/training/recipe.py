@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ERROR, TRUNCATE, DROP = LONG_ROWS = ("error", "truncate", "drop")
+
 
 @dataclass
 class Recipe:
@@ -24,6 +26,8 @@ class Recipe:
         lora_rank: LoRA's rank on this task. None in results that are older than this key.
         adapter_learning_rate: The learning rate of what trains outside the head. None takes
             `learning_rate`.
+        long_rows: What becomes of rows of more than `max_length` tokens: `error`, `truncate`, or
+            `drop`, which leaves them out of training and cuts them for evaluation.
 
     Raises:
         ValueError: A number is out of range.
@@ -41,6 +45,7 @@ class Recipe:
     adapter_learning_rate: float | None = (
         None  # of what trains outside the head; None: learning_rate
     )
+    long_rows: str = TRUNCATE
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "batch_size", "max_length", "lora_alpha"):
@@ -52,6 +57,11 @@ class Recipe:
             raise ValueError(
                 "recipe.adapter_learning_rate must be positive or null, "
                 f"got {self.adapter_learning_rate}"
+            )
+        if self.long_rows not in LONG_ROWS:
+            raise ValueError(
+                f"recipe.long_rows must be {', '.join(LONG_ROWS[:-1])} or {LONG_ROWS[-1]}, "
+                f"got {self.long_rows!r}"
             )
         if self.epochs < 0:
             raise ValueError(f"recipe.epochs must not be negative, got {self.epochs}")

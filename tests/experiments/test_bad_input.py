@@ -137,6 +137,7 @@ def test_one_clear_message_and_nothing_written(case, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_the_message_is_all_that_is_printed(tmp_path):
     done = run_module("experiments.run", "method.rank=0", outputs=tmp_path / "outputs")
     assert done.returncode == 1 and "method: rank must be at least 1, got 0" in done.stderr

@@ -49,6 +49,7 @@ def base():
     ).eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_form_gives_the_runs_outputs(finished, tmp_path, capsys):
     outputs, id = finished

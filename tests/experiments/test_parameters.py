@@ -53,6 +53,7 @@ TOTALS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell.table}-{cell.row}")
 def test_every_cell_agrees_or_says_why_not(cell):
     with initialize_config_dir(CONF, version_base="1.3"):

@@ -14,7 +14,9 @@ from conftest import ROOT, clean_environment, run_module
 from safetensors.torch import load_file
 
 import experiments.results
+from experiments import score
 from experiments.common.files import run_lock
+from experiments.config.schema import UserError
 from experiments.config.sweep import run_configs
 
 SMALL = (
@@ -116,6 +118,23 @@ def test_the_saved_weights_are_each_shared_lora_once_and_the_head(sweep):
     trained = result["parameters"]["adapter"] + result["parameters"]["head"]
     assert sum(tensor.numel() for tensor in weights.values()) == trained
     assert not list(folder.glob("*.ckpt")) and [p.name for p in folder.glob(".*")] == [".lock"]
+
+
+def scores_again(outputs: Path) -> None:
+    """The stored predictions of each run give its recorded scores, bit for bit."""
+    for folder in outputs.glob("runs/*"):
+        again, recorded = score.scores(folder.name, str(outputs))
+        assert again and again.items() <= recorded.items()
+
+
+def test_predicted_labels_are_stored_and_score_the_same(sweep, tmp_path):
+    scores_again(sweep[0])
+    folder = next(sweep[0].glob("runs/*-lora_drop-s0-*"))
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["split"], row["row"]) for row in rows] == [("validation", i) for i in range(64)]
+    assert all(row["prediction"] == int(row["logits"][1] > row["logits"][0]) for row in rows)
+    with pytest.raises(UserError, match="only generated texts are exported"):
+        score.export(score.predictions(folder.name, str(sweep[0]))[1], tmp_path)
 
 
 def test_a_finished_run_is_skipped_and_stage_one_is_shared(sweep):
@@ -241,6 +260,7 @@ def test_bfloat16_and_a_regression_task(tmp_path):
     done = run(tmp_path, "task=mini_similarity", "trainer.precision=bf16-mixed", "method=lora_drop")
     assert done.returncode == 0, done.stderr
     assert set(results(tmp_path)["lora_drop-s0"]["metrics"]["best"]) >= {"spearman", "pearson"}
+    scores_again(tmp_path)
 
 
 def test_mnli_over_both_of_its_sets(tmp_path):
@@ -266,6 +286,7 @@ def test_mnli_over_both_of_its_sets(tmp_path):
     assert result["evaluated_on"] == {"matched": 12, "mismatched": 9} and not result["notes"]
     whole = (12 * best["accuracy_matched"] + 9 * best["accuracy_mismatched"]) / 21
     assert best["accuracy"] == pytest.approx(whole)
+    scores_again(tmp_path)
 
 
 def test_table_and_figure_of_an_experiment(sweep):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 import statistics
 
 import pandas as pd
@@ -20,6 +21,7 @@ from experiments.reporting import tables
 from experiments.reporting.comparison import compare
 from experiments.reporting.published import published
 from experiments.reporting.statistics import AVERAGE, paired_test, ranks_of
+from experiments.table import main
 
 TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli", "mnli", "qqp")
 TABLE1 = "experiment=table1"
@@ -171,6 +173,30 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     assert f"p = {p:.3f}" in text
     few = rows[(rows.status == results.FINISHED) & (rows.task == "rte")]
     assert "too few" in paired_test(few, "best")
+
+
+def test_a_study_compares_the_values_of_a_key_in_pairs(tmp_path, capsys):
+    """The stored configs of the output's runs lack the key, as those of older results do."""
+    gain = {"output": 0.5, "weight_norm": 0.4, "random": 0.5}
+
+    def metrics(config):
+        criterion = config["method"].pop("criterion")
+        if criterion != "output":
+            config["method"]["criterion"] = criterion
+        return [gain[criterion] + config["seed"] / 100]
+
+    sweep = ["task=rte,cola", "method.criterion=output,weight_norm,random", "seed=0,1,2"]
+    result_files.write(tmp_path, "experiment=criteria", *sweep, metrics=metrics)
+    main(["criteria", *sweep, f"paths.outputs={tmp_path}"])
+    shown = (tmp_path / "tables" / "criteria.md").read_text()
+    settings = re.findall(r"method\.criterion=(\w+)", shown)
+    assert {"output", "weight_norm", "random"} <= set(settings)
+    assert (
+        "weight_norm - output, paired by task and seed: -10.00 on average over 6 pairs, "
+        "0 wins, 0 ties, 6 losses; Wilcoxon signed-rank p = 0.031." in shown
+    )
+    assert "random - output, paired by task and seed: +0.00 on average over 6 pairs" in shown
+    assert "weight_norm - output" in capsys.readouterr().out
 
 
 @pytest.mark.slow

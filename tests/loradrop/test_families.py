@@ -301,6 +301,7 @@ def close(output, expected):
     torch.testing.assert_close(output.double(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*query, key and value are one projection:UserWarning")
 @pytest.mark.parametrize(("family", "library"), CASES)
 def test_every_step(family, library, tmp_path):

@@ -76,6 +76,7 @@ def fresh(code):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_import_brings_nothing_of_the_reproduction():
     modules = set(fresh(CODE).split())
     heavy = {

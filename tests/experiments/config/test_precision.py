@@ -98,6 +98,7 @@ def test_a_misspelt_precision_is_told_of_auto():
         check(config)
 
 
+@pytest.mark.slow
 def test_a_run_says_in_one_line_and_in_its_result_what_it_took(tmp_path):
     small = [
         "task.train_size=32",

@@ -63,6 +63,7 @@ def test_deberta_s_ratios_are_the_scripts_steps(compose, task):
         assert ratio * steps == pytest.approx(expected, abs=0.5e-4 * steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(OF_METHODS), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
@@ -78,6 +79,7 @@ def test_what_a_method_has_of_its_own_is_in_force_for_it_alone(compose, path):
     assert compose(*where, f"method={method}", "recipe.epochs=3").recipe.epochs == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_recipe_makes_valid_runs(compose, path):
     options = {group: group_options(Path(CONF, group)) for group in ("task", "method")}

@@ -75,6 +75,7 @@ def test_an_edit_of_another_yaml_forgets_nothing(conf, expanded):
     assert len(expanded) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -125,6 +126,7 @@ def test_an_edit_while_hydra_composes_is_not_taken_for_what_it_read(conf, monkey
     assert sweep_cache.load_sweep(["experiment=demo"]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"sources": {}}', '{"sources": 1, "configs": []}']
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 
 import pytest
 
+from experiments.common.files import LOCK
+from experiments.results import run_folder
 from experiments.runner import claim
 from experiments.runner.claim import Owner, claim_run
 
@@ -70,3 +73,35 @@ def test_what_a_failing_block_has_written_stays(tmp_path, stored):
         (folder / "checkpoint.ckpt").write_text("")
         raise ValueError("later")
     assert (folder / "checkpoint.ckpt").exists()
+
+
+def test_a_lock_that_was_removed_while_it_was_taken_is_taken_anew(tmp_path, stored, monkeypatch):
+    path = run_folder(tmp_path, "a") / LOCK
+    flock, removed = fcntl.flock, []
+
+    def after_removal(fd, operation):
+        if not removed:
+            removed.append(path.unlink())  # by another process, whose block has failed
+        return flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_removal)
+    with claim_run(tmp_path, "a") as first, claim_run(tmp_path, "a", wait=False) as second:
+        assert removed and (first.owner, second.owner) == (Owner.YOU, Owner.OTHER)
+
+
+def test_a_failing_block_leaves_the_lock_that_another_process_has_taken_since(
+    tmp_path, stored, monkeypatch
+):
+    remove, others = claim._remove_unused, []
+
+    def and_another_takes_it(folder, made):
+        remove(folder, made)
+        folder.mkdir(parents=True)
+        others.append((folder / LOCK).open("w"))
+        fcntl.flock(others[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(claim, "_remove_unused", and_another_takes_it)
+    with pytest.raises(ValueError, match="no such data"), claim_run(tmp_path / "new", "a"):
+        raise ValueError("no such data")
+    with others[0], claim_run(tmp_path / "new", "a", wait=False) as answer:
+        assert answer.owner is Owner.OTHER

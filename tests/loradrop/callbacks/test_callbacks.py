@@ -99,6 +99,7 @@ def test_on_a_sample_first_and_then_on_everything(tmp_path):
     assert all(value.ne(0).any() for value in values(model).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "share"), [(ours, True), (theirs, True), (theirs, False)])
 def test_an_interrupted_training_goes_on_with_the_plan(make, share, tmp_path):
     def trainer(folder, **settings):
@@ -146,6 +147,7 @@ class Reseeded(Trainer):
         return super().training_step(*args, **kwargs)
 
 
+@pytest.mark.slow
 def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     """On a built-in model and task, dropout, warm-up, clipping and a head that trains included."""
     components = RunComponents(

@@ -27,6 +27,8 @@ from torch.utils.data import DataLoader
 
 import loradrop
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 
 def trainer(folder, make, when, share=True, callback=True, **settings):
     schedule = {"num_layers": 1, "share": share, **when}

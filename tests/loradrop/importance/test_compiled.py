@@ -60,6 +60,7 @@ def _fresh():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluated", [0, 2])
 @pytest.mark.parametrize("compiled", WAYS)
 @pytest.mark.parametrize("seed", [0, 3])

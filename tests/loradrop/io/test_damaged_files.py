@@ -19,7 +19,8 @@ from helpers.adapter_files import (
 import loradrop
 from loradrop.checksums import read_json, write_json
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT warns of what does not fit
+# PEFT, of what the files lack
+pytestmark = pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
 
 
 def without(name):

@@ -48,6 +48,7 @@ def lora_numbers(model):
     return sum(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_loads_what_we_save_with_the_same_outputs(family, variant, batch, tmp_path):

@@ -15,8 +15,6 @@ from torch import nn
 
 import loradrop
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT warns of what does not fit
-
 
 def test_add_lora_with_a_rank_too_large_for_a_later_layer():
     model = tiny_model()

@@ -45,6 +45,7 @@ def loras(model):
     return [p for n, p in model.named_parameters(remove_duplicate=False) if "lora_" in n]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("kind", ["own", "peft"])
 @pytest.mark.parametrize("lora_type", TYPES)

@@ -22,7 +22,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 import loradrop
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.compile, FSDP and Fabric
+# torch.compile looks at the gradient of what one compiled layer gives to the next
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"
+)
 
 
 class Lightning(pl.LightningModule):
@@ -177,6 +180,7 @@ def test_sharing_reaches_a_compiled_model_that_was_evaluated(kind, share, batch)
         assert not torch.allclose(wrapped(**batch).logits, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_distributed_data_parallel(kind, batch, process_group, tmp_path):
     plain = MODELS[kind]()
@@ -213,6 +217,7 @@ def test_distributed_data_parallel(kind, batch, process_group, tmp_path):
     assert loradrop.plan_of(fresh) == plan
 
 
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")  # one process
 @pytest.mark.parametrize("shards", ["fsdp", "fully_shard"])
 def test_sharded_models_are_refused(shards, batch, process_group, tmp_path):
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard

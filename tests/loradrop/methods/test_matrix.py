@@ -35,11 +35,14 @@ SMALL = {
     "adapter_drop": ["method.dropped_layers=1"],
     "houlsby": ["method.bottleneck=8"],
     "adalora": ["method.init_rank=6", "method.target_rank=3", "method.interval=1"],
+    "prune_lora": ["method.init_rank=6", "method.target_rank=3", "method.interval=1"],
+    "hifi": ["method.heads=2"],
     "prompt_tuning": ["method.virtual_tokens=4"],
     "prefix_tuning": ["method.virtual_tokens=4"],
 }
 REFUSED = {
     ("bitfit", "llama"): "has no biases",
+    ("hifi", "llama"): "key and value head for each query head",
     (
         "prefix_tuning",
         "deberta",
@@ -59,8 +62,8 @@ class Probe:
     def sample(self, ratio):
         return range(len(self.batch["labels"]))
 
-    def fit(self, model, rows, epochs, batch_size, steps=None):
-        train(model, self.batch, None, epochs)
+    def fit(self, model, rows, epochs, batch_size, steps=None, on_step=None):
+        train(model, self.batch, None, epochs, on_step)
 
     def batches(self, rows, gradients=False):
         return [self.batch]
@@ -72,7 +75,7 @@ class Probe:
         return compute()
 
 
-def train(model, batch, method, steps):
+def train(model, batch, method, steps, on_step=None):
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-2, weight_decay=0.1)
     model.train()
@@ -84,6 +87,8 @@ def train(model, batch, method, steps):
         optimizer.step()
         if method is not None:
             method.on_step_end(model, step)
+        if on_step is not None:
+            on_step()
 
 
 def make(name, family):

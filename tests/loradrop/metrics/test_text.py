@@ -5,6 +5,7 @@ line.
 from __future__ import annotations
 
 import pickle
+import re
 import shlex
 import socket
 import subprocess
@@ -77,6 +78,13 @@ def test_rouge_l_is_the_best_of_a_rows_references():
     single = [scorer.score(text, prediction)["rougeL"].fmeasure for prediction, text in PAIRS]
     assert scores()["rouge_l_single"] == pytest.approx(mean(single))
     assert scores()["rouge_l"] > scores()["rouge_l_single"]
+
+
+@pytest.mark.parametrize("text", ["\u4f60\u597d", "\u043f\u0440\u0438\u0432\u0435\u0442", "?!"])
+def test_rouge_of_a_reference_without_latin_letters_is_an_error_not_0(text):
+    references = [["a song"], ["one", text]]
+    with pytest.raises(ValueError, match=rf"reference of row 2 has none: {re.escape(repr(text))}"):
+        scores([text, text], references)
 
 
 def test_char_bleu4_takes_each_reference_as_a_row_of_its_own():

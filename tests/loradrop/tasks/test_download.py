@@ -20,9 +20,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from loradrop import hub
-from loradrop.tasks.download import cache_folder, check_sha256, fetch_file
+from loradrop.tasks.download import cache_folder, fetch_file
 
 CONF = ROOT / "conf/task"
+NOWHERE = "http://127.0.0.1:1"
 FILES = {"train": "train.json", "test": "test.xml"}
 LINES = {"train": [("1+1?", "1+1=2\n#### 2"), ("2+2?", "#### 4")], "test": [("3+4?", "#### 7")]}
 
@@ -44,8 +45,8 @@ def jsonl(split):
     return "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in LINES[split])
 
 
-def make(folder, **changes):
-    """GSM8K in small files of our own, as if `folder` were its repository; the Hub is not there."""
+def make(folder, url=NOWHERE, **changes):
+    """GSM8K in small files of our own, written to `folder`, as if its repository were at `url`."""
     folder.mkdir(exist_ok=True)
     files = {}
     for split in LINES:
@@ -53,7 +54,7 @@ def make(folder, **changes):
         digest = hashlib.sha256(jsonl(split).encode()).hexdigest()
         files[split] = {"name": f"{split}.jsonl", "rows": len(LINES[split]), "sha256": digest}
     config = OmegaConf.load(CONF / "gsm8k.yaml")
-    return instantiate(OmegaConf.merge(config, {"files": files, "url": folder.as_uri()}, changes))
+    return instantiate(OmegaConf.merge(config, {"files": files, "url": url}, changes))
 
 
 @pytest.fixture
@@ -103,8 +104,24 @@ def server():
         server.shutdown()
 
 
-def expected(path):
-    check_sha256(path, hashlib.sha256(Server.text).hexdigest())
+@pytest.fixture
+def away(tmp_path):
+    """The address of the folder `away`."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=tmp_path / "away")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+SHA256 = hashlib.sha256(Server.text).hexdigest()
 
 
 @pytest.mark.parametrize("switch", [enable_progress_bars, disable_progress_bars])
@@ -112,7 +129,7 @@ def test_a_file_is_fetched_once(switch, server, tmp_path):
     target = tmp_path / "cache/file.txt"
     switch()
     for _ in range(2):
-        assert fetch_file(f"{server.url}/file.txt", target, expected).read_bytes() == Server.text
+        assert fetch_file(f"{server.url}/file.txt", target, SHA256).read_bytes() == Server.text
     assert server.asked == 1 and list(target.parent.iterdir()) == [target]
 
 
@@ -120,20 +137,31 @@ def test_a_broken_download_leaves_nothing_and_is_tried_again(server, tmp_path):
     server.breaks, target = 1, tmp_path / "cache/file.txt"
     with pytest.raises(
         FileNotFoundError,
-        match=r"fetching http.*file.txt failed \(the connection broke after 500 of 10000",
+        match=r"http.*file.txt is not in the local cache .* \(.*500 bytes read, 9500 more expected",
     ):
-        fetch_file(f"{server.url}/file.txt", target, lambda path: None)
+        fetch_file(f"{server.url}/file.txt", target, None)
     assert list(target.parent.iterdir()) == []
-    assert fetch_file(f"{server.url}/file.txt", target, expected).read_bytes() == Server.text
+    assert fetch_file(f"{server.url}/file.txt", target, SHA256).read_bytes() == Server.text
 
 
 def test_another_file_than_expected_and_none_at_all_are_errors(server, tmp_path):
     target = tmp_path / "cache/file.txt"
-    with pytest.raises(FileNotFoundError, match=r"its sha256 is .* instead of abc"):
-        fetch_file(f"{server.url}/file.txt", target, lambda path: check_sha256(path, "abc"))
+    with pytest.raises(FileNotFoundError, match="the known hash: expected abc but got"):
+        fetch_file(f"{server.url}/file.txt", target, "abc")
     with pytest.raises(FileNotFoundError, match="404"):
-        fetch_file(f"{server.url}/other.txt", target, expected)
+        fetch_file(f"{server.url}/other.txt", target, SHA256)
     assert list(target.parent.iterdir()) == []
+
+
+def test_a_damaged_file_is_fetched_again_and_never_read(server, tmp_path, monkeypatch):
+    target = tmp_path / "file.txt"
+    target.write_bytes(b"1" + Server.text[1:])
+    with monkeypatch.context() as offline:
+        offline.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(FileNotFoundError, match=r"is damaged in the local cache .*OFFLINE is"):
+            fetch_file(f"{server.url}/file.txt", target, SHA256)
+    assert fetch_file(f"{server.url}/file.txt", target, SHA256).read_bytes() == Server.text
+    assert server.asked == 1
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never answers"])
@@ -162,8 +190,8 @@ def test_offline_asks_nobody(tmp_path, monkeypatch):
         make(tmp_path / "away", url="https://raw.githubusercontent.com/a/b").load(None)
 
 
-def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cache):
-    task = make(tmp_path / "away")
+def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cache, away):
+    task = make(tmp_path / "away", away)
     splits = task.load(None)
     folder = cache_folder("gsm8k", task.url)
     assert folder.parent == cache / "loradrop" and sorted(p.name for p in folder.iterdir()) == [
@@ -177,38 +205,42 @@ def test_a_task_fetches_the_files_it_needs_and_keeps_them(tmp_path, no_hub, cach
     assert task.load(None).fingerprint() == splits.fingerprint()
 
 
-def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub):
+def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub, away):
     entry = (
         "<entry><modifiedtripleset><mtriple>a | B |"
         " c</mtriple></modifiedtripleset><lex>one</lex></entry>"
     )
-    (tmp_path / "test.xml").write_text(f"<benchmark><entries>{entry}</entries></benchmark>")
-    (tmp_path / "train.json").write_text(
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away/test.xml").write_text(f"<benchmark><entries>{entry}</entries></benchmark>")
+    (tmp_path / "away/train.json").write_text(
         '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]'
     )
     config = OmegaConf.load(CONF / "dart.yaml")
     config.url, config.files = (
-        tmp_path.as_uri(),
+        away,
         {s: {"name": f, "rows": 1} for s, f in FILES.items()},
     )
     splits = instantiate(config).load(None)
     assert splits.train["source"][:] == splits.evaluation["test"]["source"][:] == ["a : b : c"]
 
 
-def test_without_a_checksum_the_number_of_rows_tells(tmp_path, no_hub):
-    files = {"train": {"name": "train.jsonl", "sha256": None, "rows": 3}}
-    with pytest.raises(FileNotFoundError, match="it has 2 rows instead of 3"):
-        make(tmp_path / "away", files=files).load(None)
+def test_without_a_checksum_the_number_of_rows_tells(tmp_path, no_hub, away):
+    def training(**file):
+        files = {"train": {"name": "train.jsonl", "sha256": None, **file}}
+        return make(tmp_path / "away", away, files=files)
+
+    task = training(rows=3)
+    for _ in range(2):  # the wrong file is not kept
+        with pytest.raises(FileNotFoundError, match=r"train\.jsonl has 2 rows instead of 3"):
+            task.load(None)
+    assert len(training(rows=2).load(None).train) == 2
     with pytest.raises(Exception, match=r"train\.jsonl needs sha256 or rows"):
-        make(
-            tmp_path / "away",
-            files={"train": {"name": "train.jsonl", "sha256": None, "rows": None}},
-        )
+        training(rows=None)
 
 
-def test_a_local_folder_comes_first_in_either_layout(tmp_path, no_hub):
-    task = make(tmp_path / "away", url="file:///nowhere")
-    want = make(tmp_path / "away").load(None).fingerprint()
+def test_a_local_folder_comes_first_in_either_layout(tmp_path, no_hub, away):
+    task = make(tmp_path / "away")
+    want = make(tmp_path / "away", away).load(None).fingerprint()
     (tmp_path / "a").mkdir()
     (tmp_path / "away").rename(tmp_path / "a/GSM8K")
     parquet = tmp_path / "b/gsm8k/main"
@@ -229,7 +261,7 @@ def test_a_local_folder_comes_first_in_either_layout(tmp_path, no_hub):
 
 
 def test_the_hub_comes_before_the_repository(tmp_path, cache, monkeypatch):
-    task = make(tmp_path / "away", url="file:///nowhere")
+    task = make(tmp_path / "away")
     folder = cache / "hub/datasets--openai--gsm8k/snapshots" / task.revision / "main"
     folder.mkdir(parents=True)
     for split, lines in LINES.items():

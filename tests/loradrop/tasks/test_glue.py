@@ -205,8 +205,9 @@ def write_rte(folder, lines, header="index\tsentence1\tsentence2\tlabel\n"):
         ),
         (b"0\ta\tb\t2\n", r"line 2: label '2'"),
         (b"0\ta\tb\t\n", r"line 2: label ''"),
-        (b"0\ta\xff\tb\tentailment\n", r"train\.tsv, line 2: not UTF-8"),
-        (b"0\ta\tb\tentailment\n\n1\ta\tb\tentailment\n", r"train\.tsv, line 3: an empty line"),
+        (b"0\ta\xff\tb\tentailment\n", r"train\.tsv: not readable .*Row #2: .*UTF8"),
+        (b"0\ta\tb\tentailment\n\n1\ta\tb\tentailment\n", r"train\.tsv, line 3: label ''"),
+        (b"0\ta\rb\tb\tentailment\n", r"train\.tsv, line 2: 2 fields .* and lines 3 are like it"),
         (b"", r"train\.tsv has no rows"),
     ],
 )
@@ -214,6 +215,23 @@ def test_a_bad_row_is_an_error_with_file_and_line(lines, message, tmp_path):
     write_rte(tmp_path / "RTE", lines)
     with pytest.raises(ValueError, match=message):
         make("rte").load(tmp_path)
+
+
+BROKEN = b"0\ta\n1\ta\tb\tentailment\n2\ta\tb\t\t\n3\n4\tc\td\tnot_entailment\n"
+
+
+def test_broken_lines_are_left_out_and_counted_if_that_is_asked_for(tmp_path):
+    write_rte(tmp_path / "RTE", BROKEN)
+    splits = make("rte", broken_rows="drop").load(tmp_path)
+    assert splits.train[:] == {"sentence1": ["a", "c"], "sentence2": ["b", "d"], "label": [0, 1]}
+    assert splits.notes == ["rte: 3 broken lines of train.tsv left out"]
+    with pytest.raises(ValueError, match=r"line 2: 2 fields .* by task\.broken_rows=drop"):
+        make("rte").load(tmp_path)
+    write_rte(tmp_path / "RTE", BROKEN + b"5\n6\ta\tb\tmaybe\n")
+    with pytest.raises(ValueError, match="line 8: label 'maybe'"):  # its line in the file
+        make("rte", broken_rows="drop").load(tmp_path)
+    with pytest.raises(Exception, match="broken_rows must be null or drop, got 'skip'"):
+        make("rte", broken_rows="skip")
 
 
 def test_line_numbers_without_a_header(tmp_path):
@@ -234,11 +252,22 @@ def test_empty_lines_at_the_end_and_no_last_line_feed(tmp_path):
     assert (splits.train["label"][:], splits.evaluation["validation"]["label"][:]) == ([0], [1])
 
 
-def test_a_missing_column_names_those_that_are_there(tmp_path):
-    write_rte(tmp_path / "RTE", b"0\ta\tb\n", header="index\tsentence1\tlabel\n")
+@pytest.mark.parametrize("header", ["index\tsentence1\tlabel", "sentence2\tsentence2\tlabel"])
+def test_a_column_that_is_missing_or_there_twice_is_named_beside_all(header, tmp_path):
+    write_rte(tmp_path / "RTE", b"0\ta\tb\n", header=f"{header}\n")
     with pytest.raises(
-        ValueError, match=r"train\.tsv, line 1: no column 'sentence2'; there are .*'sentence1'"
+        ValueError, match=r"train\.tsv, line 1: no unique column .*'sentence2'; there are .*'label'"
     ):
+        make("rte").load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", ["", "index\tsentence1\tsentence2\tlabel", "a\xff\tlabel\n0\t1\n"]
+)
+def test_what_is_no_table_is_an_error_that_names_the_file(header, tmp_path):
+    write_official(tmp_path / "RTE", "rte")
+    (tmp_path / "RTE/train.tsv").write_text(header, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"train\.tsv: not readable as a TSV in UTF-8 \("):
         make("rte").load(tmp_path)
 
 

@@ -7,7 +7,6 @@ import re
 
 import pytest
 from conftest import ROOT
-from datasets import Dataset
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -299,7 +298,7 @@ def test_the_prompt_has_the_same_ids_in_training_and_evaluation(tokenizer):
     sources = ["thing : box", "thing : dog | day : monday"]
     trained = task.encode(rows((sources[0], "a box."), (sources[1], " the dog.")), tokenizer, 100)
     asked = task.encode(prompts(*sources), tokenizer, 100)
-    assert set(asked) == {"input_ids", "truncated"} and set(trained) == {*asked, "labels"}
+    assert set(asked) == {"input_ids", "needed", "fits"} and set(trained) == {*asked, "labels"}
     for ids, labels, prompt, text in zip(
         trained["input_ids"], trained["labels"], asked["input_ids"], sources, strict=True
     ):
@@ -309,7 +308,9 @@ def test_the_prompt_has_the_same_ids_in_training_and_evaluation(tokenizer):
         assert prompt[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
         assert decoded(tokenizer, prompt[1:]) == task.prompt(text)
     assert tokenizer.decode(trained["input_ids"][1][len(asked["input_ids"][1]) : -1]) == " the dog."
-    assert trained["truncated"] == asked["truncated"] == [0, 0]
+    assert trained["fits"] == asked["fits"] == [1, 1]
+    assert trained["needed"] == [len(ids) for ids in trained["input_ids"]]
+    assert asked["needed"] == [len(ids) + task.max_new_tokens for ids in asked["input_ids"]]
 
 
 def test_a_long_source_loses_its_end_and_nothing_else_is_cut(tokenizer):
@@ -321,34 +322,28 @@ def test_a_long_source_loses_its_end_and_nothing_else_is_cut(tokenizer):
     whole = task.encode(rows((source, "they slept.")), tokenizer, 200)
     length = len(whole["input_ids"][0])
     assert (
-        whole["truncated"] == [0]
+        whole["needed"] == [length]
         and task.encode(rows((source, "they slept.")), tokenizer, length) == whole
     )
     target = [label for label in whole["labels"][0] if label != IGNORED]
     for shorter in (length - 1, length - 9, length - 20):
         cut = task.encode(rows((source, "they slept.")), tokenizer, shorter)
         (ids,), (labels,) = cut["input_ids"], cut["labels"]
-        assert shorter - 3 < len(ids) <= shorter and cut["truncated"] == [1]
+        assert shorter - 3 < len(ids) <= shorter and (cut["needed"], cut["fits"]) == ([length], [1])
         assert [label for label in labels if label != IGNORED] == target
         text = decoded(tokenizer, ids[1 : -len(target)])
         assert text.startswith("say it.\n") and text.endswith("\nin short:")
         assert source.startswith(text.removeprefix("say it.\n").removesuffix("\nin short:"))
     asked = task.encode(prompts(source, "a"), tokenizer, 30)
-    assert [len(ids) <= 25 for ids in asked["input_ids"]] == [True, True] and asked[
-        "truncated"
-    ] == [1, 0]
+    assert [len(ids) <= 25 for ids in asked["input_ids"]] == [True, True]
+    assert asked["needed"][0] > 30 >= asked["needed"][1] and asked["fits"] == [1, 1]
 
 
-def test_what_cannot_be_cut_is_an_error(tokenizer):
+def test_what_cannot_be_cut_does_not_fit(tokenizer):
     task = make("mini_summary", max_new_tokens=10)
-    with pytest.raises(
-        ValueError, match=r"max_length is 20, too short for a target of 41 tokens .* begins 'a a a"
-    ):
-        task.encode(rows(("b", "c"), ("b", " ".join(["a"] * 40))), tokenizer, 20)
-    with pytest.raises(
-        ValueError, match="max_length is 12: too short for the template of mini_summary and task"
-    ):
-        task.encode(prompts("b"), tokenizer, 12)
+    trained = task.encode(rows(("b", "c"), ("b", " ".join(["a"] * 40))), tokenizer, 20)
+    assert trained["fits"] == [1, 0] and trained["needed"][1] > 20
+    assert task.encode(prompts("b"), tokenizer, 12)["fits"] == [0]
 
 
 def test_without_a_bos_token_there_is_none_and_without_eos_an_error(monkeypatch):
@@ -361,14 +356,6 @@ def test_without_a_bos_token_there_is_none_and_without_eos_an_error(monkeypatch)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="no end-of-text token"):
         task.encode(prompts("a dog"), tokenizer, 60)
-
-
-def test_how_many_sources_were_cut_is_noted():
-    task = make("mini_summary")
-    assert task.notes("train", Dataset.from_dict({"truncated": [0, 0]})) == []
-    assert task.notes("train", Dataset.from_dict({"truncated": [0, 1]})) == [
-        "mini_summary: 1 of 2 sources of train were cut to fit recipe.max_length"
-    ]
 
 
 def test_what_token_ids_depend_on():

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from loradrop.hub import ASSETS
 from loradrop.seeds import Seeds
 from loradrop.tasks.base import LabelTask, Splits
-from loradrop.training.data import Collator, LengthGroupedSampler, TaskData
+from loradrop.training.data import Collator, LengthGroupedSampler, TaskData, TextCollator
 
 LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
@@ -162,3 +162,18 @@ def test_a_part_of_the_rows_is_its_own_training_set(tmp_path):
     (batch,) = part.train_loader()
     assert sorted(batch["labels"].tolist()) == [0, 1]
     assert set(data.sample(0.1)) <= {0, 1, 2} and len(data.sample(0.1)) == 2  # one of each class
+
+
+def test_prompts_are_padded_on_the_left_and_with_their_targets_on_the_right():
+    collate = TextCollator(AutoTokenizer.from_pretrained(ASSETS / "tiny_llama"))  # padding is 0
+    prompts = collate({"input_ids": [[5], [6, 7, 8]]})
+    assert {name: column.tolist() for name, column in prompts.items()} == {
+        "input_ids": [[0, 0, 5], [6, 7, 8]],
+        "attention_mask": [[0, 0, 1], [1, 1, 1]],
+    }
+    rows = {"input_ids": [[5, 2], [6, 7, 2]], "labels": [[-100, 2], [-100, 7, 2]]}
+    assert {name: column.tolist() for name, column in collate(rows).items()} == {
+        "input_ids": [[5, 2, 0], [6, 7, 2]],
+        "attention_mask": [[1, 1, 0], [1, 1, 1]],
+        "labels": [[-100, 2, -100], [-100, 7, 2]],
+    }
