@@ -22,7 +22,7 @@ STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_tas
 LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Public;GNU Affero;GPL-2;GPL-3;AGPL'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg docs tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg docs bench tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest test-faults audit
 
 help: ## list the targets
@@ -59,6 +59,9 @@ $(EXPERIMENTS): $(STAMP)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
+
+bench: $(STAMP) ## speed and memory in turns, as ratios: outputs/benchmark (docs/performance.md), 30 minutes on two idle cores
+	$(BIN)/python -m experiments.benchmark $(ARGS)
 
 check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
 	$(BIN)/python -X utf8 -m pytest -n 2 -m "not slow"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.common.memory import peak_memory, reset_peak_memory
 from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
 from experiments.runner.trainer import (
@@ -56,6 +55,7 @@ def _fit(
     components: RunComponents, folder: Path, logger: Any, identity: str, checkpoint: Path | None
 ) -> tuple[RunModule, dict[str, Any]]:
     on_gpu = components.device.type == "cuda"
+    reset_peak_memory()  # other runs of this process are not this one's
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     epochs, decoding = components.recipe.epochs, components.decoding
@@ -76,10 +76,9 @@ def _fit(
     if len(module.epochs) != epochs // every:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
     tokens = sum(components.data.lengths) * components.recipe.epochs
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
+    memory = {"process": peak_memory()} | (
+        {"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {}
     )
-    memory = {"process": process} | ({"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {})
     return module, {
         "tokens_per_second": round(tokens / module.train_seconds, 1),
         "peak_memory_bytes": memory,

@@ -1,7 +1,7 @@
 """Measure the time of a training step for each method, relative to plain LoRA.
 
-python -m experiments.benchmark                    every method, on the built-in model
-python -m experiments.benchmark method=lora,prilora backbone=roberta_base trainer=gpu --steps 50
+python -m experiments.benchmark methods      every method, on the built-in model
+python -m experiments.benchmark methods method=lora,prilora backbone=roberta_base --steps 50
 
 The methods take turns, step by step, on the same batches, so that other load on the machine affects
 all of them alike. The table shows medians. Models are prepared as in a run; LoRA-drop's stage 1
