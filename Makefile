@@ -20,10 +20,12 @@ STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_tas
 
 # ours is Apache-2.0; docutils lets one choose the BSD licence
 LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Public;GNU Affero;GPL-2;GPL-3;AGPL'
+# on the built-in models as many runs at once as there are cores; LAUNCHER= for one after the other
+LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo-nlg docs bench tables studies $(EXPERIMENTS) check test lint format clean
-.PHONY: lock test-newest test-oldest test-faults audit
+.PHONY: lock test-newest test-oldest test-slurm test-faults audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,7 +57,7 @@ tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper (one alone: 
 studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
 
 $(EXPERIMENTS): $(STAMP)
-	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(ARGS)
+	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
@@ -72,6 +74,9 @@ test: $(STAMP) lint ## style, types and all tests, before a pull request
 test-faults: $(STAMP) ## the long form of the fault suite: flipped bits, kills, small disks, random configs and data files: 25 minutes
 	rm -f outputs/faults.txt
 	FAULTS=long $(BIN)/python -X utf8 -m pytest tests/faults; status=$$?; cat outputs/faults.txt; exit $$status
+
+test-slurm: $(STAMP) ## a sweep on a real Slurm of one node, with a cancelled and a timed-out job: 6 minutes; needs root and Slurm's packages
+	$(BIN)/python -X utf8 -m pytest -m slurm -rs
 
 audit: $(STAMP) ## known vulnerabilities and the licences of all dependencies, in .venv-audit
 	$(PYTHON) -m venv .venv-audit

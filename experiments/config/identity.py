@@ -3,7 +3,8 @@
 An id covers the values that can change a number, by their meaning:
 
     in      names and settings of backbone, task and method, the recipe, the decoding, the seed,
-            and the trainer settings that change a bit (accelerator, precision, num_threads)
+            and the trainer settings that change a bit (accelerator, precision, num_threads;
+            of several processes their number, devices x num_nodes, and the strategy)
     not in  where code is: `_target_`, and the module of a class that a setting names (task.metric)
             where files are: paths, task.official, task.url, the names in task.files (their
             checksums and numbers of rows are in)
@@ -87,7 +88,7 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         **{group: _settings(group, plain[group]) for group in GROUPS},
         "recipe": _recipe(plain["recipe"]),
         "decoding": plain.get("decoding"),
-        "trainer": {key: plain["trainer"].get(key) for key in OF_TRAINER},
+        "trainer": _trainer(plain["trainer"]),
         "seed": plain["seed"],
     }
 
@@ -126,6 +127,15 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
         kept[key] = _class_name(kept.get(key))
     if group == "task" and isinstance(kept.get("files"), Mapping):
         kept["files"] = {split: _without_name(file) for split, file in kept["files"].items()}
+    return kept
+
+
+def _trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes a bit. Several processes draw other dropout masks than one."""
+    kept = {key: trainer.get(key) for key in OF_TRAINER}
+    count = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
+    if count > 1:
+        kept |= {"processes": count, "strategy": trainer["strategy"].replace("auto", "ddp")}
     return kept
 
 

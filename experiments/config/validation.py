@@ -33,6 +33,8 @@ NAMED = ("method", "task", "backbone")  # groups whose name is part of the run's
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 CHANGED = "changed"  # the value of `rerun` besides null
+FSDP = "fsdp"
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", FSDP)  # as Lightning names them
 PLACE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of files below a folder that `paths` names
 PLACES = {"backbone": ("hub_id",), "task": ("hub_id", "official", "config")}
 
@@ -102,10 +104,17 @@ def check_values(config: DictConfig) -> None:
         if not math.isfinite(number):
             raise ValueError(f"{name} must be a finite number, got {number}")
     settings = config.trainer
-    for key, least in (("num_threads", 1), ("num_workers", 0), ("checkpoint_minutes", 0)):
+    for key, least in (
+        ("devices", 1),
+        ("num_nodes", 1),
+        ("num_threads", 1),
+        ("num_workers", 0),
+        ("checkpoint_minutes", 0),
+    ):
         if settings[key] is not None and settings[key] < least:
             raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
-    for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
+    choices = {"accelerator": ACCELERATORS, "precision": PRECISIONS, "strategy": STRATEGIES}
+    for key, allowed in choices.items():
         if settings[key] not in allowed:
             known = [*allowed, AUTO] if key == "precision" else allowed
             raise ValueError(
@@ -113,12 +122,33 @@ def check_values(config: DictConfig) -> None:
             )
     if config.rerun not in (None, CHANGED):
         raise ValueError(f"rerun must be {CHANGED} or null, got '{config.rerun}'")
+    _check_processes(config)
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():
             raise FileNotFoundError(
                 f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}"
             )
+
+
+def _check_processes(config: DictConfig) -> None:
+    """Check the settings of a run over several devices."""
+    settings, count = config.trainer, config.trainer.devices * config.trainer.num_nodes
+    if count == 1 and settings.strategy != "auto":
+        raise ValueError(
+            f"trainer.strategy={settings.strategy} is for several devices; set trainer.devices, or "
+            "leave it out"
+        )
+    if settings.strategy == FSDP and config.backbone.get("quantization"):
+        raise ValueError(
+            "trainer.strategy=fsdp cannot divide weights of 4 bits: set backbone.quantization=null "
+            "or trainer.strategy=ddp"
+        )
+    if count > config.recipe.batch_size:
+        raise ValueError(
+            f"recipe.batch_size={config.recipe.batch_size} cannot be divided among {count} "
+            "processes (trainer.devices x trainer.num_nodes)"
+        )
 
 
 def build(config: DictConfig) -> BuiltConfig:

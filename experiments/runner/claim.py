@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import LOCK, check_writable, run_lock
+from experiments.common.files import HOLDER, LOCK, check_writable, holder_of, run_lock
 from experiments.results import Result
 
 
@@ -61,7 +61,7 @@ def claim_run(
     with ExitStack() as stack:
         own = stack.enter_context(run_lock(folder, wait=False))
         if not own and wait:
-            console.info(f"{id} is being run by another process: waiting for it")
+            console.info(f"{id} is being run by {holder_of(folder)}: waiting for it")
             own = stack.enter_context(run_lock(folder))
         if not own:
             yield Claim(Owner.OTHER)
@@ -79,8 +79,9 @@ def claim_run(
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:
     """Remove the lock, and the folders made for it that hold nothing else."""
-    if [path.name for path in folder.iterdir()] == [LOCK] and folder in made:
-        (folder / LOCK).unlink()
+    if folder in made and {path.name for path in folder.iterdir()} <= {LOCK, HOLDER}:
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
     for parent in made:
         with suppress(OSError):  # not empty, or in use by another run
             parent.rmdir()

@@ -15,6 +15,7 @@ from torch import nn
 from experiments.common import console
 from experiments.common.files import atomic_write, remove_leftovers, run_lock
 from experiments.config.identity import stage1_id
+from experiments.runner import processes
 from experiments.runner.components import RunComponents
 from experiments.runner.trainer import (
     PREPARED,
@@ -103,7 +104,8 @@ class RunProbe:
         data = self.components.data.of_rows(rows)
         if gradients:
             data.evaluation_batch_size = data.batch_size
-        for batch in data.ordered_train_loader():
+        # a measurement adds up what the processes have seen; gradients are nobody's to add up
+        for batch in data.ordered_train_loader(divided=not gradients):
             yield {key: value.to(device) for key, value in batch.items()}
 
     def autocast(self) -> AbstractContextManager:
@@ -128,23 +130,32 @@ class RunProbe:
         }
         measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
         folder = self.folder / stage1_id(self.components.config, **measured)
-        with run_lock(folder):  # concurrent runs wait for the first one
-            stored = _stored(folder)
-            self.cached = stored is not None
-            if stored is not None:
-                return stored
-            self.work = folder
-            remove_leftovers(folder)
-            result = compute()
-            with atomic_write(folder / TRAINED) as path:
-                write_tensors(result.trained, path, {})
-            if result.ranking is not None:
-                with atomic_write(folder / RANKING) as path:
-                    write_json(path, result.ranking)
-            with atomic_write(folder / IMPORTANCE) as path:  # last: marks it complete
-                result.importance.save(path)
-            (folder / PREPARED).unlink(missing_ok=True)
-            return result
+        # concurrent runs wait for the first one
+        with processes.in_first(lambda: run_lock(folder)):
+            self.cached = processes.from_first(
+                processes.rank() == 0 and _stored(folder) is not None
+            )
+            if not self.cached:
+                self.work = folder
+                result = compute()
+                if processes.rank() == 0:
+                    self._store(result, folder)
+            processes.from_first(None)  # the files are there
+        stored = _stored(folder)
+        if stored is None:
+            raise ValueError(f"{folder} cannot be read back: is its disk damaged?")
+        return stored
+
+    def _store(self, result: Stage1, folder: Path) -> None:
+        with atomic_write(folder / TRAINED) as path:
+            write_tensors(result.trained, path, {})
+        if result.ranking is not None:
+            with atomic_write(folder / RANKING) as path:
+                write_json(path, result.ranking)
+        with atomic_write(folder / IMPORTANCE) as path:  # last: marks it complete
+            result.importance.save(path)
+        (folder / PREPARED).unlink(missing_ok=True)
+        remove_leftovers(folder)
 
 
 class _Observer(Method):

@@ -16,7 +16,9 @@ from experiments.common.files import check_writable
 from experiments.config.schema import UserError
 from experiments.config.sweep import as_config
 from experiments.results import printing
+from experiments.runner.claim import claim_run
 from experiments.runner.execution import run
+from experiments.runner.launching import is_local
 
 
 class Summary(Callback):
@@ -33,7 +35,8 @@ class Summary(Callback):
         overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
         try:
             if config.wait:
-                _wait(results.load(overrides), config.paths)
+                local = is_local(config.hydra.launcher._target_)
+                _wait(results.load(overrides), config.paths, local)
             unfinished = _show(results.load(overrides))
         except Exception as error:  # Hydra would turn it into a warning
             console.error(f"{type(error).__name__}: {error}")
@@ -42,10 +45,19 @@ class Summary(Callback):
             sys.exit(1)
 
 
-def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
-    """Wait for runs of other processes, and carry out those that they leave unfinished."""
+def _wait(frame: pd.DataFrame, paths: DictConfig, carry_out: bool) -> None:
+    """Wait for runs of other processes, and carry out those that they leave unfinished.
+
+    Args:
+        frame: The runs of the sweep.
+        paths: The folders on this machine.
+        carry_out: False on a cluster, where this process is on a login node.
+    """
     for planned in frame[frame.status == results.RUNNING].itertuples():
         try:
+            if not carry_out:
+                with claim_run(paths.outputs, planned.id):
+                    continue
             run(as_config(planned.config, **_plain(paths)))
         except UserError as error:
             console.error(str(error))

@@ -15,9 +15,13 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from rich.progress import ProgressColumn, TextColumn
+from torch.nn.parallel import DistributedDataParallel
 
 from experiments.common import console
 from experiments.common.files import atomic_write
+from experiments.config.validation import FSDP
+from experiments.runner import processes
 from experiments.runner.components import RunComponents
 from loradrop.checksums import MISMATCH
 from loradrop.methods.base import Method
@@ -27,6 +31,7 @@ from loradrop.training.module import RunModule, SequenceModule
 CHECKPOINT = "checkpoint.ckpt"
 RESUMED = "went on after an interruption: seconds are those of the last process"  # a result's note
 PREPARED = "prepare.ckpt"  # of a training before the run's own, as in stage 1
+NARROW = 80  # columns of a terminal
 
 
 def make_module(
@@ -42,12 +47,17 @@ def make_module(
     """
     arguments = (components.model, data, components.recipe, method, identity)
     if components.decoding is None:
-        return SequenceModule(*arguments)
-    from loradrop.training.generation import GenerationModule  # only for runs that generate
+        module: RunModule = SequenceModule(*arguments)
+    else:
+        from loradrop.training.generation import GenerationModule  # only for runs that generate
 
-    return GenerationModule(
-        *arguments, tokenizer=components.tokenizer, decoding=components.decoding
-    )
+        module = GenerationModule(
+            *arguments, tokenizer=components.tokenizer, decoding=components.decoding
+        )
+    if components.divided:  # else the first process's part would be copied to all others
+        names = [f"model.{name}" for name in components.divided]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+    return module
 
 
 class Checkpoint(ModelCheckpoint):
@@ -129,7 +139,17 @@ class StageBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{self.stage}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
+    def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
+        if console.terminal.width >= NARROW:
+            return super().configure_columns(trainer)
+        return [
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        ]
+
     def get_metrics(self, *args: Any) -> dict[str, Any]:
+        if console.terminal.width < NARROW:
+            return {}
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # the number of the logger's folder
         return metrics
@@ -154,22 +174,36 @@ def make_trainer(
         options: Further options of Lightning's Trainer.
     """
     settings = components.config.trainer
-    bars = [StageBar(stage)] if settings.progress_bar else []
+    shows = settings.progress_bar and console.shows_progress()
+    bars = [StageBar(stage)] if shows else []
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        **_devices(components),
         precision=settings.precision,
         max_epochs=epochs,
         gradient_clip_val=components.recipe.max_grad_norm,
         callbacks=[*callbacks, *bars],
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, batches),
-        enable_progress_bar=settings.progress_bar,
+        enable_progress_bar=shows,
         enable_model_summary=False,
-        # on one device, Slurm's rendezvous, requeueing and checkpoints are not wanted
+        # runner.processes or torchrun has started all processes, and submitit requeues
         plugins=[LightningEnvironment(), SafeCheckpointIO()],
         **options,
     )
+
+
+def _devices(components: RunComponents) -> dict[str, Any]:
+    settings = components.config.trainer
+    if processes.several():
+        return {
+            "devices": settings.devices,
+            "num_nodes": settings.num_nodes,
+            # fsdp: the frozen weights are divided already (sharding), the rest is DDP's
+            "strategy": settings.strategy.replace("auto", "ddp").replace(FSDP, "ddp"),
+            "use_distributed_sampler": False,  # loradrop.training.data divides the batches
+        }
+    return {"devices": [torch.cuda.current_device()] if components.device.type == "cuda" else 1}
 
 
 def quieten() -> None:
