@@ -98,14 +98,15 @@ class RunProbe:
         # what follows may be interrupted as well
         trainer.save_checkpoint(work / PREPARED)
 
-    def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
+    def batches(
+        self, rows: Sequence[int], gradients: bool = False, divided: bool = False
+    ) -> Iterable[Mapping[str, Any]]:
         device = self.components.device
         self.components.model.to(device)  # Lightning leaves the model on the CPU
         data = self.components.data.of_rows(rows)
         if gradients:
             data.evaluation_batch_size = data.batch_size
-        # a measurement adds up what the processes have seen; gradients are nobody's to add up
-        for batch in data.ordered_train_loader(divided=not gradients):
+        for batch in data.ordered_train_loader(divided):
             yield {key: value.to(device) for key, value in batch.items()}
 
     def autocast(self) -> AbstractContextManager:

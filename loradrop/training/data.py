@@ -268,7 +268,7 @@ class TaskData:
         parts: Any = PartOfBatches(self.train, self.rank, self.world_size)
         return self._loader(parts, sampler, PartCollator(self.collate))
 
-    def ordered_train_loader(self, divided: bool = True) -> DataLoader:
+    def ordered_train_loader(self, divided: bool = False) -> DataLoader:
         """Return the training set once in a fixed order, for measuring.
 
         Args:

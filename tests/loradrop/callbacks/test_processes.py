@@ -37,7 +37,9 @@ def process(rank, folder, port):
         assert loradrop.plan_of(module.model) == callback.plan
         found.append((callback.plan.to_dict(), values(module.model)))
     callback = loradrop.LoRADropTrainerCallback(own, num_layers=1)
-    options = arguments(folder, per_device_train_batch_size=BATCH // 2)
+    # otherwise the Trainer multiplies the loss by the number of processes
+    settings = {"average_tokens_across_devices": False}
+    options = arguments(folder, per_device_train_batch_size=BATCH // 2, **settings)
     trainer = Ordered(ours(), options, train_dataset=rows(), callbacks=[callback])
     trainer.train()
     found.append((callback.plan.to_dict(), values(trainer.model)))

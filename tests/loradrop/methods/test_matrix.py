@@ -65,7 +65,7 @@ class Probe:
     def fit(self, model, rows, epochs, batch_size, steps=None, on_step=None):
         train(model, self.batch, None, epochs, on_step)
 
-    def batches(self, rows, gradients=False):
+    def batches(self, rows, gradients=False, divided=False):
         return [self.batch]
 
     def autocast(self):
