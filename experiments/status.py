@@ -25,7 +25,8 @@ from experiments.common.files import holder_of
 from experiments.config.catalog import experiment, names
 
 ALL = "all"
-STATES = (results.FINISHED, results.RUNNING, results.FAILED, results.DAMAGED, results.MISSING)
+RARE = (results.CHANGED, results.DAMAGED)  # shown only where there are some
+STATES = (results.FINISHED, results.RUNNING, results.FAILED, *RARE, results.MISSING)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,11 +61,7 @@ def _line(
     row = {
         "experiment": name,
         "runs": len(frame),
-        **{
-            state: count or ""
-            for state, count in counts.items()
-            if state != results.DAMAGED or count
-        },
+        **{state: count or "" for state, count in counts.items() if state not in RARE or count},
     }
     if needed is not None:
         row["needed elsewhere"] = sum(needed[id] > 1 for id in left.id) or ""
@@ -96,7 +93,7 @@ def _details(frame: pd.DataFrame, outputs: str) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
         folder = results.run_folder(outputs, run.id)
         console.info(f"running: {run.id} ({holder_of(folder)})")
-    for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
+    for run in frame[frame.status.isin([results.FAILED, *RARE])].itertuples():
         console.error(f"{run.status}: {run.id}: {console.first_line(run.error)}")
 
 

@@ -64,6 +64,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of `atomic_write`; the folder's lock must be held."""
+    for path in folder.glob(".*.????????"):  # as mkstemp names them
+        if not path.name.startswith(LOCK):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def run_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of a folder during the block.

@@ -62,6 +62,7 @@ class Run:
     seed: int = MISSING
     save_weights: bool = MISSING
     wait: bool = MISSING
+    rerun: str | None = None
 
 
 ConfigStore.instance().store(name="schema", node=Run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -31,7 +31,9 @@ class Claim:
 
 
 @contextmanager
-def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
+def claim_run(
+    outputs: str, id: str, wait: bool = True, redo: Callable[[Result], bool] = lambda result: False
+) -> Iterator[Claim]:
     """Claim a run, and hold the lock of its folder during the block if it is yours.
 
     If the block raises before it has written anything, the folder is removed again.
@@ -40,6 +42,7 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
         outputs: The folder of results.
         id: The run's id.
         wait: Whether to wait for another process that is carrying the run out.
+        redo: Whether to carry a run with this result out again.
 
     Yields:
         The claim; its owner is OTHER only without `wait`.
@@ -48,7 +51,8 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
         OSError: If the result could not be written.
         UserError: If the result file is damaged.
     """
-    if (result := results.finished_result(outputs, id)) is not None:
+    result = results.finished_result(outputs, id)
+    if result is not None and not redo(result):
         yield Claim(Owner.NOBODY, result)
         return
     folder = results.run_folder(outputs, id)
@@ -61,7 +65,9 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
             own = stack.enter_context(run_lock(folder))
         if not own:
             yield Claim(Owner.OTHER)
-        elif (result := results.finished_result(outputs, id)) is not None:  # finished meanwhile
+            return
+        result = results.finished_result(outputs, id)
+        if result is not None and not redo(result):  # finished meanwhile
             yield Claim(Owner.NOBODY, result)
         else:
             try:

@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import atomic_write
+from experiments.common.files import atomic_write, remove_leftovers
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
-from experiments.config.validation import build, check_values
+from experiments.config.validation import CHANGED, build, check_values
 from experiments.results import Failure, Result
+from experiments.results.fingerprints import difference, remember
 from experiments.runner import processes
 from experiments.runner.claim import Owner, claim_run
-from experiments.runner.fingerprints import difference, remember
 from experiments.runner.loggers import RunInfo, finishing, log_result
+from loradrop.checksums import seal
 
 if TYPE_CHECKING:
     from experiments.runner.components import RunComponents
@@ -63,14 +65,21 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
         check_values(config)
         id = run_id(config)
         in_group = processes.join(config)
-    outputs = config.paths.outputs
+    outputs, plain = config.paths.outputs, _plain(config)
+
+    def redo(result: Result) -> bool:
+        return config.rerun == CHANGED and difference(plain, result, plain["paths"]) is not None
+
     if processes.wanted(config) > 1 and not in_group:
         with _one_line(id):
-            if results.finished_result(outputs, id) is None:
+            found = results.finished_result(outputs, id)
+            if found is None or redo(found):
                 return _in_processes(config, id, wait)
-    with _one_line(id), processes.in_first(lambda: claim_run(outputs, id, wait)) as claim:
-        if claim.result is not None and (changed := difference(config, claim.result)):
-            raise UserError(changed)
+    with _one_line(id), processes.in_first(lambda: claim_run(outputs, id, wait, redo)) as claim:
+        if claim.result is not None and (
+            changed := difference(plain, claim.result, plain["paths"])
+        ):
+            raise UserError(f"{id}: {changed}")
         if claim.owner is not Owner.YOU:
             return Outcome(id, outputs, claim.result, again=claim.result is not None)
         if processes.rank() == 0:
@@ -94,25 +103,31 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     # imported late: a mistake in the config need not wait for transformers
     from experiments.runner.components import RunComponents
     from experiments.runner.environment import record
+    from experiments.runner.failures import anonymous, reason
 
     components = RunComponents(built)
-    first = processes.rank() == 0  # the one that writes
+    plain, first = _plain(config), processes.rank() == 0  # the first one writes
     if first:
-        remember(config, components.data.fingerprint)
+        remember(plain["task"], plain["paths"], components.data.fingerprint)
     folder = results.run_folder(config.paths.outputs, id)
-    logger = first and built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
+    logger = first and built.make_logger and built.make_logger(RunInfo(id, folder, facts))
     try:
         return _train(components, folder, logger, facts)
     except Exception as error:
-        message = f"{id} failed: {type(error).__name__}: {error}"
+        message = f"{id} failed: {reason(error)}"
         try:
-            failure = Failure(**facts, error=traceback.format_exc())
+            text = anonymous(traceback.format_exc(), plain["paths"])
+            failure = Failure(**facts, error=text)
             if first:
                 results.write(config.paths.outputs, failure)
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error
         raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
 
 
 @contextmanager
@@ -131,14 +146,16 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     from experiments.runner import training
     from experiments.runner.probe import RunProbe
     from experiments.runner.record import describe, save
-    from experiments.runner.trainer import CHECKPOINT, quieten
+    from experiments.runner.trainer import CHECKPOINT, PREPARED, quieten
 
     quieten()
     first = processes.rank() == 0
     if first:
+        remove_leftovers(folder)
+        text = yaml.safe_dump(seal(facts["config"]), sort_keys=False)
         with atomic_write(folder / "config.yaml") as path:
-            OmegaConf.save(components.config, path, resolve=True)
-    probe = RunProbe(components, Path(components.config.paths.cache) / "stage1")
+            path.write_text(text, encoding="utf-8")
+    probe = RunProbe(components, Path(components.config.paths.cache) / "stage1", folder, logger)
     module, speed = training.fit(components, folder, logger, probe)
     if first:
         save(components, module, folder)
@@ -147,5 +164,6 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     if first:
         results.write(components.config.paths.outputs, result)
         log_result(result)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        for checkpoint in (CHECKPOINT, PREPARED):
+            (folder / checkpoint).unlink(missing_ok=True)
     return result

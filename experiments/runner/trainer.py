@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zipfile
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,19 +13,24 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from rich.progress import ProgressColumn, TextColumn
 from torch.nn.parallel import DistributedDataParallel
 
 from experiments.common import console
+from experiments.common.files import atomic_write
 from experiments.config.validation import FSDP
 from experiments.runner import processes
 from experiments.runner.components import RunComponents
+from loradrop.checksums import MISMATCH
 from loradrop.methods.base import Method
 from loradrop.training.data import TaskData
 from loradrop.training.module import RunModule, SequenceModule
 
 CHECKPOINT = "checkpoint.ckpt"
+RESUMED = "went on after an interruption: seconds are those of the last process"  # a result's note
+PREPARED = "prepare.ckpt"  # of a training before the run's own, as in stage 1
 NARROW = 80  # columns of a terminal
 
 
@@ -37,7 +43,7 @@ def make_module(
         components: The objects of the run.
         data: What to train on.
         method: The method, for its penalty and its steps; None for plain training.
-        identity: Of data and weights, stored in checkpoints.
+        identity: From `state_identity`, stored in checkpoints.
     """
     arguments = (components.model, data, components.recipe, method, identity)
     if components.decoding is None:
@@ -60,10 +66,11 @@ class Checkpoint(ModelCheckpoint):
     Args:
         folder: The run's folder.
         interval: The time between checkpoints.
+        file: The file's name.
     """
 
-    def __init__(self, folder: Path, interval: timedelta) -> None:
-        name = CHECKPOINT.removesuffix(".ckpt")
+    def __init__(self, folder: Path, interval: timedelta, file: str = CHECKPOINT) -> None:
+        name = file.removesuffix(".ckpt")
         super().__init__(folder, name, train_time_interval=interval, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
@@ -72,27 +79,52 @@ class Checkpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, *args)
 
 
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Replace a checkpoint only by a complete one. A full disk costs a checkpoint, not the run."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        try:
+            with atomic_write(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+            console.error(f"no checkpoint was written, training goes on: {error}")
+
+
+def state_identity(components: RunComponents, *others: object) -> str:
+    """What a checkpoint must agree with: data, weights, and the libraries that read its state."""
+    libraries = (torch.__version__, pl.__version__)
+    return "-".join(
+        map(str, (components.data.fingerprint, components.weights, *libraries, *others))
+    )
+
+
 def usable_checkpoint(checkpoint: Path, identity: str) -> tuple[Path | None, dict[str, Any]]:
     """Look for a checkpoint to continue from.
 
     Args:
         checkpoint: The file.
-        identity: Of data and weights, as given to `make_module`.
+        identity: From `state_identity`, as given to `make_module`.
 
     Returns:
-        The checkpoint and its method's state; (None, {}) if it is missing, damaged, or of other
-        data or weights.
+        The checkpoint and its method's state; (None, {}) if it is missing, damaged, or of another
+        identity.
     """
     try:
+        with zipfile.ZipFile(checkpoint) as file:  # torch.load does not compare the checksums
+            if file.testzip() is not None:
+                raise ValueError(MISMATCH)
         run = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]
         found, state = run["identity"], run["method"]
     except FileNotFoundError:
         return None, {}
     except Exception as error:  # a damaged file can raise anything
-        print(f"{checkpoint} cannot be read ({type(error).__name__}): starting from the beginning")
+        console.info(f"{checkpoint} is damaged ({error}): starting from the beginning")
         return None, {}
     if found != identity:
-        print(f"{checkpoint} is of other data or weights: starting from the beginning")
+        console.info(
+            f"{checkpoint} is of other data, weights or library versions: "
+            "starting from the beginning"
+        )
         return None, {}
     return checkpoint, state
 
@@ -127,6 +159,7 @@ def make_trainer(
     components: RunComponents,
     stage: str,
     epochs: int,
+    batches: int,
     callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> pl.Trainer:
@@ -136,6 +169,7 @@ def make_trainer(
         components: The objects of the run.
         stage: The name to show.
         epochs: The number of epochs.
+        batches: The number of batches of an epoch.
         callbacks: Callbacks besides the progress bar.
         options: Further options of Lightning's Trainer.
     """
@@ -150,11 +184,11 @@ def make_trainer(
         gradient_clip_val=components.recipe.max_grad_norm,
         callbacks=[*callbacks, *bars],
         num_sanity_val_steps=0,
-        log_every_n_steps=min(10, len(components.data.train_loader())),
+        log_every_n_steps=min(10, batches),
         enable_progress_bar=shows,
         enable_model_summary=False,
         # runner.processes or torchrun has started all processes, and submitit requeues
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), SafeCheckpointIO()],
         **options,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -18,11 +19,11 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from pyarrow import ArrowException
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
+from loradrop.checksums import matches, write_beside
 from loradrop.sampling import stratified_sample
 from loradrop.seeds import Seeds
 from loradrop.tasks.base import FITS, LABEL, LITERAL, NEEDED, TRAIN, LabelTask, Splits, Task
@@ -32,6 +33,7 @@ from loradrop.training.recipe import TRUNCATE
 
 # this many batches are sorted by length together: little padding, and batches still vary by epoch
 POOL = 32
+logger = logging.getLogger(__name__)
 WEIGHT = "weight"  # of a process's part of a batch
 LONG = 20_000  # from this many rows on, tokenising shows a progress bar
 
@@ -344,24 +346,26 @@ def _longest_first(lengths: Sequence[int]) -> list[int]:
 def _tokenise(
     rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None
 ) -> Dataset:
-    """Return token ids and labels. They are read from `cache` if they are there."""
+    """Return token ids and labels. They are read from `cache` if they are there, and undamaged:
+    Arrow does not check offsets, and a wrong one would crash the interpreter.
+    """
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
     path = None if cache is None else cache / f"{name}.arrow"
-    known = path is not None and path.exists()
+    known = path is not None and path.exists() and matches(path)
+    if known is False:
+        logger.warning("tokenising %s again: %s does not match its checksum", name, path)
     (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
-    try:
-        return rows.map(
-            task.encode,
-            batched=True,
-            remove_columns=[column for column in rows.column_names if column != LABEL],
-            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
-            cache_file_name=path and str(path),
-            load_from_cache_file=cache is not None,
-            new_fingerprint=cache and f"{cache.name}{name}",
-            desc=f"tokenising {task.name} {name}",
-        )
-    except (ArrowException, OSError) as error:
-        if not known:
-            raise
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
+    encoded = rows.map(
+        task.encode,
+        batched=True,
+        remove_columns=[column for column in rows.column_names if column != LABEL],
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+        cache_file_name=path and str(path),
+        load_from_cache_file=bool(known),
+        new_fingerprint=cache and f"{cache.name}{name}",
+        desc=f"tokenising {task.name} {name}",
+    )
+    if path is not None and not known:
+        write_beside(path)
+    return encoded

@@ -49,6 +49,7 @@ class RunModule(pl.LightningModule):
         super().__init__()
         self.identity = identity
         self.model, self.data, self.recipe, self.method = model, data, recipe, method
+        self.curve = "train"  # the name of the loss curve in a logger
         self.epochs: list[dict[str, float]] = []  # the scores of each epoch
         self.best: dict[str, Any] = {}  # the best epoch's score and what `remembered` returned
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
@@ -85,7 +86,7 @@ class RunModule(pl.LightningModule):
             loss = loss * weight
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_steps += 1
-        self.log("train/loss", loss)
+        self.log(f"{self.curve}/loss", loss)
         self.log("loss", loss, prog_bar=True, logger=False)
         penalty = None if self.method is None else self.method.penalty(self.model)
         return loss if penalty is None else loss + penalty
