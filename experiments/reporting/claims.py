@@ -180,7 +180,7 @@ def _stage1(outputs: str | Path) -> dict[str, str]:
     frame = frame.assign(steps=[config["method"]["sample_steps"] for config in frame.config])
     summary = stage1_summary(frame, ["rate", "steps"])
     with_longest = _with_longest(frame)
-    rows, found = [], {}
+    rows, found = [], dict[str, str]()
     for (rate, steps), part in summary.groupby(["rate", "steps"]):
         share = share_of_lora(frame[(frame.rate == rate) & (frame.steps == steps)])
         correlations = " / ".join(
@@ -275,7 +275,7 @@ def _scores(outputs: str | Path) -> dict[str, str]:
 def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
     """A table of a task's scores, and the numbers in it."""
     lora = runs[runs.label == "lora"].set_index("seed")
-    rows, found = [], {}
+    rows, found = [], dict[str, str]()
     for label, part in runs.groupby("label", sort=False):
         part = part.set_index("seed")
         cells = {which: _mean_and_spread(100 * part[which]) for which in results.AGGREGATES}
