@@ -20,10 +20,12 @@ from experiments import results
 from experiments.cli import Options, guarded, parse
 from experiments.common import console
 from experiments.common.files import atomic_write
+from experiments.config.catalog import experiment
 from experiments.config.schema import UserError
 from experiments.reporting import tables
 from experiments.reporting.comparison import SEED_AGGREGATES, compare
 from experiments.reporting.published import published
+from experiments.reporting.statistics import paired_tests
 from experiments.results import printing
 
 PARAMETERS = "parameters"  # a table without runs
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
     missing = len(frame) - len(finished)
+    printing.changed(frame)
     if finished.empty:
         console.error(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1
@@ -54,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
             f"{missing} of {len(frame)} runs are missing and not in the table; "
             f"to make them: {options.command}"
         )
-    _save(text, f"{heading}, {_source(finished, options)}", options)
+    mix = printing.version_mix(finished)
+    if mix:
+        console.error(mix)
+    _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)
     return 0
 
 
@@ -89,9 +95,22 @@ def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
         "Kept: layers with their own LoRA. "
         f"{aggregate.capitalize()} ± std over seeds, in percent, at best and last epoch"
     )
-    return heading, tables.frame(
+    text = tables.frame(
         results.over_seeds(finished, aggregate, ids=options.format == "csv"), options.format
     )
+    return heading, text + _paired(finished, options)
+
+
+def _paired(finished: pd.DataFrame, options: Options) -> str:
+    """Print the paired tests of a study that has them; return them as text, "" for CSV."""
+    paired = experiment(options.experiment).paired
+    if paired is None:
+        return ""
+    lines = paired_tests(finished, options.given.epoch, paired.key, paired.against)
+    for line in lines:
+        console.terminal.print(line, soft_wrap=True)
+    style = tables.STYLES.get(options.format)
+    return "".join(f"\n{style.plain(line)}\n" for line in lines) if style else ""
 
 
 def _save(text: str, caption: str, options: Options) -> None:

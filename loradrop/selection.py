@@ -9,13 +9,14 @@ of plain LoRA's.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from loradrop.checksums import read_json, write_json
 
 STRATEGIES = ("largest", "smallest", "unselected", "random", "upper_layers")
 Key = tuple[str, int]  # module type, layer
@@ -126,11 +127,11 @@ class SharingPlan:
         return cls(**{**data, **layers})
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        write_json(Path(path), self.to_dict(), indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> SharingPlan:
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(Path(path)))
 
     def __str__(self) -> str:
         lines = []
@@ -147,12 +148,19 @@ class SharingPlan:
         return "\n".join([*lines, *self.notes])
 
 
-def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
+def select(
+    importance: Measured,
+    seed: int = 0,
+    ranking: Mapping[str, Mapping[int, float]] | None = None,
+    **settings: Any,
+) -> SharingPlan:
     """Choose the layers that keep an own LoRA. Ties go to the lower layer.
 
     Args:
         importance: The result of measure.
         seed: The seed of the `random` strategy.
+        ranking: Other values by module type and layer, which rank the layers in place of the
+            importance. The importance then only says how many layers of each type are kept.
         settings: Those of SelectionSettings: one of `threshold` (T), `parameter_ratio` and
             `num_layers`, and any others that differ from their defaults.
 
@@ -174,7 +182,10 @@ def select(importance: Measured, seed: int = 0, **settings: Any) -> SharingPlan:
         raise ValueError(
             f"parameter_ratio {chosen.parameter_ratio} is too small: no layer would have a LoRA"
         )
-    kept = _by_strategy(importance, kept, chosen.strategy, seed)
+    values = importance.values
+    if ranking is not None:
+        values, kept = ranking, _highest(ranking, kept)
+    kept = _by_strategy(values, kept, chosen.strategy, seed)
     if not kept and not chosen.share:
         raise ValueError(
             f"strategy={chosen.strategy} leaves no layer with a LoRA: share=True, or a lower"
@@ -246,7 +257,19 @@ def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, sha
     )
 
 
-def _by_strategy(importance: Measured, selected: set[Key], strategy: str, seed: int) -> set[Key]:
+def _highest(ranking: Mapping[str, Mapping[int, float]], selected: set[Key]) -> set[Key]:
+    """As many layers of each module type as were selected, those that rank highest."""
+    highest: set[Key] = set()
+    for kind, values in ranking.items():
+        k = sum((kind, layer) in selected for layer in values)
+        order = sorted(values, key=lambda layer: (-values[layer], layer))
+        highest |= {(kind, layer) for layer in order[:k]}
+    return highest
+
+
+def _by_strategy(
+    ranking: Mapping[str, Mapping[int, float]], selected: set[Key], strategy: str, seed: int
+) -> set[Key]:
     """The layers that keep their own under an ablation, as many of each module type as were
     selected.
     """
@@ -254,7 +277,7 @@ def _by_strategy(importance: Measured, selected: set[Key], strategy: str, seed: 
         return selected
     draw = random.Random(seed)
     result: set[Key] = set()
-    for kind, values in importance.values.items():
+    for kind, values in ranking.items():
         layers = sorted(values)
         k = sum((kind, layer) in selected for layer in layers)
         if strategy == "unselected":

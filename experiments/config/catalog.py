@@ -34,6 +34,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """The paired tests below the table of a study.
+
+    Attributes:
+        key: The key of the config whose values are compared, such as method.criterion.
+        against: The value that all others are compared with.
+    """
+
+    key: str
+    against: str
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One entry of catalog.yaml.
 
@@ -45,6 +58,7 @@ class Experiment:
         cost: The wall time, if it was noted by hand. None: GPU hours are estimated.
         mini: Overrides for the mini form, on built-in models; empty if there is none.
         figure: Its figure, if it has one of its own.
+        paired: What its table tests in pairs of task and seed, if anything.
     """
 
     name: str
@@ -54,6 +68,7 @@ class Experiment:
     cost: str | None = None
     mini: tuple[str, ...] = ()
     figure: Figure | None = None
+    paired: Paired | None = None
 
     @property
     def has_table(self) -> bool:
@@ -137,6 +152,8 @@ def _entry(where: str, name: str, entry: Any) -> Experiment:
         converted["mini"] = _overrides(f"{where}.mini", entry["mini"])
     if "figure" in entry:
         converted["figure"] = _figure(f"{where}.figure", entry["figure"])
+    if "paired" in entry:
+        converted["paired"] = _paired(f"{where}.paired", entry["paired"])
     return Experiment(name, **(entry | converted))
 
 
@@ -158,6 +175,13 @@ def _figure(where: str, figure: Any) -> Figure:
     if not isinstance(figure, dict) or not isinstance(figure.get("kind"), str):
         raise UserError(f"{where} must be a mapping with the key `kind`, not {figure!r}")
     return Figure(figure["kind"], {key: value for key, value in figure.items() if key != "kind"})
+
+
+def _paired(where: str, paired: Any) -> Paired:
+    keys = {"key", "against"}
+    if not isinstance(paired, dict) or paired.keys() != keys:
+        raise UserError(f"{where} must be a mapping with the keys key and against, not {paired!r}")
+    return Paired(str(paired["key"]), str(paired["against"]))
 
 
 def hint(name: str, known: Iterable[str]) -> str:

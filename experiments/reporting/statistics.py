@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.config.added_keys import added_to
 from experiments.reporting.published import Column
 from experiments.results import LOWER_IS_BETTER
 
@@ -76,6 +77,27 @@ def parameter_range(runs: pd.DataFrame) -> str:
         return "-"
     least, most = int(runs.adapter.min()), int(runs.adapter.max())
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def paired_tests(finished: pd.DataFrame, epoch: str, key: str, against: str) -> list[str]:
+    """Compare each value of a config's key with one of them, as `paired_test` does.
+
+    Args:
+        finished: Finished runs, from `results.load`.
+        epoch: Which epoch of each run counts: "best" or "last".
+        key: Two parts of a config's key, such as "method.criterion".
+        against: The value to compare with.
+
+    Returns:
+        A sentence for each other value that has pairs, in the order of the runs.
+    """
+    group, name = key.split(".")
+    nodes = [result.config[group] for result in finished.result]
+    values = [str((added_to(node) | node).get(name)) for node in nodes]
+    frame = finished.assign(method=values)
+    others = [value for value in dict.fromkeys(values) if value != against]
+    found = [paired_test(frame, epoch, value, against) for value in others]
+    return [text for text in found if text]
 
 
 def paired_test(

@@ -10,12 +10,16 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.files import is_locked
+from experiments.config.added_keys import added_to
 from experiments.config.catalog import experiment
 from experiments.config.identity import identity
 from experiments.config.schema import UserError
-from experiments.config.sweep import outputs_of, run_configs
+from experiments.config.sweep import paths_of, run_configs
+from experiments.results import printing
+from experiments.results.fingerprints import difference
 from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
 from experiments.results.store import (
+    CHANGED,
     DAMAGED,
     MISSING,
     RUNNING,
@@ -48,10 +52,11 @@ def load(
 
     Returns:
         Columns: id, backbone, task, method, seed, status ("finished", "running", "failed",
-        "damaged" or "missing"), primary (the metric's name), best and last (its value at that
+        "changed": finished with other data or weights than those here now, "damaged" or
+        "missing"), primary (the metric's name), best and last (its value at that
         epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters (counts), seconds
         (wall time of all stages), config (as planned), result (a results.Result), error (of a
-        failed run or a damaged file). Runs that only measured have no scores.
+        failed or changed run or a damaged file). Runs that only measured have no scores.
 
     Raises:
         FileNotFoundError: If `finished` and no run is; the message names the command to run.
@@ -59,7 +64,8 @@ def load(
     if isinstance(overrides, str):
         overrides = experiment(overrides).overrides(mini)
     overrides = list(overrides)
-    folder = outputs or outputs_of(overrides)
+    paths = paths_of(overrides)
+    folder = outputs or str(paths["outputs"])
     rows = []
     for config in run_configs(overrides):
         names = {group: config[group]["name"] for group in ("backbone", "task", "method")}
@@ -67,12 +73,17 @@ def load(
             row = _row(read(folder, config["id"]))
         except UserError as error:
             row = {"status": DAMAGED, "error": str(error)}
-        if row["status"] in (MISSING, FAILED) and is_locked(run_folder(folder, config["id"])):
+        if row["status"] == FINISHED and (changed := difference(config, row["result"], paths)):
+            row = {"status": CHANGED, "error": changed}
+        if row["status"] in (MISSING, FAILED, CHANGED) and is_locked(
+            run_folder(folder, config["id"])
+        ):
             row = {"status": RUNNING}
         rows.append({"id": config["id"], **names, "seed": config["seed"], "config": config, **row})
     frame = pd.DataFrame(rows, columns=COLUMNS)
     if not finished:
         return frame
+    printing.changed(frame)
     if not (frame.status == FINISHED).any():
         raise FileNotFoundError(
             f"no finished run; start with: python -m experiments.run {' '.join(overrides)}"
@@ -156,7 +167,12 @@ def kept_layers(runs: pd.DataFrame) -> str:
 
 def _settings(frame: pd.DataFrame) -> pd.Series:
     """For each run, how its config differs from others of its backbone, task and method."""
-    counted = [{**identity(result.config), "seed": None} for result in frame.result]
+    counted = [
+        {**(same := identity(result.config)), "seed": None}
+        # keys with a default count for no id, but tell settings apart
+        | {"method": {**added_to(result.config["method"]), **same["method"]}}
+        for result in frame.result
+    ]
     configs = pd.json_normalize(counted).astype(str).set_index(frame.index)
     texts: dict[Hashable, str] = {}
     for _, runs in frame.groupby(["backbone", "task", "method"]):

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.common.memory import peak_memory, reset_peak_memory
 from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
 from experiments.runner.trainer import (
     CHECKPOINT,
+    RESUMED,
     Checkpoint,
     make_module,
     make_trainer,
+    state_identity,
     usable_checkpoint,
 )
 from loradrop.training.module import RunModule
@@ -36,15 +37,13 @@ def fit(
     Returns:
         The module, and speed and memory of training; (None, {}) if the recipe has no epochs.
     """
-    identity = "-".join([components.data.fingerprint, components.weights])
+    identity = state_identity(components)
     checkpoint, state = usable_checkpoint(folder / CHECKPOINT, identity)
     with components.timed("prepare"):
         if checkpoint is None:
             components.method.prepare(components.model, probe)
         else:
-            components.data.splits.notes.append(
-                "went on after an interruption: seconds are those of the last process"
-            )
+            components.data.splits.notes.append(RESUMED)
             components.method.load_state_dict(components.model, state)
     if components.recipe.epochs == 0:
         return None, {}
@@ -56,6 +55,7 @@ def _fit(
     components: RunComponents, folder: Path, logger: Any, identity: str, checkpoint: Path | None
 ) -> tuple[RunModule, dict[str, Any]]:
     on_gpu = components.device.type == "cuda"
+    reset_peak_memory()  # other runs of this process are not this one's
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     epochs, decoding = components.recipe.epochs, components.decoding
@@ -69,14 +69,16 @@ def _fit(
         "callbacks": [checkpoints],
         "check_val_every_n_epoch": every,
     }
-    make_trainer(components, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
+    trainer = make_trainer(
+        components, "training", epochs, len(components.data.train_loader()), **options
+    )
+    trainer.fit(module, ckpt_path=checkpoint)
     if len(module.epochs) != epochs // every:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
     tokens = sum(components.data.lengths) * components.recipe.epochs
-    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
+    memory = {"process": peak_memory()} | (
+        {"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {}
     )
-    memory = {"process": process} | ({"gpu": torch.cuda.max_memory_allocated()} if on_gpu else {})
     return module, {
         "tokens_per_second": round(tokens / module.train_seconds, 1),
         "peak_memory_bytes": memory,

@@ -24,7 +24,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 UNKNOWN = "?"  # made outside of torch's functions, in a custom kernel
 QUERIES = "<learned queries>"  # made of a batch, but at positions that no input has
@@ -37,6 +36,9 @@ _FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
 _SHAPE_ONLY = {"zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
 _SHAPE_ONLY |= {"new_zeros", "new_ones", "new_full", "new_tensor"}
 _AXES = {"transpose", "swapaxes", "swapdims", "permute", "t", "movedim", "moveaxis", "__get__"}
+# In a tensor's own dictionary: (lineage, names). Nothing is kept alive, and it is found much faster
+# than in torch's dictionaries of weak references, which would cost more than the small layers.
+_MADE_OF = "_loradrop_made_of"
 _UNFILLED = {"empty", "empty_strided"}  # a kernel will fill it, which this mode does not see
 
 
@@ -51,7 +53,8 @@ class Lineage(TorchFunctionMode):
         super().__init__()
         self.buffers = {id(buffer) for buffer in model.buffers()}
         self.is_paused = False
-        self.known = WeakTensorKeyDictionary()  # tensor -> names of inputs; nothing is kept alive
+        # what was written into the model's own tensors, on which no note is left
+        self.written: dict[int, frozenset[str]] = {}
 
     def marked(self, batch: Any, names: Sequence[str] = ()) -> Any:
         """Give each tensor of a batch its name, and tensors in containers the container's name.
@@ -77,9 +80,16 @@ class Lineage(TorchFunctionMode):
             The names; CONSTANT if it is made of weights alone. They include UNKNOWN if nobody saw
             how the tensor was made.
         """
-        if tensor in self.known:
-            return self.known[tensor]
-        return CONSTANT if self._weight(tensor) else frozenset({UNKNOWN})
+        if self._weight(tensor):
+            return self.written.get(id(tensor), CONSTANT)
+        lineage, names = vars(tensor).get(_MADE_OF, (None, CONSTANT))
+        return names if lineage is self else frozenset({UNKNOWN})
+
+    def _remember(self, tensor: Tensor, names: frozenset[str]) -> None:
+        if self._weight(tensor):
+            self.written[id(tensor)] = names
+        else:
+            vars(tensor)[_MADE_OF] = self, names
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -100,6 +110,8 @@ class Lineage(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         if self.is_paused:
             return output
+        if output is not None and not isinstance(output, Tensor | list | tuple):
+            return output  # a number, a shape
         name = getattr(func, "__name__", "")
         if name == "__setitem__":
             self._write_into(args[0], self._union(_tensors(args)))
@@ -115,7 +127,7 @@ class Lineage(TorchFunctionMode):
             if any(tensor is one for one in given):
                 self._write_into(tensor, names)
             else:
-                self.known[tensor] = names
+                self._remember(tensor, names)
         return output
 
     def _made_by(self, name: str, given: list[Tensor]) -> frozenset[str]:
@@ -147,14 +159,14 @@ class Lineage(TorchFunctionMode):
         return CONSTANT.union(*(self.of(tensor) for tensor in tensors))
 
     def _write_into(self, tensor: Tensor, names: frozenset[str]) -> None:
-        self.known[tensor] = names
+        self._remember(tensor, names)
         if tensor._base is not None:  # what is written into a view is written into the whole
-            self.known[tensor._base] = self.of(tensor._base) | (names - {SWAPPED})
+            self._remember(tensor._base, self.of(tensor._base) | (names - {SWAPPED}))
 
     def _mark(self, value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
             alias = value.detach()
-            self.known[alias] = frozenset({name})
+            self._remember(alias, frozenset({name}))
             return alias
         if isinstance(value, Mapping):
             return {key: self._mark(part, name) for key, part in value.items()}

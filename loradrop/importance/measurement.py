@@ -11,6 +11,7 @@ over the data, in eval mode, without padding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from loradrop.importance.moments import (
     evaluating,
     hooked,
     sum_over_processes,
+    tensors_in,
     to_device,
     uncompiled,
 )
@@ -110,20 +112,17 @@ def measure(
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
     loras = sites.values()
     with torch.no_grad(), evaluating(model), activated(model, loras):
-        first, seen = None, set[Site]()
+        smallest = _Smallest()
         with hooked(meters.values()):
             for batch in batches:
                 given = to_device(batch, device)
+                for meter in meters.values():
+                    meter.called = False
                 with uncompiled(), mixed:
                     _run(model, given, masks)
-                if first is None:
-                    first, seen = (
-                        given,
-                        {site for site, meter in meters.items() if meter.moment.tokens > 0},
-                    )
-        if first is not None:
-            with uncompiled(), mixed:
-                _check_effect(model, first, {site: sites[site] for site in seen})
+                smallest.see(given, [site for site, meter in meters.items() if meter.called])
+        with uncompiled(), mixed:
+            _check_effect(model, smallest.batch, {site: sites[site] for site in smallest.sites})
     sum_over_processes(meters.values())
     unseen = next((site.name for site, meter in meters.items() if meter.moment.tokens == 0), None)
     if unseen is not None:
@@ -163,11 +162,26 @@ def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
             model(*marked)
 
 
+class _Smallest:
+    """The smallest batch so far, on which the model can be run once more at little cost."""
+
+    def __init__(self) -> None:
+        self.size, self.batch, self.sites = math.inf, None, list[Site]()
+
+    def see(self, batch: Any, sites: list[Site]) -> None:
+        """Take note of a batch and of the sites that it has reached."""
+        size = sum(tensor.numel() for tensor in tensors_in(batch))
+        if sites and size < self.size:
+            self.size, self.batch, self.sites = size, batch, sites
+
+
 def _check_effect(model: nn.Module, batch: Any, sites: Mapping[Site, LoRA]) -> None:
     """Raise ValueError if the model bypasses an adapted module, as fused paths without hooks do."""
     modules = {
         site: lora.layer if isinstance(lora, PeftLoRA) else lora for site, lora in sites.items()
     }
+    if not modules:
+        return  # nothing was reached, which `measure` says
     with recorded_calls(modules.values()) as called:
         if isinstance(batch, dict):
             model(**batch)

@@ -48,6 +48,7 @@ class MomentAccumulator:
     ) -> None:
         self.site, self.lora, self.masks = site, lora, masks
         self.average_over, self.keep_norms = average_over, keep_norms
+        self.called = False  # since it was last set to False
         self.of_batch, self.constant = (Moment(lora.rank, lora.lora_A.device) for _ in range(2))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -56,6 +57,7 @@ class MomentAccumulator:
                 self.site, args[0] if args else next(iter(kwargs.values()))
             )
             self._add(self.constant if constant else self.of_batch, x, mask)
+        self.called = True
 
     def _add(self, moment: Moment, x: Tensor, mask: Tensor) -> None:
         weights = (mask.to(x.device) != 0).float()  # layers may be spread over devices
@@ -161,3 +163,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return [to_device(part, device) for part in value]
     return value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a tensor, list, tuple or dictionary."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(part)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance.importance import Importance
+from loradrop.importance.importance import ByLayer, Importance
 from loradrop.seeds import Seeds
 
 
@@ -25,6 +25,7 @@ class Stage1:
 
     importance: Importance
     trained: dict[str, Tensor]  # the trainable parameters' values after the training
+    ranking: ByLayer | None = None  # what a criterion found that needs the training set
 
 
 class Probe(Protocol):
@@ -50,6 +51,7 @@ class Probe(Protocol):
         epochs: int,
         batch_size: int,
         steps: int | None = None,
+        on_step: Callable[[], None] | None = None,
     ) -> None:
         """Train the trainable parameters on some rows, with the run's own recipe.
 
@@ -59,14 +61,19 @@ class Probe(Protocol):
             epochs: The number of epochs.
             batch_size: The largest batch size; the recipe's own is used if it is smaller.
             steps: The number of optimiser steps. If given, it replaces `epochs`.
+            on_step: Called after each optimiser step, while its gradients are still there.
         """
 
-    def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
+    def batches(
+        self, rows: Sequence[int], gradients: bool = False, divided: bool = False
+    ) -> Iterable[Mapping[str, Any]]:
         """Yield the rows as batches of the model's arguments, on the model's device.
 
         Args:
             rows: The rows to yield.
             gradients: Whether to make the batches small enough for a backward pass.
+            divided: Whether each of several processes yields a part of the rows, for `measure`,
+                which adds up what they have seen.
         """
 
     def autocast(self) -> AbstractContextManager:

@@ -1,8 +1,9 @@
-"""Sparse Adapter with SNIP: LoRA whose least sensitive entries are masked before training.
+"""Sparse Adapter: LoRA whose entries with the lowest scores are masked before training.
 
-He et al. 2022, arXiv 2210.04284. The score of an entry w of A or B is |w dL/dw|, where the
-gradient is summed over the batches of a sample in eval mode. One threshold applies to all entries
-of all modules, and the mask stays for the whole run (Shwai-He/SparseAdapter@b190084).
+He et al. 2022, arXiv 2210.04284. The score of an entry w of A or B is SNIP's |w dL/dw|, where the
+gradient is summed over the batches of a sample in eval mode, or another of the released code's
+(loradrop.methods.pruning_scores). One threshold applies to all entries of all modules, and the mask
+stays for the whole run (Shwai-He/SparseAdapter@b190084).
 
 With LoRA's B = 0 every score is zero: dL/dA = B^T G = 0, and the scores of B have the factor
 B = 0. The released code therefore draws A and B from N(0, 0.02^2), which is the default here. The
@@ -12,22 +13,22 @@ alternative is to score after a warm-up on the sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loradrop.importance.moments import evaluating
-from loradrop.lora.inject import lora_modules
+from loradrop.importance.criteria import lora_parameters
 from loradrop.methods.base import Probe, one_of
 from loradrop.methods.lora import LoRA
+from loradrop.methods.pruning_scores import PRUNERS
 
 SCOPES = ("model", "matrix")
 
 
 class SparseAdapter(LoRA):
-    """LoRA with a fixed mask from SNIP's scores.
+    """LoRA with a fixed mask from scores of its entries.
 
     Args:
         name, rank, alpha, dropout, target_modules: As in loradrop.methods.lora.LoRA.
@@ -40,6 +41,7 @@ class SparseAdapter(LoRA):
         warmup_epochs: The epochs on the sample before scoring. Training continues from there, as in
             the released code.
         warmup_batch_size: The largest batch size of the warm-up.
+        pruner: What scores the entries, under the released code's names: snip, mag, rand or grasp.
     """
 
     def __init__(
@@ -55,16 +57,18 @@ class SparseAdapter(LoRA):
         sample_ratio: float,
         warmup_epochs: int,
         warmup_batch_size: int,
+        pruner: str,
     ) -> None:
         super().__init__(name, rank, alpha, dropout, target_modules)
         one_of("scope", scope, SCOPES)
+        one_of("pruner", pruner, PRUNERS)
         if not 0 < sparsity < 1:
             raise ValueError(f"sparsity must lie in (0, 1), got {sparsity}")
         if not 0 < sample_ratio <= 1:
             raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
         if warmup_epochs < 0 or warmup_batch_size < 1:
             raise ValueError("warmup_epochs must not be negative, and warmup_batch_size at least 1")
-        if init_std is None and warmup_epochs == 0:
+        if init_std is None and warmup_epochs == 0 and pruner != "rand":
             raise ValueError(
                 "with B = 0 (init_std=null) every score is zero: "
                 "set init_std=0.02 or warmup_epochs=3"
@@ -72,6 +76,7 @@ class SparseAdapter(LoRA):
         if init_std is not None and not init_std > 0:
             raise ValueError(f"init_std must be positive or null, got {init_std}")
         self.sparsity, self.scope, self.init_std = sparsity, scope, init_std
+        self.pruner = pruner
         self.sample_ratio, self.warmup_epochs, self.warmup_batch_size = (
             sample_ratio,
             warmup_epochs,
@@ -96,7 +101,7 @@ class SparseAdapter(LoRA):
         rows = probe.sample(self.sample_ratio)
         if self.warmup_epochs:
             probe.fit(model, rows, self.warmup_epochs, self.warmup_batch_size)
-        scores = snip_scores(model, probe, rows)
+        scores = PRUNERS[self.pruner](model, probe, rows)
         self._apply(model, keep_largest(scores, self.sparsity, self.scope))
 
     def _apply(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -126,48 +131,6 @@ class SparseAdapter(LoRA):
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         if "masks" in state:  # absent for a finished run: its masked entries are saved as zeros
             self._apply(model, state["masks"])
-
-
-def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return A and B of every LoRA module, by name."""
-    modules = lora_modules(model)
-    return {
-        f"{name}.{matrix}": getattr(module, matrix)
-        for name, module in modules.items()
-        for matrix in ("lora_A", "lora_B")
-    }
-
-
-def snip_scores(model: nn.Module, probe: Probe, rows: Sequence[int]) -> dict[str, Tensor]:
-    """Compute |w dL/dw| for every entry of A and B, with L summed over the batches.
-
-    Gradients are cleared before and after.
-
-    Args:
-        model: The model with its adapters.
-        probe: Gives the batches and the precision.
-        rows: The rows of the training set to score on.
-
-    Returns:
-        The scores by parameter name, in the shape of the parameter.
-
-    Raises:
-        ValueError: All scores are zero, or one is not finite.
-    """
-    parameters = lora_parameters(model)
-    model.zero_grad(set_to_none=True)
-    with evaluating(model):
-        for batch in probe.batches(rows, gradients=True):
-            with probe.autocast():
-                loss = model(**batch).loss
-            loss.backward()
-    scores = {name: (p.detach() * cast(Tensor, p.grad)).abs() for name, p in parameters.items()}
-    model.zero_grad(set_to_none=True)
-    if not all(score.isfinite().all() for score in scores.values()):
-        raise ValueError("a SNIP score is not finite: the loss or a gradient has overflowed")
-    if not any(score.any() for score in scores.values()):
-        raise ValueError("all SNIP scores are zero, as with B = 0; set init_std or warmup_epochs")
-    return scores
 
 
 def keep_largest(scores: Mapping[str, Tensor], sparsity: float, scope: str) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
         symbols = {
             "r": "rank",
             "s": "sparsity",
-            "k": "dropped_layers",
+            "k": "heads" if name == "hifi" else "dropped_layers",
             "b": "bottleneck",
             "v": "virtual_tokens",
         }
@@ -74,7 +74,7 @@ def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
         }
         if name == "prilora":
             values["R"] = 96
-        if name == "adalora":
+        if name in ("adalora", "prune_lora"):
             values["r"] = method.init_rank
         assert evaluated(formula.group(1), **values) == printed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 import statistics
 
 import pandas as pd
@@ -14,11 +15,13 @@ from helpers import result_files
 from rich.console import Console
 
 from experiments import results
+from experiments import table as command
 from experiments.config.schema import UserError
 from experiments.reporting import tables
 from experiments.reporting.comparison import compare
 from experiments.reporting.published import published
 from experiments.reporting.statistics import AVERAGE, paired_test, ranks_of
+from experiments.table import main
 
 TASKS = ("rte", "mrpc", "stsb", "cola", "sst2", "qnli", "mnli", "qqp")
 TABLE1 = "experiment=table1"
@@ -172,6 +175,30 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     assert "too few" in paired_test(few, "best")
 
 
+def test_a_study_compares_the_values_of_a_key_in_pairs(tmp_path, capsys):
+    """The stored configs of the output's runs lack the key, as those of older results do."""
+    gain = {"output": 0.5, "weight_norm": 0.4, "random": 0.5}
+
+    def metrics(config):
+        criterion = config["method"].pop("criterion")
+        if criterion != "output":
+            config["method"]["criterion"] = criterion
+        return [gain[criterion] + config["seed"] / 100]
+
+    sweep = ["task=rte,cola", "method.criterion=output,weight_norm,random", "seed=0,1,2"]
+    result_files.write(tmp_path, "experiment=criteria", *sweep, metrics=metrics)
+    main(["criteria", *sweep, f"paths.outputs={tmp_path}"])
+    shown = (tmp_path / "tables" / "criteria.md").read_text()
+    settings = re.findall(r"method\.criterion=(\w+)", shown)
+    assert {"output", "weight_norm", "random"} <= set(settings)
+    assert (
+        "weight_norm - output, paired by task and seed: -10.00 on average over 6 pairs, "
+        "0 wins, 0 ties, 6 losses; Wilcoxon signed-rank p = 0.031." in shown
+    )
+    assert "random - output, paired by task and seed: +0.00 on average over 6 pairs" in shown
+    assert "weight_norm - output" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path):
     result_files.write(
@@ -323,3 +350,14 @@ def test_the_papers_averages_are_as_published_but_where_a_footnote_says_so():
             if "avg_stated" in row:
                 mean = statistics.mean(value["mean"] for value in row["tasks"].values())
                 assert abs(mean - row["avg_stated"]) <= 0.0501 or key in noted, (name, key, mean)
+
+
+def test_results_of_several_library_versions_are_named(tmp_path, capsys):
+    demo = ("demo", "method=lora", f"paths.outputs={tmp_path}")
+    done = result_files.write(tmp_path, "experiment=demo", *demo[1:])
+    for one, version in zip(done, ("2.12.0", "2.13.0", "2.13.0"), strict=True):
+        results.write(tmp_path, one.model_copy(update={"versions": {"torch": version, "a": "1"}}))
+    assert command.main(list(demo)) == 0
+    line = "Made with different versions (results): torch 2.12.0 (1), 2.13.0 (2)."
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert line in (tmp_path / "tables" / "demo.md").read_text()

@@ -10,6 +10,7 @@ from conftest import tiny_model, train_b
 from loradrop.methods.prilora import PRILoRA
 from loradrop.methods.sparse_adapter import SparseAdapter
 from loradrop.methods.vera import VeRA
+from loradrop.seeds import Seeds
 
 COMMON = {"name": "x", "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": None}
 
@@ -22,7 +23,12 @@ def vera(**changes):
 def sparse(**changes):
     settings = {"sparsity": 0.5, "scope": "model", "init_std": 0.02, "sample_ratio": 1.0}
     return SparseAdapter(
-        **(COMMON | settings | {"warmup_epochs": 0, "warmup_batch_size": 8} | changes)
+        **(
+            COMMON
+            | settings
+            | {"warmup_epochs": 0, "warmup_batch_size": 8, "pruner": "snip"}
+            | changes
+        )
     )
 
 
@@ -43,7 +49,7 @@ def prilora(**changes):
         "interval": 2,
         "decay": 0.9,
     }
-    return PRILoRA(**(settings | {"regrow": True} | changes))
+    return PRILoRA(**(settings | {"regrow": True, "distribution": "linear"} | changes))
 
 
 def installed(method, family="roberta", seed=0):
@@ -67,7 +73,7 @@ def randomise(model, *suffixes, scale=0.3):
 class Batches:
     """A probe that has these batches as its training set."""
 
-    seed, steps = 0, 10
+    seeds, steps = Seeds(0), 10
 
     def __init__(self, *batches):
         self.given = batches
@@ -75,10 +81,10 @@ class Batches:
     def sample(self, ratio):
         return [0]
 
-    def fit(self, model, rows, epochs, batch_size, steps=None):
+    def fit(self, model, rows, epochs, batch_size, steps=None, on_step=None):
         train_b(model)
 
-    def batches(self, rows, gradients=False):
+    def batches(self, rows, gradients=False, divided=False):
         return self.given
 
     def autocast(self):

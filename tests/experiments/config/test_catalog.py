@@ -54,6 +54,7 @@ def test_every_experiment_has_an_entry_and_every_entry_its_runs():
         ({"cost": 3}, r"study1\.cost must be a text, not 3"),
         ({"kind": "tabel"}, r"study1\.kind must be one of table, figure, study, not 'tabel'"),
         ({"kind": "figure"}, r"study1\.figure is missing"),
+        ({"paired": {"key": "a.b"}}, r"study1\.paired must be a mapping with the keys key and"),
         ({"mini": "seed=0"}, r"study1\.mini must be a mapping"),
         ({"mini": {}}, r"study1\.mini must be a mapping"),
         ({"mini": {"seed": []}}, r"study1\.mini\.seed must be a value or a list"),

@@ -8,6 +8,7 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
+from experiments.config.added_keys import with_added
 from experiments.config.identity import digest, identity, run_id, stage1_id
 
 # pinned: a change of one of these needs a new IDENTITY_VERSION, and stored results new ids
@@ -29,6 +30,10 @@ PINNED = {
     ),
     "bert_base-qnli-prefix_tuning-s0-db7d6e71": (
         "backbone=bert_base task=qnli method=prefix_tuning"
+    ),
+    # as it was before the key
+    "bert_base-qnli-prefix_tuning-s0-40c2c1a9": (
+        "backbone=bert_base task=qnli method=prefix_tuning method.dropout=0.0"
     ),
 }
 
@@ -112,6 +117,25 @@ def test_what_changes_no_number_changes_no_id(plain, key, value):
 )
 def test_what_can_change_a_number_changes_the_id(plain, key, value):
     assert run_id(changed(plain, key, value)) != run_id(plain)
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [("criterion", "output", "gradient"), ("measure_on", "sample", "train")],
+)
+def test_a_key_that_came_later_counts_only_with_another_value(plain, key, default, other):
+    older = copy.deepcopy(plain)
+    assert older["method"].pop(key) == default
+    assert run_id(older) == run_id(plain) == run_id(changed(plain, f"method.{key}", default))
+    assert run_id(changed(plain, f"method.{key}", other)) != run_id(plain)
+    assert with_added(older["method"]) == plain["method"]
+
+
+def test_a_later_switch_is_no_number(plain):
+    switch = changed(plain, "method", {"_target_": "a.AdapterDrop", "name": "x", "robust": False})
+    zero = changed(plain, "method", {"_target_": "a.AdapterDrop", "name": "x", "robust": 0})
+    without = changed(plain, "method", {"_target_": "a.AdapterDrop", "name": "x"})
+    assert run_id(switch) == run_id(without) != run_id(zero)
 
 
 def test_nested_objects_are_known_by_their_class_alone(plain):

@@ -52,6 +52,7 @@ def method(**changes):
         "sample_epochs": 3,
         "sample_steps": None,
         "sample_batch_size": 32,
+        "measure_on": "sample",
         "average_over": "tokens",
         "threshold": 0.8,
         "parameter_ratio": None,
@@ -61,6 +62,7 @@ def method(**changes):
         "share": True,
         "kept_init": "fresh",
         "shared_init": "fresh",
+        "criterion": "output",
     }
     return LoRADrop(**(settings | changes))
 
@@ -116,7 +118,7 @@ def test_the_average_is_the_measurement_s(average_over, batch):
     model, drop = freeze_encoder(tiny_model()), method(average_over=average_over)
     drop.install(model)
     probe = Batches(batch)
-    probe.stage1, probe.seeds = lambda settings, compute: compute(), Seeds(0)
+    probe.stage1 = lambda settings, compute: compute()
     drop.prepare(model, probe)
     fresh = freeze_encoder(tiny_model())
     method().install(fresh)

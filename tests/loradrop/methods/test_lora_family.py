@@ -173,14 +173,14 @@ def test_the_same_code_measures_them(method, batch):
 
 
 def test_adapter_drop_leaves_the_lowest_layers_alone():
-    method = AdapterDrop(**COMMON, dropped_layers=2)
+    method = AdapterDrop(**COMMON, dropped_layers=2, robust=False)
     model = installed(method)
     assert {site.layer for site in lora_sites(model)} == {2}
     assert method.result_fields()["lora_parameters"] == 3 * count(model)
     with pytest.raises(
         ValueError, match="dropped_layers must be below the model's 3 layers, got 3"
     ):
-        installed(AdapterDrop(**COMMON, dropped_layers=3))
+        installed(AdapterDrop(**COMMON, dropped_layers=3, robust=False))
 
 
 @pytest.mark.parametrize(
@@ -216,3 +216,36 @@ def test_adapter_drop_leaves_the_lowest_layers_alone():
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 2])
+def test_the_robust_adapter_drop_is_scored_without_the_lowest_layers(dropped, batch):
+    """As LoRA with these layers' B set to zero."""
+    model = installed(AdapterDrop(**COMMON, dropped_layers=dropped, robust=True))
+    assert {site.layer for site in lora_sites(model)} == {0, 1, 2}
+    plain = installed(LoRA(**COMMON))
+    randomise(model, "lora_A", "lora_B")
+    plain.load_state_dict(model.state_dict())
+    for site, module in lora_sites(plain).items():
+        if site.layer < dropped:
+            module.lora_B.data.zero_()
+    torch.testing.assert_close(model.eval()(**batch).logits, plain.eval()(**batch).logits)
+
+
+def test_the_robust_adapter_drop_draws_every_number_of_layers_alike(batch):
+    """A dropped layer takes no part: neither in the output nor in the gradients."""
+    model = installed(AdapterDrop(**COMMON, dropped_layers=1, robust=True)).train()
+    randomise(model, "lora_A", "lora_B")
+    seen = []
+    for number in range(60):
+        torch.manual_seed(number)
+        model.zero_grad()
+        model(**batch).loss.backward()
+        with_gradient = {
+            site.layer for site, m in lora_sites(model).items() if m.lora_A.grad is not None
+        }
+        torch.manual_seed(number)
+        lowest = int(torch.randint(3, ()))
+        assert with_gradient == set(range(lowest, 3))
+        seen.append(lowest)
+    assert {seen.count(number) > 10 for number in range(3)} == {True}

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 import loradrop.methods
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
-from experiments.runner.record import save_tensors
 from loradrop.heads import freeze_encoder
+from loradrop.io.files import write_tensors
 from loradrop.methods.base import Method, load_values
 from loradrop.seeds import Seeds
 
@@ -35,11 +35,14 @@ SMALL = {
     "adapter_drop": ["method.dropped_layers=1"],
     "houlsby": ["method.bottleneck=8"],
     "adalora": ["method.init_rank=6", "method.target_rank=3", "method.interval=1"],
+    "prune_lora": ["method.init_rank=6", "method.target_rank=3", "method.interval=1"],
+    "hifi": ["method.heads=2"],
     "prompt_tuning": ["method.virtual_tokens=4"],
     "prefix_tuning": ["method.virtual_tokens=4"],
 }
 REFUSED = {
     ("bitfit", "llama"): "has no biases",
+    ("hifi", "llama"): "key and value head for each query head",
     (
         "prefix_tuning",
         "deberta",
@@ -59,10 +62,10 @@ class Probe:
     def sample(self, ratio):
         return range(len(self.batch["labels"]))
 
-    def fit(self, model, rows, epochs, batch_size, steps=None):
-        train(model, self.batch, None, epochs)
+    def fit(self, model, rows, epochs, batch_size, steps=None, on_step=None):
+        train(model, self.batch, None, epochs, on_step)
 
-    def batches(self, rows, gradients=False):
+    def batches(self, rows, gradients=False, divided=False):
         return [self.batch]
 
     def autocast(self):
@@ -72,7 +75,7 @@ class Probe:
         return compute()
 
 
-def train(model, batch, method, steps):
+def train(model, batch, method, steps, on_step=None):
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-2, weight_decay=0.1)
     model.train()
@@ -84,6 +87,8 @@ def train(model, batch, method, steps):
         optimizer.step()
         if method is not None:
             method.on_step_end(model, step)
+        if on_step is not None:
+            on_step()
 
 
 def make(name, family):
@@ -127,10 +132,8 @@ def test_a_method_on_a_family(name, family, batch, tmp_path):
         torch.testing.assert_close(logits(model, alone)[0], after[row], rtol=1e-4, atol=1e-5)
 
     # saved, and loaded into a fresh model
-    save_tensors(
-        {n: p.detach() for n, p in model.named_parameters() if p.requires_grad},
-        tmp_path / "adapter.safetensors",
-    )
+    state = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    write_tensors(state, tmp_path / "adapter.safetensors", {})
     report = method.result_fields()
     state = {key: report[key].to_dict() for key in ("importance", "plan") if key in report}
     other, fresh = make(name, family)

@@ -9,7 +9,7 @@ import torch
 from helpers.methods import installed, prilora, randomise
 
 from loradrop.lora.inject import lora_modules, lora_sites
-from loradrop.methods.prilora import keep_largest, linear_ranks
+from loradrop.methods.prilora import concentrated_ranks, keep_largest, linear_ranks
 
 
 def test_the_papers_ranks():
@@ -156,3 +156,40 @@ def test_keep_largest_leaves_out_the_share_asked_for():
     importance = torch.rand(6, 50)
     assert (~keep_largest(importance, 0.75, "row")).sum(1).tolist() == [37] * 6
     assert int((~keep_largest(importance, 0.75, "matrix")).sum()) == 225
+
+
+def test_concentrated_ranks_are_as_many_in_the_upper_half():
+    for ends in ((4, 12), (2, 14), (6, 10), (8, 8)):
+        assert sum(concentrated_ranks(*ends, 12)) == sum(linear_ranks(*ends, 12)) == 96
+    model = installed(prilora(distribution="concentrated"))
+    assert {site.layer: m.rank for site, m in lora_sites(model).items()} == {1: 8, 2: 8}
+
+
+def test_pruning_by_magnitude_looks_at_the_entries_alone(batch):
+    method = prilora(pruning="magnitude", interval=1)
+    model = installed(method)
+    randomise(model, "lora_A", "lora_B")
+    before = {name: module.lora_A.detach().clone() for name, module in lora_modules(model).items()}
+    step(method, model, batch, 1)
+    assert not method.norms
+    for name, module in lora_modules(model).items():
+        for old, new in zip(before[name].tolist(), module.lora_A.tolist(), strict=True):
+            order = sorted(range(len(old)), key=lambda k: abs(old[k]))
+            lowest = set(order[: len(old) // 2])
+            assert new == [0.0 if k in lowest else old[k] for k in range(len(old))]
+
+
+@pytest.mark.parametrize(("pruning", "zero"), [("importance", True), ("none", False)])
+def test_the_reached_sparsity_is_reported(pruning, zero, batch):
+    method = prilora(pruning=pruning, interval=1, ratio=0.25)
+    model = installed(method)
+    step(method, model, batch, 1)
+    if not zero:
+        assert method.result_fields() == {}
+        return
+    modules = lora_modules(model).values()
+    zeros = sum(int((module.lora_A == 0).sum()) for module in modules)
+    size = sum(module.lora_A.numel() for module in modules)
+    assert zeros == size // 4
+    (note,) = method.result_fields()["notes"]
+    assert f"{zeros:,} of {size:,} entries of A are zero at the end (25.0 %, " in note

@@ -8,14 +8,16 @@ import pytest
 import torch
 from helpers.methods import COMMON, Batches, installed, sparse
 
+from loradrop.importance.criteria import lora_parameters
+from loradrop.methods import pruning_scores
 from loradrop.methods.lora import LoRA
-from loradrop.methods.sparse_adapter import lora_parameters, snip_scores
+from loradrop.seeds import Seeds
 
 
 def test_snip_scores_are_the_loss_s_sensitivity_to_the_mask(batch):
     model = installed(sparse(init_std=0.3)).double()
     model.train()  # scores are taken without dropout all the same
-    scores = snip_scores(model, Batches(batch, batch), [0])
+    scores = pruning_scores.snip(model, Batches(batch, batch), [0])
     assert model.training
     model.eval()
     step = 1e-5
@@ -38,7 +40,7 @@ def test_snip_scores_are_the_loss_s_sensitivity_to_the_mask(batch):
 def test_exactly_the_lowest_scores_are_masked_for_good(batch, sparsity, scope):
     method = sparse(sparsity=sparsity, scope=scope)
     model = installed(method)
-    scores = snip_scores(model, Batches(batch), [0])
+    scores = pruning_scores.snip(model, Batches(batch), [0])
     method.prepare(model, Batches(batch))
     parameters = lora_parameters(model)
     groups = [list(parameters)] if scope == "model" else [[name] for name in parameters]
@@ -67,7 +69,59 @@ def test_scores_that_are_all_zero_are_refused(batch):
         sparse(init_std=None)
     model = installed(LoRA(**COMMON))  # B = 0
     with pytest.raises(ValueError, match="all SNIP scores are zero"):
-        snip_scores(model, Batches(batch), [0])
+        pruning_scores.snip(model, Batches(batch), [0])
     method = sparse(init_std=None, warmup_epochs=1)
     method.prepare(installed(method), Batches(batch))
     assert any(mask.any() for mask in method.masks.values())
+
+
+def test_grasp_is_the_weight_times_the_hessian_times_the_gradient(batch):
+    """By central differences of the gradient along itself."""
+    model = installed(sparse(init_std=0.3)).double()
+    halves = [{key: value[part] for key, value in batch.items()} for part in ([0, 1], [2, 3])]
+    scores = pruning_scores.grasp(model, Batches(*halves), [0])
+    parameters = lora_parameters(model)
+
+    def gradient():
+        loss = sum(model.eval()(**half).loss for half in halves)
+        return torch.autograd.grad(loss, list(parameters.values()))
+
+    direction, step, found = gradient(), 1e-4, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for parameter, part in zip(parameters.values(), direction, strict=True):
+                parameter += sign * step * part
+        found.append(gradient())
+        with torch.no_grad():
+            for parameter, part in zip(parameters.values(), direction, strict=True):
+                parameter -= sign * step * part
+    for (name, parameter), plus, minus in zip(parameters.items(), *found, strict=True):
+        expected = parameter.detach() * (plus - minus) / (2 * step)
+        torch.testing.assert_close(scores[name], expected, rtol=1e-3, atol=1e-9)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("pruner", ["snip", "mag", "rand", "grasp"])
+def test_every_pruner_masks_what_it_scores_lowest(pruner, batch):
+    masks = []
+    for seed in (0, 0, 1):
+        method = sparse(pruner=pruner, init_std=0.3)
+        model, probe = installed(method), Batches(batch)
+        probe.seeds = Seeds(seed)
+        scores = pruning_scores.PRUNERS[pruner](model, probe, [0])
+        method.prepare(model, probe)
+        kept = torch.cat([scores[name][mask] for name, mask in method.masks.items()])
+        gone = torch.cat([scores[name][~mask] for name, mask in method.masks.items()])
+        assert len(gone) == len(kept) and gone.max() <= kept.min()
+        masks.append(torch.cat([mask.flatten() for mask in method.masks.values()]))
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[1], masks[2]) == (pruner != "rand")
+
+
+def test_the_magnitude_is_the_entry_s():
+    method = sparse(pruner="mag", init_std=0.3)
+    model = installed(method)
+    for name, score in pruning_scores.mag(model, Batches(), []).items():
+        assert torch.equal(score, lora_parameters(model)[name].abs())
+    with pytest.raises(ValueError, match="pruner must be one of snip, mag, rand, grasp, got 'x'"):
+        sparse(pruner="x")

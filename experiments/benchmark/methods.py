@@ -1,7 +1,7 @@
 """Measure the time of a training step for each method, relative to plain LoRA.
 
-python -m experiments.benchmark                    every method, on the built-in model
-python -m experiments.benchmark method=lora,prilora backbone=roberta_base trainer=gpu --steps 50
+python -m experiments.benchmark methods      every method, on the built-in model
+python -m experiments.benchmark methods method=lora,prilora backbone=roberta_base --steps 50
 
 The methods take turns, step by step, on the same batches, so that other load on the machine affects
 all of them alike. The table shows medians. Models are prepared as in a run; LoRA-drop's stage 1
@@ -23,7 +23,6 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from experiments.cli import guarded
 from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config import sweep
@@ -172,7 +171,3 @@ def compare(contestants: list[Contestant]) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows)
     return frame.rename(columns={"ratio": f"of {contestants[0].method.name}'s"})
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))
