@@ -17,6 +17,8 @@ import pytest
 from conftest import ROOT, clean_environment
 from helpers.faults import LONG, report
 
+from experiments.common.files import HOLDER, LOCK
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not LONG, reason="takes minutes: make test-faults"),
@@ -66,9 +68,8 @@ def numbers(outputs: Path) -> dict[str, tuple]:
 
 def left_behind(outputs: Path) -> list[str]:
     """Temporary files and checkpoints."""
-    return [p.name for p in outputs.rglob("*") if p.name.startswith(".") and p.name != ".lock"] + [
-        p.name for p in outputs.rglob("*.ckpt")
-    ]
+    hidden = (p.name for p in outputs.rglob(".*") if p.name not in (LOCK, HOLDER))
+    return [*hidden, *(p.name for p in outputs.rglob("*.ckpt"))]
 
 
 @pytest.fixture(scope="module")
