@@ -23,7 +23,6 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from experiments.cli import guarded
 from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config import sweep
@@ -172,7 +171,3 @@ def compare(contestants: list[Contestant]) -> pd.DataFrame:
         )
     frame = pd.DataFrame(rows)
     return frame.rename(columns={"ratio": f"of {contestants[0].method.name}'s"})
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

@@ -53,7 +53,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
 def _ours(sweep: list[str], folder: Path) -> list[str]:
     return [
         *("-m", "experiments.run", "-m", *COMMON, *sweep),
-        *("trainer.num_threads=1", "hydra/launcher=joblib", f"paths.outputs={folder / 'outputs'}"),
+        *("trainer.num_threads=1", "hydra/launcher=cores", f"paths.outputs={folder / 'outputs'}"),
     ]
 
 
@@ -96,7 +96,7 @@ def _write_rows(config: Any, folder: Path) -> None:
     from loradrop.tasks.base import LABEL, TRAIN
 
     built = check(config)
-    splits = built.task.load(built.data)
+    splits = built.task.splits(built.data)
     [(_, dev)] = splits.evaluation.items()
     for name, rows in ((TRAIN, splits.train), ("dev", dev)):
         lines = [

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from datasets import Dataset
 
-from loradrop.sampling import quantile_bins
+from loradrop.sampling import quantile_bins, stratified_sample
 
 if TYPE_CHECKING:
     import evaluate
 
 LABEL = "label"
 TRAIN = "train"
+HELD_BACK = "held_back"
 # of encoded rows: the tokens of the whole row, and 1 if it fits into max_length, whole or cut
 NEEDED, FITS = "needed", "fits"
 # a text that spells a special token, e.g. </s>, is a text for every tokenizer
@@ -64,11 +65,16 @@ def load_metric(name: str) -> evaluate.Metric:
     Raises:
         ValueError: There is no such metric.
     """
+    import evaluate
+
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(module), attribute)()
+        found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"task.metric: there is no metric {name}") from error
+    if not (isinstance(found, type) and issubclass(found, evaluate.EvaluationModule)):
+        raise ValueError(f"task.metric: {name} is no class of a metric (evaluate.Metric)")
+    return found()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,14 @@ class Task:
             data: The folder of local data sets, None if there is none.
         """
         raise NotImplementedError
+
+    def splits(self, data: Path | None) -> Splits:
+        """Return the rows that a run uses: those of `load`, unless the task's keys change them.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+        """
+        return self.load(data)
 
     @property
     def encoding(self) -> tuple[str, ...]:
@@ -167,6 +181,9 @@ class LabelTask(Task):
 
     columns: tuple[str, ...]  # one text column, or two for sentence pairs
     labels: tuple[str, ...] | None  # class names in the order of their ids
+    # evaluate on this share of the training set instead, and train on the rest: for choosing
+    # hyper-parameters. The evaluation set that is reported then has no part in the choice
+    held_back: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):
@@ -174,6 +191,13 @@ class LabelTask(Task):
         # Hydra passes lists
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "labels", None if self.labels is None else tuple(self.labels))
+        if len(self.columns) not in (1, 2):
+            raise ValueError(f"columns must name one or two, got {list(self.columns)}")
+        if self.labels is not None and len(set(self.labels)) != max(2, len(self.labels)):
+            raise ValueError(
+                "labels must name two or more classes, each once, or be null for a score, "
+                f"got {list(self.labels)}"
+            )
 
     @property
     def num_labels(self) -> int:
@@ -186,6 +210,28 @@ class LabelTask(Task):
     @property
     def encoding(self) -> tuple[str, ...]:
         return self.columns
+
+    def splits(self, data: Path | None) -> Splits:
+        """Return the rows of `load`; with `held_back`, training rows alone, in two parts.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+
+        Raises:
+            ValueError: `held_back` is no share between 0 and 1.
+        """
+        if self.held_back is None:
+            return self.load(data)
+        if not 0 < self.held_back < 1:
+            raise ValueError(f"task.held_back must lie between 0 and 1, got {self.held_back}")
+        splits = self.load(data)
+        # the same rows for every seed, so that runs are compared on the same rows
+        held = stratified_sample(self.strata(splits.train), self.held_back, seed=0)
+        rest = sorted(set(range(len(splits.train))) - set(held))
+        if not rest:
+            raise ValueError(f"task.held_back={self.held_back} leaves no rows to train on")
+        note = f"{self.name}: evaluated on {len(held)} rows held back from the training set"
+        return Splits(splits.train.select(rest), {HELD_BACK: splits.train.select(held)}, [note])
 
     def shortest(self, tokenizer: Any) -> int:
         return tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1) + len(self.columns)

@@ -122,6 +122,7 @@ def test_mini_forms_run_on_built_in_models(name):
         "tiny_roberta",
         "tiny_llama",
         "all_minilm_l6",
+        "mpnet_base",
     }
     assert len({config["id"] for config in configs}) == len(configs)
     assert entry.mini or (name not in published() and entry.kind == STUDY)

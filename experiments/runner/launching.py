@@ -1,0 +1,63 @@
+"""Sweeps over several processes or machines: what to launch, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments import results
+from experiments.common import console
+from experiments.config.identity import run_id
+from experiments.config.precision import AUTO
+from experiments.config.schema import UserError
+from experiments.config.sweep import compose_jobs
+
+# launchers whose jobs run on the machine that starts them
+LOCAL = ("BasicLauncher", "CoresLauncher", "LocalLauncher", "JoblibLauncher")
+
+
+def is_local(target: str) -> bool:
+    """Whether a launcher's jobs run on the machine that starts them.
+
+    Args:
+        target: The launcher's `_target_`.
+    """
+    return target.rpartition(".")[2] in LOCAL
+
+
+def unfinished(job_overrides: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """The jobs whose runs are not finished; the sweep's summary checks those that are.
+
+    Args:
+        job_overrides: The overrides of each job.
+    """
+    configs = compose_jobs(job_overrides)
+    return [
+        job
+        for job, config in zip(job_overrides, configs, strict=True)
+        # what `auto` means, and so the id, depends on the machine that the job will run on
+        if config.trainer.precision == AUTO
+        or not _is_finished(config.paths.outputs, run_id(config))
+    ]
+
+
+def _is_finished(outputs: str, id: str) -> bool:
+    try:
+        return results.finished_result(outputs, id) is not None
+    except UserError:  # damaged: the job reports it
+        return False
+
+
+def wait_for(jobs: Sequence[Any]) -> Iterator[Any]:
+    """Wait for jobs of submitit, and report those that are lost.
+
+    Yields:
+        What each job returned, in order, without the lost ones.
+    """
+    from submitit.core.utils import UncompletedJobError
+
+    for job in jobs:
+        try:
+            yield job.results()[0]
+        except UncompletedJobError:  # cancelled, killed, or out of time too often
+            console.error(f"job {job.job_id} ({job.state}) is lost; its output: {job.paths.folder}")
