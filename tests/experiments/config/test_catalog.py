@@ -155,7 +155,7 @@ def test_the_scaled_rank_study_keeps_alpha_over_rank():
 
 def test_kinds_of_tasks_are_compared_with_the_same_lora():
     for name in ("understanding_generation", "cross_kind_stability"):
-        configs = run_configs(experiment(name).overrides() + ["seed=0"])
+        configs = run_configs([*experiment(name).overrides(), "seed=0"])
         assert {(c["method"]["rank"], c["method"]["alpha"]) for c in configs} == {(8, 16)}
         assert {c["recipe"]["epochs"] for c in configs} == {0}
 
