@@ -143,15 +143,15 @@ def _agreement(row: Any) -> str:
 def _importance(outputs: str | Path) -> dict[str, str]:
     frame = load("mpnet_importance", outputs)
     summary = stage1_summary(frame, [])
-    rows = []
+    rows, shares = [], dict[str, float]()
     for task, part in summary.groupby("task", sort=False):
-        runs = frame[frame.task == task]
+        shares[TASKS[task]] = share_of_lora(frame[frame.task == task])
         rows.append(
             [
                 TASKS[task],
                 part.seeds.iloc[0],
                 per_type(part, _own),
-                f"{share_of_lora(runs):.0f} %",
+                f"{shares[TASKS[task]]:.0f} %",
                 per_type(part, lambda row: number(row.effective)),
                 per_type(part, _agreement),
             ]
@@ -163,7 +163,8 @@ def _importance(outputs: str | Path) -> dict[str, str]:
         "importance_runs": str(len(frame)),
         "importance_tasks": str(frame.task.nunique()),
         "importance_hours": hours(frame),
-        "importance_share": f"{share_of_lora(frame):.0f}",
+        "share_least": _share_and_task(min(shares, key=shares.__getitem__), shares),
+        "share_most": _share_and_task(max(shares, key=shares.__getitem__), shares),
         **{f"own_{kind}": number(row.own) for kind, row in means.iterrows()},
         **{f"effective_{kind}": number(row.effective) for kind, row in means.iterrows()},
         **{f"seeds_{kind}": number(row.agreement, 2) for kind, row in means.iterrows()},
@@ -172,6 +173,10 @@ def _importance(outputs: str | Path) -> dict[str, str]:
             for kind, value in between_tasks(measured(frame, [])).items()
         },
     }
+
+
+def _share_and_task(task: str, shares: dict[str, float]) -> str:
+    return f"{shares[task]:.0f} % ({task})"
 
 
 def _stage1(outputs: str | Path) -> dict[str, str]:
