@@ -122,6 +122,7 @@ def test_mini_forms_run_on_built_in_models(name):
         "tiny_roberta",
         "tiny_llama",
         "all_minilm_l6",
+        "mpnet_base",
     }
     assert len({config["id"] for config in configs}) == len(configs)
     assert entry.mini or (name not in published() and entry.kind == STUDY)
@@ -144,6 +145,19 @@ def test_what_a_method_has_of_its_own_in_an_experiment_is_in_force(path):
     assert method
     for config in method:
         assert expected.get(path.parent.name, {}).items() <= config.items()
+
+
+def test_the_scaled_rank_study_keeps_alpha_over_rank():
+    configs = run_configs(["experiment=rank_study_scaled", "task=rte", "method=lora", "seed=0"])
+    found = {config["method"]["rank"]: config["method"]["alpha"] for config in configs}
+    assert found == {rank: 2 * rank for rank in (2, 4, 8, 16, 32, 64)}
+
+
+def test_kinds_of_tasks_are_compared_with_the_same_lora():
+    for name in ("understanding_generation", "cross_kind_stability"):
+        configs = run_configs([*experiment(name).overrides(), "seed=0"])
+        assert {(c["method"]["rank"], c["method"]["alpha"]) for c in configs} == {(8, 16)}
+        assert {c["recipe"]["epochs"] for c in configs} == {0}
 
 
 def make(*words: str) -> list[list[str]]:
