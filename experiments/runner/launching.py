@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from omegaconf import DictConfig
+
 from experiments import results
 from experiments.common import console
 from experiments.config.identity import run_id
 from experiments.config.precision import AUTO
-from experiments.config.schema import UserError
 from experiments.config.sweep import compose_jobs
+from experiments.config.validation import CHANGED
 
 # launchers whose jobs run on the machine that starts them
 LOCAL = ("BasicLauncher", "CoresLauncher", "LocalLauncher", "JoblibLauncher")
@@ -36,15 +38,14 @@ def unfinished(job_overrides: Sequence[Sequence[str]]) -> list[Sequence[str]]:
         job
         for job, config in zip(job_overrides, configs, strict=True)
         # what `auto` means, and so the id, depends on the machine that the job will run on
-        if config.trainer.precision == AUTO
-        or not _is_finished(config.paths.outputs, run_id(config))
+        if config.trainer.precision == AUTO or config.rerun == CHANGED or not _is_finished(config)
     ]
 
 
-def _is_finished(outputs: str, id: str) -> bool:
+def _is_finished(config: DictConfig) -> bool:
     try:
-        return results.finished_result(outputs, id) is not None
-    except UserError:  # damaged: the job reports it
+        return results.finished_result(config.paths.outputs, run_id(config)) is not None
+    except Exception:  # a mistake in the config, or a damaged result: the job reports it
         return False
 
 

@@ -128,7 +128,7 @@ def one_line(text: str) -> None:
     assert text and len(text) < 2000
 
 
-@examples(short=60, long=6000)
+@examples(short=60, long=4000)
 @given(overrides)
 def test_a_config_is_set_up_or_refused_in_one_line(given):
     try:

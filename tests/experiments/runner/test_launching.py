@@ -38,9 +38,10 @@ def test_finished_runs_get_no_job(tmp_path):
     # Hydra need not order a sweep as we do
     turned = [job[::-1] for job in jobs[::-1]]
     assert unfinished(turned) == [turned[0], turned[1], turned[3]]
-    # the id of a run in `auto` depends on the machine
-    auto = [[*job, "trainer.precision=auto"] for job in jobs]
-    assert unfinished(auto) == auto
+    # the id of a run in `auto` depends on the machine, and so does what has changed
+    for override in ("trainer.precision=auto", "rerun=changed", "~method.name"):
+        given = [[*job, override] for job in jobs]
+        assert unfinished(given) == given
 
 
 def test_a_lost_job_does_not_hide_those_after_it(capsys):
