@@ -177,8 +177,12 @@ def make(*words: str) -> list[list[str]]:
 def test_the_makefile_reproduces_what_the_catalogue_has():
     papers = [name for name in names() if re.match("table|figure", name)]
     studies = [entry.name for entry in catalog().values() if entry.kind == STUDY and entry.mini]
-    assert sorted(make("tables", "SCALE=mini")) == sorted([name, "--mini"] for name in papers)
+    cores = "hydra/launcher=cores"
+    mini = sorted([name, "--mini", cores] for name in papers)
+    assert sorted(make("tables", "SCALE=mini")) == mini
+    assert make("table7", "SCALE=mini", "LAUNCHER=") == [["table7", "--mini"]]
     assert make("studies", "ARGS=seed=0") == [[name, "seed=0"] for name in studies]
-    assert sorted(make(*names())) == sorted([name] for name in names())
-    assert make("demo-nlg") == [["demo_nlg"]]
+    demos = {name: [cores] for name in names() if name.startswith("demo")}
+    assert sorted(make(*names())) == sorted([name, *demos.get(name, [])] for name in names())
+    assert make("demo-nlg") == [["demo_nlg", cores]]
     assert all(experiment(name).kind == FIGURE for name in papers if name.startswith("figure"))
