@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -45,6 +46,12 @@ pytestmark = [
 ]
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture
 def cluster(tmp_path_factory):
     """The environment in which commands talk to a Slurm of one node."""
@@ -53,6 +60,7 @@ def cluster(tmp_path_factory):
     environment = clean_environment() | {"SL": str(folder)}
     environment |= {"SLURM_CONF": str(folder / "slurm.conf")}
     environment["PATH"] += ":/usr/sbin"
+    environment |= {name: str(free_port()) for name in ("CPORT", "DPORT", "BPORT", "MPORT")}
     subprocess.run([SCRIPT, "start"], env=environment, check=True, stdout=subprocess.DEVNULL)
     yield environment
     subprocess.run(["scancel", "--user=root"], env=environment, check=False)

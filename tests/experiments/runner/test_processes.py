@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from experiments import results
 from experiments.config.identity import identity, run_id, stage1_id
 from experiments.config.sweep import run_configs
+from experiments.results.result import to_plain
 from experiments.runner import processes
 from loradrop.tasks.text import IGNORED
 from loradrop.training.data import WEIGHT, PartOfBatches
@@ -78,8 +79,9 @@ def test_two_processes_reach_what_one_does(task, strategy, tmp_path):
     for kind, layers in one.importance.values.items():
         assert two.importance.values[kind] == pytest.approx(layers, rel=1e-4)
     assert two.parameters == one.parameters
-    for epochs in zip(one.metrics["epochs"], two.metrics["epochs"], strict=True):
-        assert epochs[1] == pytest.approx(epochs[0], rel=1e-4)
+    scores = [to_plain(result)["metrics"]["epochs"] for result in (one, two)]
+    for alone, together in zip(*scores, strict=True):
+        assert together == pytest.approx(alone, rel=1e-4)
     assert weights.keys() == divided.keys()
     for name, value in weights.items():
         torch.testing.assert_close(divided[name], value, rtol=1e-3, atol=1e-5)
