@@ -106,7 +106,9 @@ def between_tasks(data: pd.DataFrame) -> dict[str, float]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a Markdown table."""
+    """Format a Markdown table; a sentence where there are no rows."""
+    if not rows:
+        return "No run is finished yet."
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
@@ -202,7 +204,8 @@ def _stage1(outputs: str | Path) -> dict[str, str]:
                 correlations,
             ]
         )
-        found[f"share_{rate:g}_{steps}".replace(".", "_").replace("-", "_")] = f"{share:.0f}"
+        name = f"{rate:g}_{steps}".replace(".", "_").replace("-", "_")
+        found |= {f"share_{name}": f"{share:.0f}", f"rho_{name}": correlations}
     head = [
         "learning rate",
         "steps",
@@ -239,7 +242,9 @@ def _samples(outputs: str | Path) -> dict[str, str]:
             correlations.setdefault((ratio, kind), []).append(rho)
     summary, rows = stage1_summary(frame, [RATIO]), []
     for ratio, part in summary.groupby(RATIO):
-        means = [_mean(correlations.get((ratio, kind), [])) for kind in ("q", "v")]
+        if (ratio, "q") not in correlations:  # there is nothing to compare it with yet
+            continue
+        means = [_mean(correlations[ratio, kind]) for kind in ("q", "v")]
         cells = [f"{100 * ratio:g} %", part.seeds.iloc[0], per_type(part, _own)]
         rows.append([*cells, " / ".join(number(mean, 2) for mean in means)])
     head = ["sample", "seeds", "own LoRA, query / value", "with all rows"]

@@ -12,6 +12,7 @@ from experiments.reporting.claims import markdown, mean_correlation, number
 
 # of the paper, of the models and of what was run; a result is never among them
 SETUP = {
+    "81",
     "1e-3",
     "2.5",
     "855",
@@ -61,4 +62,5 @@ def test_correlations_are_means_over_pairs():
 
 
 def test_a_table_is_markdown():
+    assert markdown(["a"], []) == "No run is finished yet."
     assert markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"

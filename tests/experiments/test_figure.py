@@ -35,7 +35,7 @@ def test_every_figure_can_be_drawn(name, tmp_path):
     result_files.write(tmp_path, f"experiment={name}")
     assert figure.main([name, f"paths.outputs={tmp_path}"]) == 0
     assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 4
+    assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 3
 
 
 def test_every_kind_is_drawn_of_some_experiment_and_another_one_is_an_error():

@@ -246,7 +246,7 @@ def test_ranking_all_types_together_needs_importances_that_compare():
     joint = {"threshold": 0.5, "across_module_types": True}
     assert select(importance(q=[0.1, 0.2]), **joint).kept == {"q": (1,)}
     for values in ([0.0, 0.0], [math.inf, 1.0], [math.nan, 1.0]):
-        with pytest.raises(ValueError, match="importances must be finite and not all zero"):
+        with pytest.raises(ValueError, match=r"is not finite|are zero"):
             select(importance(q=values), **joint)
 
 
