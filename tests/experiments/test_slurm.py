@@ -119,7 +119,8 @@ def test_a_sweep_survives_a_cancelled_and_a_timed_out_job(cluster, tmp_path):
     assert process.returncode == 1 and "Traceback" not in output, output
     assert f"missing: {lora}" in output and "1 of 2 runs did not finish" in output
     assert "job 1_0 (CANCELLED" in output
-    states = accounted(cluster)
+    while "RUNNING" in (states := accounted(cluster))["1_1"]:  # its result comes before its end
+        time.sleep(0.5)
     assert states["1_0"] == {"CANCELLED"} and states["1_1"] == {"REQUEUED", "COMPLETED"}
 
     again = on_slurm(outputs, cluster)  # the same command, for what is left
