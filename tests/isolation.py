@@ -76,7 +76,7 @@ DATA = Path(
     os.environ.get(DATA_FOLDER, "/nonexistent")
 )  # official files; tests of real data are skipped without them
 
-# Its first import configures logging, which closes the handlers that there are; absl's handler, which
-# rouge_score brings, then closes the stream that pytest gave the test of that moment.
+# Its first import configures logging, which closes the handlers there are. absl's handler, which
+# rouge_score brings, would close the stream that pytest gave the test of that moment.
 with suppress(ImportError):
     import submitit.core.logger  # noqa: F401

@@ -292,7 +292,8 @@ def test_a_column_that_is_missing_or_there_twice_is_named_beside_all(header, tmp
 def test_what_is_no_table_is_an_error_that_names_the_file(header, tmp_path):
     write_official(tmp_path / "RTE", "rte")
     (tmp_path / "RTE/train.tsv").write_text(header, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"train\.tsv(, line 1)?: not readable as a TSV in UTF-8 \("):
+    message = r"train\.tsv(, line 1)?: not readable as a TSV in UTF-8 \("
+    with pytest.raises(ValueError, match=message):
         make("rte").load(tmp_path)
 
 
