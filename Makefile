@@ -18,9 +18,14 @@ STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_tas
 	layer_removal_generation threshold_sensitivity threshold_sensitivity_large rank_study \
 	rank_study_scaled gsm8k criteria learning_rate_sensitivity
 
+# ours is Apache-2.0; docutils lets one choose the BSD licence
+LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Public;GNU Affero;GPL-2;GPL-3;AGPL'
+# on the built-in models as many runs at once as there are cores; LAUNCHER= for one after the other
+LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo-nlg docs bench tables studies $(EXPERIMENTS) check test lint format clean
-.PHONY: lock test-newest test-oldest
+.PHONY: lock test-newest test-oldest test-slurm test-faults audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +57,7 @@ tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper (one alone: 
 studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
 
 $(EXPERIMENTS): $(STAMP)
-	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(ARGS)
+	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
@@ -65,6 +70,19 @@ check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 s
 
 test: $(STAMP) lint ## style, types and all tests, before a pull request
 	$(BIN)/python -X utf8 -m pytest -n 2
+
+test-faults: $(STAMP) ## the long form of the fault suite: flipped bits, kills, small disks, random configs and data files: 25 minutes
+	rm -f outputs/faults.txt
+	FAULTS=long $(BIN)/python -X utf8 -m pytest tests/faults; status=$$?; cat outputs/faults.txt; exit $$status
+
+test-slurm: $(STAMP) ## a sweep on a real Slurm of one node, with a cancelled and a timed-out job: 6 minutes; needs root and Slurm's packages
+	$(BIN)/python -X utf8 -m pytest -m slurm -rs
+
+audit: $(STAMP) ## known vulnerabilities and the licences of all dependencies, in .venv-audit
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/$(PIP_INSTALL) pip-audit pip-licenses
+	.venv-audit/bin/pip-licenses --python $(BIN)/python $(LICENCES) --summary
+	.venv-audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 test-newest: ## the tests with the newest versions that pip finds, in .venv-newest
 	$(PYTHON) -m venv .venv-newest
@@ -88,4 +106,4 @@ format: $(STAMP) ## put the style right
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and caches; results in outputs/ stay
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-lock .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-lock .venv-audit .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -8,13 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from experiments.config.catalog import experiment, hint, names
-from experiments.config.errors import TRACEBACKS, describe
-from experiments.config.schema import UserError
-from experiments.config.sweep import outputs_of
+from experiments.config.errors import TRACEBACKS, describe, is_mistake
+from experiments.config.sweep import paths_of
 
 
 @dataclass
@@ -83,9 +79,8 @@ def parse(
     if given.experiment not in others:
         own = experiment(given.experiment).overrides(given.mini)
     overrides = [*own, *given.overrides]
-    return Options(
-        given.experiment, overrides, getattr(given, "format", ""), outputs_of(overrides), given
-    )
+    outputs = str(paths_of(overrides)["outputs"])
+    return Options(given.experiment, overrides, getattr(given, "format", ""), outputs, given)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -111,8 +106,8 @@ def guarded(main: Callable[[], int]) -> int:
     """
     try:
         return main()
-    except (HydraException, OmegaConfBaseException, UserError, OSError) as error:
-        if TRACEBACKS:
+    except Exception as error:
+        if TRACEBACKS or not is_mistake(error):
             raise
         print(describe(error), file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.catalog import experiment
 from experiments.config.schema import UserError
+from experiments.results import printing
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     figure = experiment(options.experiment).figure or IMPORTANCES
     kind = figure_kind(figure)
     frame = results.load(options.overrides)
+    printing.changed(frame)
+    if mix := printing.version_mix(frame[frame.status == results.FINISHED]):
+        console.error(mix)
     missing = int((frame.status != results.FINISHED).sum())
     try:
         data = kind.data(frame, options.outputs, **figure.arguments)

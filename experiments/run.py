@@ -21,27 +21,31 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cli import guarded
-from experiments.common import console
+from experiments.common import console, interrupts
 from experiments.config import explain
 from experiments.config.errors import FULL_ERROR, TRACEBACKS
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
 from experiments.results import printing
+from experiments.runner import processes
 from experiments.runner.execution import run
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
 def carry_out(config: DictConfig) -> None:
     """Carry out one run. In a sweep, Hydra calls this once per run."""
+    interrupts.make_errors_final()
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         outcome = run(config, wait=not sweeping)
     except UserError as error:
-        if not sweeping:
+        if not sweeping or processes.several():  # the others of a group would wait for this one
             if TRACEBACKS:
                 raise
             sys.exit(str(error))  # if it were raised, Hydra would print all overrides too
         console.error(str(error))  # the other runs go on; a summary names those missing
+        return
+    if processes.rank() > 0:
         return
     if outcome.result is None:
         console.info(f"{outcome.id} is left to the process that carries it out")

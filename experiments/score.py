@@ -24,6 +24,7 @@ from experiments.common import console
 from experiments.config.schema import UserError
 from experiments.config.validation import instantiate_group
 from experiments.results import Result, as_shown
+from loradrop.checksums import matches
 
 # split -> texts and the references of each, or class ids (scores) and the true ones
 BySplit = dict[str, tuple[list[Any], list[Any]]]
@@ -51,6 +52,8 @@ def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
         raise FileNotFoundError(
             f"there is no finished run with {path}; runs that only measure do not write it"
         )
+    if matches(path) is False:
+        raise UserError(f"{path} does not match its checksum; delete {path.parent} and run again")
     by_split: BySplit = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):

@@ -21,10 +21,12 @@ import pandas as pd
 from experiments import results
 from experiments.cli import guarded, parse
 from experiments.common import console
+from experiments.common.files import holder_of
 from experiments.config.catalog import experiment, names
 
 ALL = "all"
-STATES = (results.FINISHED, results.RUNNING, results.FAILED, results.DAMAGED, results.MISSING)
+RARE = (results.CHANGED, results.DAMAGED)  # shown only where there are some
+STATES = (results.FINISHED, results.RUNNING, results.FAILED, *RARE, results.MISSING)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.experiment != ALL:
         frame = results.load(options.overrides)
         _show([_line(options.experiment, frame, times)])
-        _details(frame)
+        _details(frame, options.outputs)
         return 0
     frames = {}
     for name in console.progress(names(), "planning"):
@@ -59,11 +61,7 @@ def _line(
     row = {
         "experiment": name,
         "runs": len(frame),
-        **{
-            state: count or ""
-            for state, count in counts.items()
-            if state != results.DAMAGED or count
-        },
+        **{state: count or "" for state, count in counts.items() if state not in RARE or count},
     }
     if needed is not None:
         row["needed elsewhere"] = sum(needed[id] > 1 for id in left.id) or ""
@@ -91,10 +89,11 @@ def _left(runs: pd.DataFrame, times: pd.DataFrame) -> str:
     return known if not unknown else "?" if unknown == len(runs) else f"> {known}"
 
 
-def _details(frame: pd.DataFrame) -> None:
+def _details(frame: pd.DataFrame, outputs: str) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
-        console.info(f"running: {run.id}")
-    for run in frame[frame.status.isin([results.FAILED, results.DAMAGED])].itertuples():
+        folder = results.run_folder(outputs, run.id)
+        console.info(f"running: {run.id} ({holder_of(folder)})")
+    for run in frame[frame.status.isin([results.FAILED, *RARE])].itertuples():
         console.error(f"{run.status}: {run.id}: {console.first_line(run.error)}")
 
 

@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
     missing = len(frame) - len(finished)
+    printing.changed(frame)
     if finished.empty:
         console.error(f"{options.experiment}: no finished run; start with: {options.command}")
         return 1
@@ -56,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
             f"{missing} of {len(frame)} runs are missing and not in the table; "
             f"to make them: {options.command}"
         )
-    _save(text, f"{heading}, {_source(finished, options)}", options)
+    mix = printing.version_mix(finished)
+    if mix:
+        console.error(mix)
+    _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)
     return 0
 
 

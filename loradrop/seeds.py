@@ -28,9 +28,14 @@ class Seeds:
         """Return the seed of `random.Random` for the order of an epoch's batches."""
         return f"{self.run}-{epoch}"
 
-    def step(self, step: int) -> int:
-        """Return the seed of torch before optimiser step `step`; dropout draws from it."""
-        return 1_000_003 * self.run + step
+    def step(self, step: int, rank: int = 0) -> int:
+        """Return the seed of torch before optimiser step `step`; dropout draws from it.
+
+        Args:
+            step: The step.
+            rank: The number of the process, of several that train together.
+        """
+        return 1_000_003 * self.run + step + (rank << 53)
 
     @property
     def sample(self) -> int:

@@ -9,13 +9,14 @@ of plain LoRA's.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from loradrop.checksums import read_json, write_json
 
 STRATEGIES = ("largest", "smallest", "unselected", "random", "upper_layers")
 Key = tuple[str, int]  # module type, layer
@@ -126,11 +127,11 @@ class SharingPlan:
         return cls(**{**data, **layers})
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        write_json(Path(path), self.to_dict(), indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> SharingPlan:
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(Path(path)))
 
     def __str__(self) -> str:
         lines = []

@@ -57,7 +57,17 @@ def share(
         raise TypeError(
             f"share needs a SharingPlan, as select returns it, got {type(plan).__name__}"
         )
-    model = unwrap_to_change(model, "share")
+    _share(unwrap_to_change(model, "share"), plan, shared_init, adapter)
+
+
+def share_after_training(
+    model: nn.Module, plan: SharingPlan, shared_init: str = "first", adapter: str | None = None
+) -> None:
+    """As `share`, also on a model in a DistributedDataParallel that will train no more."""
+    _share(unwrap(model), plan, shared_init, adapter)
+
+
+def _share(model: nn.Module, plan: SharingPlan, shared_init: str, adapter: str | None) -> None:
     sites = {
         (site.module_type, site.layer): (site.name, lora)
         for site, lora in adapted_sites(model, adapter).items()

@@ -95,7 +95,7 @@ def ours(folder: Path, shape: str, rows: str, steps: int) -> Callable[[], Mappin
         with tempfile.TemporaryDirectory() as run:
             callbacks = [Timer(clock), Checkpoint(Path(run), timedelta(minutes=5))]
             options: dict[str, Any] = {"logger": False, "limit_val_batches": 0, "max_steps": steps}
-            make_trainer(components, "training", 1, callbacks, **options).fit(module)
+            make_trainer(components, "training", 1, steps, callbacks, **options).fit(module)
         return measured(clock, counter)
 
     return turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
@@ -57,9 +58,17 @@ def grid() -> Table:
     return table
 
 
+def shows_progress() -> bool:
+    """Whether a progress bar can be read: one process, on a terminal."""
+    is_worker = multiprocessing.current_process().name.startswith("Loky")  # joblib's
+    return terminal.is_terminal and not is_worker
+
+
 def progress(items: Collection[Item], text: str) -> Iterable[Item]:
-    """Iterate over items with a progress bar on standard error, removed at the end."""
-    return track(items, text, total=len(items), console=Console(stderr=True), transient=True)
+    """Iterate over items with a progress bar on a terminal's standard error, removed at the end."""
+    errors = Console(stderr=True)
+    options: dict[str, Any] = {"transient": True, "disable": not errors.is_terminal}
+    return track(items, text, total=len(items), console=errors, **options)
 
 
 def print_frame(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 RETRY = 0.01  # seconds
@@ -32,6 +34,29 @@ def install() -> None:
     for signum in NAMES:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or a shell's background job
             signal.signal(signum, end)
+
+
+def make_errors_final() -> None:
+    """Let an error that a signal handler raises end the process, with exit status 1.
+
+    A launcher's handlers raise ordinary exceptions: submitit's UncompletedJobError at a time limit.
+    A broad `except` would take one for an error of the run, and the job would seem to have ended.
+    """
+    for signum in signal.valid_signals():
+        handler = signal.getsignal(signum)
+        if callable(handler) and not getattr(handler, "is_final", False):
+            signal.signal(signum, _final(handler))
+
+
+def _final(handler: Callable[[int, FrameType | None], Any]) -> Callable[..., None]:
+    def call(signum: int, frame: FrameType | None) -> None:
+        try:
+            handler(signum, frame)
+        except Exception as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+    call.is_final = True  # type: ignore[attr-defined]
+    return call
 
 
 def _swallows(frame: FrameType | None) -> bool:

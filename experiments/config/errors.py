@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from collections.abc import Mapping
 
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -14,11 +15,24 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from experiments.config.validation import did_you_mean
+from experiments.config.schema import UserError
+from experiments.config.targets import did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # read before run.py sets it
+PARSERS = re.compile(r"[/\\](hydra|omegaconf|yaml|antlr4)[/\\]")  # folders of their code
 OVERRIDE = re.compile(r"Could not override '(.+?)'")
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether an error is about what the user wrote, and not one of this program.
+
+    Hydra and OmegaConf answer some overrides with a ValueError, an AttributeError and so on.
+    """
+    if isinstance(error, HydraException | OmegaConfBaseException | UserError | OSError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PARSERS.search(frames[-1].filename) is not None
 
 
 def describe(error: Exception) -> str:

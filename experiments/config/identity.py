@@ -3,11 +3,12 @@
 An id covers the values that can change a number, by their meaning:
 
     in      names and settings of backbone, task and method, the recipe, the decoding, the seed,
-            and the trainer settings that change a bit (accelerator, precision, num_threads)
+            and the trainer settings that change a bit (accelerator, precision, num_threads;
+            of several processes their number, devices x num_nodes, and the strategy)
     not in  where code is: `_target_`, and the module of a class that a setting names (task.metric)
             where files are: paths, task.official, task.url, the names in task.files (their
             checksums and numbers of rows are in)
-            what a run writes and prints: logger, save_weights, wait, progress_bar,
+            what a run writes and prints: logger, save_weights, wait, rerun, progress_bar,
             checkpoint_minutes, num_workers
             keys that a method got later, with the value that older results stand for
             recipe.lora_rank, which a method that uses it has as its own
@@ -23,14 +24,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config.added_keys import without_added
+from experiments.config.schema import UserError
 
 IDENTITY_VERSION = 2  # raise it when an id covers other values, then run `experiments.rekey`
+WORD = re.compile(r"\w[\w.-]{0,59}")
 GROUPS = ("backbone", "task", "method")
 OF_TRAINER = ("accelerator", "precision", "num_threads")
 PLACES = {"task": ("official", "url")}  # keys for where something is, not what it is
@@ -42,9 +46,18 @@ def run_id(config: DictConfig | Mapping[str, Any]) -> str:
 
     Args:
         config: The config of a run, composed by Hydra, or plain as in a result file.
+
+    Raises:
+        UserError: If a name cannot be part of a folder's name.
     """
     counted = identity(config)
     return "-".join([*_names(counted, GROUPS), f"s{counted['seed']}", digest(counted)])
+
+
+def group_id(config: DictConfig | Mapping[str, Any]) -> str:
+    """What runs share that differ in their seed alone: <backbone>-<task>-<method>-<digest>."""
+    counted = identity(config)
+    return "-".join([*_names(counted, GROUPS), digest({**counted, "seed": None})])
 
 
 def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
@@ -67,12 +80,15 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     plain: Any = (
         OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     )
+    for group in GROUPS:
+        if not isinstance(plain.get(group), Mapping):
+            raise UserError(f"{group} must be a group with a name, got {plain.get(group)!r:.80}")
     return {
         "version": IDENTITY_VERSION,
         **{group: _settings(group, plain[group]) for group in GROUPS},
         "recipe": _recipe(plain["recipe"]),
         "decoding": plain.get("decoding"),
-        "trainer": {key: plain["trainer"].get(key) for key in OF_TRAINER},
+        "trainer": _trainer(plain["trainer"]),
         "seed": plain["seed"],
     }
 
@@ -84,7 +100,15 @@ def digest(plain: Any) -> str:
 
 
 def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
-    return [counted[group]["name"] for group in groups]
+    """The names of groups, which become names of folders: `../x` must not lead out of them."""
+    names = {group: counted[group].get("name") for group in groups}
+    for group, name in names.items():
+        if not isinstance(name, str) or not WORD.fullmatch(name):
+            raise UserError(
+                f"{group}.name must be a word of at most 60 letters, digits, '_', '-' and '.', "
+                f"got {name!r:.80}"
+            )
+    return list(names.values())
 
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +127,15 @@ def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
         kept[key] = _class_name(kept.get(key))
     if group == "task" and isinstance(kept.get("files"), Mapping):
         kept["files"] = {split: _without_name(file) for split, file in kept["files"].items()}
+    return kept
+
+
+def _trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes a bit. Several processes draw other dropout masks than one."""
+    kept = {key: trainer.get(key) for key in OF_TRAINER}
+    count = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
+    if count > 1:
+        kept |= {"processes": count, "strategy": trainer["strategy"].replace("auto", "ddp")}
     return kept
 
 

@@ -34,6 +34,9 @@ class Trainer:
     """How a run is carried out on this machine."""
 
     accelerator: str = MISSING
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
     precision: str = MISSING
     num_threads: int | None = None
     num_workers: int = MISSING
@@ -59,6 +62,7 @@ class Run:
     seed: int = MISSING
     save_weights: bool = MISSING
     wait: bool = MISSING
+    rerun: str | None = None
 
 
 ConfigStore.instance().store(name="schema", node=Run)

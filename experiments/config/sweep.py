@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import schema
@@ -23,36 +24,54 @@ from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 
-OUTPUTS = "paths.outputs="
 OPTIONAL = ("recipe", "decoding")  # groups in which Hydra ignores unknown names
 
 
-def outputs_of(overrides: Iterable[str]) -> str:
-    """The folder of results that overrides name, or the default one."""
-    return next(
-        (o.removeprefix(OUTPUTS) for o in reversed(list(overrides)) if o.startswith(OUTPUTS)),
-        "outputs",
-    )
+def paths_of(overrides: Iterable[str]) -> dict[str, str | None]:
+    """The folders that overrides name, or the default ones: the keys of `paths` in a config."""
+    with config_loader() as loader:
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        own = [text(each) for each in parsed if each.key_or_group.startswith("paths.")]
+        paths: Any = OmegaConf.to_container(compose("run", own).paths, resolve=True)
+        return paths
 
 
 def check_names(overrides: Iterable[str]) -> None:
     """Check overrides for mistakes that Hydra ignores or answers with a traceback.
 
     Raises:
-        UserError: If an optional file does not exist or is misspelt, or a group is null.
+        UserError: If an optional file does not exist or is misspelt, a group is null, or a name
+            leads out of its group.
     """
     check_files()
-    for override in overrides:
-        group, _, value = override.partition("=")
-        options = group_options(Path(CONF, group))
-        if options and value == "null":
-            raise UserError(
-                f"{override}: a group cannot be null; leave it out, "
-                f"or write ~{group} if it has a default"
-            )
-        for name in value.split(",") if group in OPTIONAL else ():
-            if re.fullmatch(r"[\w/-]+", name) and name not in options:
-                raise UserError(f"{group}={name}: there is no conf/{group}/{name}.yaml")
+    given = [override for override in overrides if not override.startswith("-")]  # not an option
+    for override in OverridesParser.create().parse_overrides(given):
+        group, value = override.key_or_group, override.value()
+        if not group:
+            raise UserError(f"{override.input_line}: there is no key before '='")
+        options = group_options(Path(CONF, group)) if re.fullmatch(r"\w+", group) else set()
+        if not options or override.is_delete() or isinstance(value, Glob):
+            continue
+        for name in _values(override):
+            if name == "null":
+                raise UserError(
+                    f"{group}=null: a group cannot be null; leave it out, "
+                    f"or write ~{group} if it has a default"
+                )
+            # other names are left to Hydra, which may look for them in further folders
+            is_name = isinstance(value, str | Sweep) and re.fullmatch(r"[\w-]+", name)
+            if name not in options and (group in OPTIONAL or not is_name):
+                close = difflib.get_close_matches(name, options, 1)
+                hint = f". Did you mean {close[0]}?" if close else ""
+                raise UserError(
+                    f"{group}={name:.80}: there is no conf/{group}/{name:.80}.yaml{hint}"
+                )
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
 
 
 def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:

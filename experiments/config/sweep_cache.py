@@ -17,8 +17,10 @@ from typing import Any
 
 from hydra._internal.config_repository import CachingConfigRepository
 
+from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.schema import CONF
+from loradrop.checksums import read_json, write_json
 from loradrop.training import recipe
 
 SWEEPS = Path(CONF).parent / "outputs" / "cache" / "sweeps"  # the same for all folders of results
@@ -32,12 +34,15 @@ def load_sweep(overrides: list[str]) -> list[dict[str, Any]] | None:
         The configs; None if there are none, or a source has changed.
     """
     try:
-        content = json.loads(_path(overrides).read_text(encoding="utf-8"))
+        content = read_json(_path(overrides))
         current = all(
             _fingerprint(source) == digest for source, digest in content["sources"].items()
         )
         return content["configs"] if current else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
+    except OSError:  # none yet
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        console.info(f"the sweep is planned again: {error}")
         return None
 
 
@@ -53,7 +58,7 @@ def save_sweep(
     """
     path = _path(overrides)
     with suppress(OSError), atomic_write(path) as file:  # only a cache: the folder may be read-only
-        file.write_text(json.dumps({"sources": sources, "configs": configs}), encoding="utf-8")
+        write_json(file, {"sources": sources, "configs": configs})
 
 
 @contextmanager

@@ -7,23 +7,20 @@ no torch. `build` then builds each object once; a run is set up from these.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import inspect
 import math
 import re
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING as REQUIRED
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.config.identity import run_id
 from experiments.config.precision import AUTO
+from experiments.config.targets import check_target, did_you_mean
 from loradrop.seeds import Seeds
 from loradrop.training.recipe import Decoding, Recipe
 
@@ -35,8 +32,11 @@ if TYPE_CHECKING:
 NAMED = ("method", "task", "backbone")  # groups whose name is part of the run's id
 ACCELERATORS = ("cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-SUPPLIED = "run"  # an argument that the runner supplies, not a key in YAML
-WORD = re.compile(r"\w[\w.-]*")  # a name is part of a file's name
+CHANGED = "changed"  # the value of `rerun` besides null
+FSDP = "fsdp"
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", FSDP)  # as Lightning names them
+PLACE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of files below a folder that `paths` names
+PLACES = {"backbone": ("hub_id",), "task": ("hub_id", "official", "config")}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def check_values(config: DictConfig) -> None:
     _check_keys(config)
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for group in NAMED:
-        _check_group(group, plain[group])
+        if not isinstance(plain[group], dict) or not plain[group].get("_target_"):
+            raise ValueError(f"{group}._target_ is missing: the class to build")
+    run_id(plain)  # names
+    _check_places(plain)
     OmegaConf.to_object(config.recipe)
     if config.decoding is not None:
         OmegaConf.to_object(config.decoding)
@@ -101,21 +104,51 @@ def check_values(config: DictConfig) -> None:
         if not math.isfinite(number):
             raise ValueError(f"{name} must be a finite number, got {number}")
     settings = config.trainer
-    for key, least in (("num_threads", 1), ("num_workers", 0), ("checkpoint_minutes", 0)):
+    for key, least in (
+        ("devices", 1),
+        ("num_nodes", 1),
+        ("num_threads", 1),
+        ("num_workers", 0),
+        ("checkpoint_minutes", 0),
+    ):
         if settings[key] is not None and settings[key] < least:
             raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
-    for key, allowed in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
+    choices = {"accelerator": ACCELERATORS, "precision": PRECISIONS, "strategy": STRATEGIES}
+    for key, allowed in choices.items():
         if settings[key] not in allowed:
             known = [*allowed, AUTO] if key == "precision" else allowed
             raise ValueError(
                 f"trainer.{key} must be one of {', '.join(known)}, got '{settings[key]}'"
             )
+    if config.rerun not in (None, CHANGED):
+        raise ValueError(f"rerun must be {CHANGED} or null, got '{config.rerun}'")
+    _check_processes(config)
     for key in ("models", "data"):
         folder = config.paths[key]
         if folder is not None and not Path(folder).is_dir():
             raise FileNotFoundError(
                 f"paths.{key} (LORADROP_{key.upper()}): there is no folder {folder}"
             )
+
+
+def _check_processes(config: DictConfig) -> None:
+    """Check the settings of a run over several devices."""
+    settings, count = config.trainer, config.trainer.devices * config.trainer.num_nodes
+    if count == 1 and settings.strategy != "auto":
+        raise ValueError(
+            f"trainer.strategy={settings.strategy} is for several devices; set trainer.devices, or "
+            "leave it out"
+        )
+    if settings.strategy == FSDP and config.backbone.get("quantization"):
+        raise ValueError(
+            "trainer.strategy=fsdp cannot divide weights of 4 bits: set backbone.quantization=null "
+            "or trainer.strategy=ddp"
+        )
+    if count > config.recipe.batch_size:
+        raise ValueError(
+            f"recipe.batch_size={config.recipe.batch_size} cannot be divided among {count} "
+            "processes (trainer.devices x trainer.num_nodes)"
+        )
 
 
 def build(config: DictConfig) -> BuiltConfig:
@@ -126,11 +159,11 @@ def build(config: DictConfig) -> BuiltConfig:
     """
     make_logger = None
     if config.logger.get("_target_"):
-        _check_target("logger", config.logger)
+        check_target("logger", config.logger)
         make_logger = instantiate_group("logger", config.logger, _partial_=True)
     objects = {}
     for group in NAMED:
-        _check_target(group, config[group])
+        check_target(group, config[group])
         objects[group] = instantiate_group(group, config[group])
     recipe: Any = OmegaConf.to_object(config.recipe)
     decoding: Any = config.decoding and OmegaConf.to_object(config.decoding)
@@ -174,13 +207,6 @@ def instantiate_group(key: str, node: DictConfig, **supplied: Any) -> Any:
         raise ValueError(f"{key}: {error.__cause__}") from error
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End an error message with the known name that was probably meant, or with all names."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
-
-
 def _path(folder: str | None) -> Path | None:
     return None if folder is None else Path(folder)
 
@@ -199,15 +225,17 @@ def _check_keys(node: DictConfig, name: str = "") -> None:
             raise ValueError(f"{name}{key} is missing")
 
 
-def _check_group(group: str, node: Any) -> None:
-    """Names are part of a run's folder: `../x` must not lead out of paths.outputs."""
-    if not isinstance(node, dict) or not node.get("_target_"):
-        raise ValueError(f"{group}._target_ is missing: the class to build")
-    name = node.get("name")
-    if not isinstance(name, str) or not WORD.fullmatch(name):
-        raise ValueError(
-            f"{group}.name must be a word of letters, digits, '_', '-' and '.', got {name!r}"
-        )
+def _check_places(plain: dict[str, Any]) -> None:
+    """What names files below paths.models and paths.data must not lead out of them."""
+    places = {f"{group}.{key}": plain[group].get(key) for group in PLACES for key in PLACES[group]}
+    files = plain["task"].get("files")
+    for split, file in files.items() if isinstance(files, dict) else ():
+        places[f"task.files.{split}.name"] = file.get("name") if isinstance(file, dict) else None
+    if "@" in str(plain["task"].get("url")):
+        raise ValueError("task.url must not hold a user's name or key: results record it")
+    for key, place in places.items():
+        if place is not None and not PLACE.fullmatch(str(place)):
+            raise ValueError(f"{key} must be a relative path without '..', got {place!r:.80}")
 
 
 def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -223,46 +251,3 @@ def _numbers(node: Any, name: str = "") -> Iterator[tuple[str, float]]:
     )
     for key, value in items:
         yield from _numbers(value, f"{name}.{key}" if name else str(key))
-
-
-def _check_target(group: str, config: DictConfig) -> None:
-    """Check a node's keys and types against the constructor that its `_target_` names."""
-    node: Any = OmegaConf.to_container(config, resolve=True)
-    target = node.pop("_target_")
-    try:
-        called = get_object(target)
-    except Exception as error:
-        raise ValueError(f"{group}._target_: cannot import {target}: {error}") from error
-    # the constructor of a dataclass cannot resolve the types of its fields; the class can
-    plain = inspect.isclass(called) and not dataclasses.is_dataclass(called)
-    hints = typing.get_type_hints(called.__init__ if plain else called)
-    parameters = inspect.signature(called).parameters
-    for name, value in node.items():
-        if name not in parameters:
-            raise ValueError(
-                f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}"
-            )
-        if not _fits(value, hints.get(name, Any)):
-            raise ValueError(f"{group}.{name} must be {_readable(hints[name])}, got {value!r}")
-    for name, parameter in parameters.items():
-        required = parameter.default in (inspect.Parameter.empty, REQUIRED)
-        if required and name not in node and name != SUPPLIED:
-            raise ValueError(f"{group}.{name} is missing ({target})")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a YAML value has the annotated type. Only scalars and None are checked."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None:
-        return type(None) in options or hint is Any
-    scalars = [option for option in options if option in (int, float, str, bool)]
-    if not scalars or isinstance(value, list):
-        return not (isinstance(value, list) and scalars == list(options))
-    if isinstance(value, bool):
-        return bool in scalars
-    return isinstance(value, tuple(scalars)) or (isinstance(value, int) and float in scalars)
-
-
-def _readable(hint: Any) -> str:
-    name = hint.__name__ if isinstance(hint, type) else str(hint)
-    return name.replace("typing.", "").replace("None", "null")

@@ -11,6 +11,7 @@ from experiments.results.result import (
     as_shown,
 )
 from experiments.results.store import (
+    CHANGED,
     DAMAGED,
     MISSING,
     PREDICTIONS,
@@ -25,6 +26,7 @@ from experiments.results.store import (
 
 __all__ = [
     "AGGREGATES",
+    "CHANGED",
     "DAMAGED",
     "FAILED",
     "FINISHED",

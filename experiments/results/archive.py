@@ -16,6 +16,7 @@ from typing import Any
 from experiments.common.files import atomic_write
 from experiments.config.schema import UserError
 from experiments.results.result import Result, to_plain
+from loradrop.checksums import loads
 
 ANALYSES = "analyses"
 Line = Mapping[str, Any]
@@ -53,7 +54,7 @@ def _read(files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Line]:
     for file, _, _ in files:
         for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                line = json.loads(text)
+                line = loads(text)
                 id = line["id"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(

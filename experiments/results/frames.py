@@ -14,9 +14,12 @@ from experiments.config.added_keys import added_to
 from experiments.config.catalog import experiment
 from experiments.config.identity import identity
 from experiments.config.schema import UserError
-from experiments.config.sweep import outputs_of, run_configs
+from experiments.config.sweep import paths_of, run_configs
+from experiments.results import printing
+from experiments.results.fingerprints import difference
 from experiments.results.result import AGGREGATES, FAILED, FINISHED, Failure, Result
 from experiments.results.store import (
+    CHANGED,
     DAMAGED,
     MISSING,
     RUNNING,
@@ -49,10 +52,11 @@ def load(
 
     Returns:
         Columns: id, backbone, task, method, seed, status ("finished", "running", "failed",
-        "damaged" or "missing"), primary (the metric's name), best and last (its value at that
+        "changed": finished with other data or weights than those here now, "damaged" or
+        "missing"), primary (the metric's name), best and last (its value at that
         epoch, 0 to 1), best_epoch, adapter, head, total and lora_parameters (counts), seconds
         (wall time of all stages), config (as planned), result (a results.Result), error (of a
-        failed run or a damaged file). Runs that only measured have no scores.
+        failed or changed run or a damaged file). Runs that only measured have no scores.
 
     Raises:
         FileNotFoundError: If `finished` and no run is; the message names the command to run.
@@ -60,7 +64,8 @@ def load(
     if isinstance(overrides, str):
         overrides = experiment(overrides).overrides(mini)
     overrides = list(overrides)
-    folder = outputs or outputs_of(overrides)
+    paths = paths_of(overrides)
+    folder = outputs or str(paths["outputs"])
     rows = []
     for config in run_configs(overrides):
         names = {group: config[group]["name"] for group in ("backbone", "task", "method")}
@@ -68,12 +73,17 @@ def load(
             row = _row(read(folder, config["id"]))
         except UserError as error:
             row = {"status": DAMAGED, "error": str(error)}
-        if row["status"] in (MISSING, FAILED) and is_locked(run_folder(folder, config["id"])):
+        if row["status"] == FINISHED and (changed := difference(config, row["result"], paths)):
+            row = {"status": CHANGED, "error": changed}
+        if row["status"] in (MISSING, FAILED, CHANGED) and is_locked(
+            run_folder(folder, config["id"])
+        ):
             row = {"status": RUNNING}
         rows.append({"id": config["id"], **names, "seed": config["seed"], "config": config, **row})
     frame = pd.DataFrame(rows, columns=COLUMNS)
     if not finished:
         return frame
+    printing.changed(frame)
     if not (frame.status == FINISHED).any():
         raise FileNotFoundError(
             f"no finished run; start with: python -m experiments.run {' '.join(overrides)}"

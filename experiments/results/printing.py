@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pandas as pd
@@ -16,7 +17,7 @@ from experiments.results.result import (
     Result,
     as_shown,
 )
-from experiments.results.store import location
+from experiments.results.store import CHANGED, location
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -105,6 +106,30 @@ def pictures(result: Result) -> dict[str, str]:
             f"{bars}  {text if len(own) < len(layers) else 'own LoRA in every layer'}"
         )
     return drawn
+
+
+def changed(frame: pd.DataFrame) -> None:
+    """Print which runs of `results.load` had other data or weights, if any had."""
+    runs = frame[frame.status == CHANGED]
+    if len(runs):
+        others = f"; so are {len(runs) - 1} other runs" if len(runs) > 1 else ""
+        console.error(f"{runs.id.iloc[0]}: {runs.error.iloc[0]}{others}")
+
+
+def version_mix(frame: pd.DataFrame) -> str:
+    """Which libraries had several versions in these finished runs, in one line; "" if none had."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for result in frame.result:
+        for name, version in result.versions.items():
+            found[name][version] += 1
+    mixed = {name: versions for name, versions in found.items() if len(versions) > 1}
+    if not mixed:
+        return ""
+    texts = (
+        f"{name} {', '.join(f'{version} ({runs})' for version, runs in sorted(versions.items()))}"
+        for name, versions in sorted(mixed.items())
+    )
+    return f"Made with different versions (results): {'; '.join(texts)}."
 
 
 def overview(frame: pd.DataFrame, epoch: str = "best", aggregate: str = "mean") -> None:

@@ -7,7 +7,6 @@ Both steps are atomic, so the work can be interrupted anywhere and repeated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from experiments.config.schema import UserError
 from experiments.results import archive, store
 from experiments.results.migration import migrate_config
 from experiments.results.result import Result, from_plain, parse, to_plain
+from loradrop.checksums import loads, seal, unseal, write_json
 
 CONFIG = "config.yaml"
 
@@ -68,7 +68,7 @@ def _rekey_folder(folder: Path) -> Change:
             return Change(folder.name, folder.name, "a process is using it")
         try:
             new = _new_id(folder)
-        except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             return Change(
                 folder.name, folder.name, f"it cannot be read ({type(error).__name__}: {error})"
             )
@@ -85,24 +85,28 @@ def _new_id(folder: Path) -> str:
     """Compute the id from the result or, for an interrupted run, from the config beside it."""
     if (folder / store.RESULT).exists():
         return run_id(parse((folder / store.RESULT).read_bytes()).config)
-    return run_id(migrate_config(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))))
+    return run_id(migrate_config(_read_config(folder / CONFIG)))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return unseal(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _carry_over(folder: Path, id: str) -> None:
     """Give the files of a run this id and the current keys."""
     path, config = folder / store.RESULT, folder / CONFIG
     if config.exists():
-        before = yaml.safe_load(config.read_text(encoding="utf-8"))
+        before = _read_config(config)
         after = migrate_config(before)
         if after != before:
             with atomic_write(config) as file:
-                file.write_text(yaml.safe_dump(after, sort_keys=False), encoding="utf-8")
+                file.write_text(yaml.safe_dump(seal(after), sort_keys=False), encoding="utf-8")
     if path.exists():
-        before = json.loads(path.read_bytes())
+        before = loads(path.read_bytes())
         after = to_plain(from_plain({**before, "id": id}))
         if after != before:
             with atomic_write(path) as file:
-                file.write_text(json.dumps(after, indent=1, allow_nan=False), encoding="utf-8")
+                write_json(file, after, indent=1, allow_nan=False)
 
 
 def _rekey_archive(folder: Path) -> Iterator[Change]:

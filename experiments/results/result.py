@@ -6,7 +6,6 @@ record more about their environment without a new schema.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -20,6 +19,7 @@ from pydantic import (
 )
 
 from experiments.results.migration import SCHEMA, migrate
+from loradrop.checksums import loads
 
 FINISHED, FAILED = "finished", "failed"
 Which = Literal["best", "last"]
@@ -182,9 +182,9 @@ def parse(text: str | bytes) -> Result | Failure:
     """Read a result from JSON, also of an older schema.
 
     Raises:
-        ValueError: If it is not a valid result; the message names the key.
+        ValueError: If it is damaged or not a valid result; the message names the key.
     """
-    return from_plain(json.loads(text))
+    return from_plain(loads(text))
 
 
 def from_plain(plain: Any) -> Result | Failure:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from experiments.common.files import atomic_write
 from experiments.config.schema import UserError
 from experiments.results import archive
 from experiments.results.result import Failure, Result, from_plain, parse, to_plain
+from loradrop.checksums import read_json, write_json
 
-RUNNING, DAMAGED, MISSING = "running", "damaged", "missing"  # besides finished and failed
+# besides finished and failed; changed: finished, but with other data or weights than those here now
+RUNNING, CHANGED, DAMAGED, MISSING = "running", "changed", "damaged", "missing"
 RESULT = "result.json"
 ANALYSES = ("distribution", "removal")  # later measurements of the model, stored beside it
 PREDICTIONS = "predictions.jsonl"  # of the best epoch: a line is a generated text, or logits
@@ -100,9 +101,11 @@ def ids(outputs: str | Path) -> Iterator[str]:
 
 
 def write(outputs: str | Path, result: Result | Failure) -> None:
-    """Store a result, atomically."""
+    """Store a result, atomically. Later measurements of the model of an earlier one are removed."""
+    for name in ANALYSES:
+        (run_folder(outputs, result.id) / f"{name}.json").unlink(missing_ok=True)
     with atomic_write(run_folder(outputs, result.id) / RESULT) as path:
-        path.write_text(json.dumps(to_plain(result), indent=1, allow_nan=False), encoding="utf-8")
+        write_json(path, to_plain(result), indent=1, allow_nan=False)
 
 
 def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | None:
@@ -115,14 +118,22 @@ def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | N
 
     Returns:
         The measurement; None if there is none.
+
+    Raises:
+        UserError: If the file is damaged.
     """
     path = run_folder(outputs, id) / f"{name}.json"
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return read_json(path)
+        except ValueError as error:
+            raise UserError(f"{error}; delete it and run again") from error
+    if path.with_name(RESULT).exists():  # which may be newer than the archive's
+        return None
     return archive.lines(outputs).get(id, {}).get(archive.ANALYSES, {}).get(name)
 
 
 def write_analysis(outputs: str | Path, id: str, name: str, content: dict[str, Any]) -> None:
     """Store an analysis beside the run's result, atomically."""
     with atomic_write(run_folder(outputs, id) / f"{name}.json") as path:
-        path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        write_json(path, content, allow_nan=False)

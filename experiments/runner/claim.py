@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import LOCK, check_writable, run_lock
+from experiments.common.files import HOLDER, LOCK, check_writable, holder_of, run_lock
 from experiments.results import Result
 
 
@@ -31,7 +31,9 @@ class Claim:
 
 
 @contextmanager
-def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
+def claim_run(
+    outputs: str, id: str, wait: bool = True, redo: Callable[[Result], bool] = lambda result: False
+) -> Iterator[Claim]:
     """Claim a run, and hold the lock of its folder during the block if it is yours.
 
     If the block raises before it has written anything, the folder is removed again.
@@ -40,6 +42,7 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
         outputs: The folder of results.
         id: The run's id.
         wait: Whether to wait for another process that is carrying the run out.
+        redo: Whether to carry a run with this result out again.
 
     Yields:
         The claim; its owner is OTHER only without `wait`.
@@ -48,7 +51,8 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
         OSError: If the result could not be written.
         UserError: If the result file is damaged.
     """
-    if (result := results.finished_result(outputs, id)) is not None:
+    result = results.finished_result(outputs, id)
+    if result is not None and not redo(result):
         yield Claim(Owner.NOBODY, result)
         return
     folder = results.run_folder(outputs, id)
@@ -57,11 +61,13 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
     with ExitStack() as stack:
         own = stack.enter_context(run_lock(folder, wait=False))
         if not own and wait:
-            console.info(f"{id} is being run by another process: waiting for it")
+            console.info(f"{id} is being run by {holder_of(folder)}: waiting for it")
             own = stack.enter_context(run_lock(folder))
         if not own:
             yield Claim(Owner.OTHER)
-        elif (result := results.finished_result(outputs, id)) is not None:  # finished meanwhile
+            return
+        result = results.finished_result(outputs, id)
+        if result is not None and not redo(result):  # finished meanwhile
             yield Claim(Owner.NOBODY, result)
         else:
             try:
@@ -73,8 +79,9 @@ def claim_run(outputs: str, id: str, wait: bool = True) -> Iterator[Claim]:
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:
     """Remove the lock, and the folders made for it that hold nothing else."""
-    if [path.name for path in folder.iterdir()] == [LOCK] and folder in made:
-        (folder / LOCK).unlink()
+    if folder in made and {path.name for path in folder.iterdir()} <= {LOCK, HOLDER}:
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
     for parent in made:
         with suppress(OSError):  # not empty, or in use by another run
             parent.rmdir()

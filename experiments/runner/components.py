@@ -5,6 +5,7 @@ Does not import Lightning, which would delay messages about a user's mistake by 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +17,17 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from experiments.config.validation import BuiltConfig
+from experiments.config.validation import FSDP, BuiltConfig
+from experiments.runner import processes
+from experiments.runner.gpus import least_used_gpu
 from loradrop.backbones import Backbone
 from loradrop.methods.base import Method
 from loradrop.tasks.base import Task
 from loradrop.training.data import TaskData
 
-# torch's initial number; another run of the same sweep may have changed it since
-ALL_THREADS = torch.get_num_threads()
+# torch's initial number; another run of the same sweep may have changed it since. Slurm does not
+# always keep a job from seeing more cores than it has
+ALL_THREADS = int(os.environ.get("SLURM_CPUS_PER_TASK", torch.get_num_threads()))
 
 
 class RunComponents:
@@ -41,6 +45,7 @@ class RunComponents:
         self.seconds: dict[str, float] = {}  # wall time of each stage
         self.seeds = built.seeds
         self.recipe, self.decoding, self.method = built.recipe, built.decoding, built.method
+        self.divided: list[str] = []  # the weights that strategy=fsdp divides among processes
         self.device = _device(built.config.trainer)
         backbone, task, models = built.backbone, built.task, built.models
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
@@ -50,6 +55,10 @@ class RunComponents:
             check_method(self.method, backbone, task, models)
             task.check_metric()
             self.model, self.tokenizer = load_model(built)
+            if processes.several() and self.config.trainer.strategy == FSDP:
+                from experiments.runner.sharding import shard_frozen
+
+                self.divided = shard_frozen(self.model, self.device)
             self.data = TaskData(
                 task,
                 splits,
@@ -62,6 +71,8 @@ class RunComponents:
                 Path(self.config.paths.cache) / "tokens",
                 None if self.decoding is None else self.decoding.batch_size,
                 self.recipe.long_rows,
+                processes.rank(),
+                processes.world_size(),
             )
         self.steps = len(self.data.train_loader()) * self.recipe.epochs  # optimiser steps
         self.method.check_steps(self.steps)
@@ -126,9 +137,15 @@ def load_model(built: BuiltConfig) -> tuple[nn.Module, Any]:
 
 def _device(settings: DictConfig) -> torch.device:
     """Choose the device and set the number of threads; ValueError if there is no such GPU."""
-    torch.set_num_threads(settings.num_threads or ALL_THREADS)
+    on_machine = settings.devices if processes.several() else 1
+    torch.set_num_threads(settings.num_threads or max(1, ALL_THREADS // on_machine))
     if settings.accelerator == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; use trainer=cpu")
+    if on_machine > torch.cuda.device_count():
+        raise ValueError(
+            f"trainer.devices={settings.devices}, but torch sees {torch.cuda.device_count()} GPUs"
+        )
+    torch.cuda.set_device(processes.local_rank() if processes.several() else least_used_gpu())
     return torch.device("cuda")

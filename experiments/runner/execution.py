@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import atomic_write
+from experiments.common.files import atomic_write, remove_leftovers
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
-from experiments.config.validation import build, check_values
+from experiments.config.validation import CHANGED, build, check_values
 from experiments.results import Failure, Result
+from experiments.results.fingerprints import difference, remember
+from experiments.runner import processes
 from experiments.runner.claim import Owner, claim_run
-from experiments.runner.fingerprints import difference, remember
 from experiments.runner.loggers import RunInfo, finishing, log_result
+from loradrop.checksums import seal
 
 if TYPE_CHECKING:
     from experiments.runner.components import RunComponents
@@ -61,16 +64,36 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
         note = resolve_precision(config)
         check_values(config)
         id = run_id(config)
-    outputs = config.paths.outputs
-    with _one_line(id), claim_run(outputs, id, wait) as claim:
-        if claim.result is not None and (changed := difference(config, claim.result)):
-            raise UserError(changed)
+        in_group = processes.join(config)
+    outputs, plain = config.paths.outputs, _plain(config)
+
+    def redo(result: Result) -> bool:
+        return config.rerun == CHANGED and difference(plain, result, plain["paths"]) is not None
+
+    if processes.wanted(config) > 1 and not in_group:
+        with _one_line(id):
+            found = results.finished_result(outputs, id)
+            if found is None or redo(found):
+                return _in_processes(config, id, wait)
+    with _one_line(id), processes.in_first(lambda: claim_run(outputs, id, wait, redo)) as claim:
+        if claim.result is not None and (
+            changed := difference(plain, claim.result, plain["paths"])
+        ):
+            raise UserError(f"{id}: {changed}")
         if claim.owner is not Owner.YOU:
             return Outcome(id, outputs, claim.result, again=claim.result is not None)
-        console.started(id)
-        if note is not None:
-            console.info(note)
+        if processes.rank() == 0:
+            console.started(id)
+            if note is not None:
+                console.info(note)
         return Outcome(id, outputs, _carry_out(config, id), again=False)
+
+
+def _in_processes(config: DictConfig, id: str, wait: bool) -> Outcome:
+    """Carry out a run in several processes of this machine."""
+    processes.start(run, processes.wanted(config), config, wait)
+    outputs = config.paths.outputs
+    return Outcome(id, outputs, results.finished_result(outputs, id), again=False)
 
 
 @finishing()
@@ -80,22 +103,31 @@ def _carry_out(config: DictConfig, id: str) -> Result:
     # imported late: a mistake in the config need not wait for transformers
     from experiments.runner.components import RunComponents
     from experiments.runner.environment import record
+    from experiments.runner.failures import anonymous, reason
 
     components = RunComponents(built)
-    remember(config, components.data.fingerprint)
+    plain, first = _plain(config), processes.rank() == 0  # the first one writes
+    if first:
+        remember(plain["task"], plain["paths"], components.data.fingerprint)
     folder = results.run_folder(config.paths.outputs, id)
-    logger = built.make_logger and built.make_logger(RunInfo(id, folder, config))
     facts = record(config, id)
+    logger = first and built.make_logger and built.make_logger(RunInfo(id, folder, facts))
     try:
         return _train(components, folder, logger, facts)
     except Exception as error:
-        message = f"{id} failed: {type(error).__name__}: {error}"
+        message = f"{id} failed: {reason(error)}"
         try:
-            failure = Failure(**facts, error=traceback.format_exc())
-            results.write(config.paths.outputs, failure)
+            text = anonymous(traceback.format_exc(), plain["paths"])
+            failure = Failure(**facts, error=text)
+            if first:
+                results.write(config.paths.outputs, failure)
         except OSError as full:
             raise UserError(f"{message}; nor could that be recorded: {full}") from error
         raise UserError(f"{message} (traceback in {folder / 'result.json'})") from error
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
 
 
 @contextmanager
@@ -114,17 +146,24 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     from experiments.runner import training
     from experiments.runner.probe import RunProbe
     from experiments.runner.record import describe, save
-    from experiments.runner.trainer import CHECKPOINT, quieten
+    from experiments.runner.trainer import CHECKPOINT, PREPARED, quieten
 
     quieten()
-    with atomic_write(folder / "config.yaml") as path:
-        OmegaConf.save(components.config, path, resolve=True)
-    probe = RunProbe(components, Path(components.config.paths.cache) / "stage1")
+    first = processes.rank() == 0
+    if first:
+        remove_leftovers(folder)
+        text = yaml.safe_dump(seal(facts["config"]), sort_keys=False)
+        with atomic_write(folder / "config.yaml") as path:
+            path.write_text(text, encoding="utf-8")
+    probe = RunProbe(components, Path(components.config.paths.cache) / "stage1", folder, logger)
     module, speed = training.fit(components, folder, logger, probe)
-    save(components, module, folder)
+    if first:
+        save(components, module, folder)
     times: dict[str, Any] = {"seconds": components.seconds, "stage1_cached": probe.cached}
     result = Result(**facts, **describe(components, module), **speed, **times)
-    results.write(components.config.paths.outputs, result)
-    log_result(result)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if first:
+        results.write(components.config.paths.outputs, result)
+        log_result(result)
+        for checkpoint in (CHECKPOINT, PREPARED):
+            (folder / checkpoint).unlink(missing_ok=True)
     return result

@@ -9,20 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from experiments.results import AGGREGATES, Result
+from experiments.results import Result
 
 MODES = ("offline", "online")
+WANDB = "experiments.runner.wandb_run"
 
 
 @dataclass
 class RunInfo:
-    """What a logger needs to know about a run."""
+    """What a logger needs to know about a run.
+
+    Attributes:
+        id: Its id.
+        folder: The folder of its files.
+        facts: What its result file will say about config and environment.
+    """
 
     id: str
     folder: Path
-    config: DictConfig
+    facts: dict[str, Any]
 
 
 def csv_logger(run: RunInfo) -> Any:
@@ -36,84 +41,41 @@ def wandb_logger(run: RunInfo, project: str, entity: str | None, mode: str) -> A
     """Log to a W&B run in <outputs>/wandb. Never asks for a login.
 
     Args:
-        run: The run.
+        run: The run. Its id is that of the W&B run, so a later attempt goes on in it.
         project: The W&B project.
         entity: The W&B user or team; None for the default.
         mode: One of MODES.
 
     Raises:
         ValueError: If the mode is unknown, there is no key, or W&B fails.
+        OSError: If W&B's folder cannot be written to.
     """
     if mode not in MODES:
         raise ValueError(f"logger.mode must be one of {', '.join(MODES)}, got '{mode}'")
     import wandb
-    from pytorch_lightning.loggers import WandbLogger
 
     if mode == "online" and not wandb.login(prompt=False):
         raise ValueError(
             "logger.mode=online needs a W&B key: run `wandb login` once, or set WANDB_API_KEY"
         )
-    folder = Path(run.config.paths.outputs)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        wandb.init(
-            project=project,
-            entity=entity,
-            mode=mode,
-            name=run.id,
-            group=run.id.rsplit("-s", 1)[0],  # mostly runs that differ only in their seed
-            dir=folder,
-            settings=wandb.Settings(silent=True),
-            config=OmegaConf.to_container(run.config, resolve=True),
-        )
-    except wandb.Error as error:
-        raise ValueError(
-            f"W&B: {error} (logger.mode=offline needs no network and no key)"
-        ) from error
-    return WandbLogger(experiment=wandb.run)
+    from experiments.runner import wandb_run
+
+    return wandb_run.start(run, project, entity, mode)
 
 
 def log_result(result: Result) -> None:
-    """Add final numbers, the plan and a chart of importances to the current W&B run, if any.
-
-    The result file is already written, so W&B errors are only printed.
-    """
-    wandb = sys.modules.get("wandb")
-    if wandb is None or wandb.run is None:
-        return
-    try:
-        _log_result(wandb, result)
-    except wandb.Error as error:
-        print(f"W&B did not take the final numbers of {result.id}: {error}")
-
-
-def _log_result(wandb: Any, result: Result) -> None:
-    if result.metrics is not None:
-        for which in AGGREGATES:
-            wandb.run.summary.update(
-                {f"{which}/{key}": value for key, value in result.metrics.at(which)}
-            )
-    wandb.run.summary.update({f"parameters/{key}": value for key, value in result.parameters})
-    for kind, layers in (result.importance.normalized if result.importance else {}).items():
-        table = wandb.Table(["layer", "importance"], [[layer, y] for layer, y in layers.items()])
-        chart = wandb.plot.bar(table, "layer", "importance", f"Importance of {kind} by layer")
-        wandb.log({f"importance/{kind}": chart})
-    if result.plan:
-        wandb.run.summary.update({"plan": result.plan.model_dump()})
+    """Add a written result to the run's W&B run, if it has one."""
+    if started := sys.modules.get(WANDB):
+        started.log_result(result)
 
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """End the W&B run that the block started, so that a sweep's next run starts another one."""
+    """End the W&B run that the block started, if it did."""
+    code = 1
     try:
         yield
-    except BaseException:
-        _finish(exit_code=1)
-        raise
-    _finish(exit_code=0)
-
-
-def _finish(exit_code: int) -> None:
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=exit_code)
+        code = 0
+    finally:
+        if started := sys.modules.get(WANDB):
+            started.finish(code)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from experiments.common.files import atomic_write
 from experiments.results.store import PREDICTIONS
 from experiments.runner.components import RunComponents
+from loradrop.checksums import write_beside
 from loradrop.heads import parameter_counts
+from loradrop.io.files import write_tensors
 from loradrop.tasks.base import LABEL, LabelTask
 from loradrop.training.module import RunModule
 
@@ -80,14 +80,14 @@ def save(components: RunComponents, module: RunModule | None, folder: Path) -> N
             ),
             encoding="utf-8",
         )
+    write_beside(folder / PREDICTIONS)
     if components.config.save_weights:
         with atomic_write(folder / "adapter.safetensors") as path:
-            save_tensors(
-                module.best["state"],
-                path,
-                epoch=str(module.best["epoch"]),
-                backbone=components.config.backbone.name,
-            )
+            metadata = {
+                "epoch": str(module.best["epoch"]),
+                "backbone": components.config.backbone.name,
+            }
+            write_tensors(module.best["state"], path, metadata)
 
 
 def _texts(components: RunComponents, module: RunModule) -> Iterator[dict[str, Any]]:
@@ -116,18 +116,3 @@ def _labels(components: RunComponents, module: RunModule) -> Iterator[dict[str, 
                 "prediction": prediction,
                 "logits": values,
             }
-
-
-def save_tensors(state: Mapping[str, Tensor], path: Path, **metadata: str) -> None:
-    """Write tensors as safetensors. Tensors that share memory are written once per name.
-
-    Args:
-        state: The tensors by name.
-        path: The file.
-        metadata: Texts for the file's header.
-    """
-    save_file(
-        {name: tensor.clone().contiguous() for name, tensor in state.items()},
-        path,
-        metadata=metadata,
-    )

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from experiments import results
@@ -17,6 +15,7 @@ from experiments.config.sweep import as_config
 from experiments.config.validation import build
 from experiments.results import Result
 from experiments.runner.components import load_model
+from loradrop.io.files import read_tensors
 from loradrop.methods.base import Method, load_values
 
 WEIGHTS = "adapter.safetensors"
@@ -103,11 +102,9 @@ def load_trained(model: nn.Module, method: Method, result: Result, folder: Path)
         model, {key: part.model_dump(mode="json") for key, part in stored.items() if part}
     )
     try:
-        state = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged ({error}); delete {folder} and run again"
-        ) from error
+        state, _ = read_tensors(folder / WEIGHTS)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete {folder} and run again") from error
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trainable != set(state):
         lost = sorted(trainable ^ set(state))[:4]

@@ -16,8 +16,9 @@ from experiments.common.files import check_writable
 from experiments.config.schema import UserError
 from experiments.config.sweep import as_config
 from experiments.results import printing
+from experiments.runner.claim import claim_run
 from experiments.runner.execution import run
-from experiments.runner.fingerprints import difference
+from experiments.runner.launching import is_local
 
 
 class Summary(Callback):
@@ -34,8 +35,9 @@ class Summary(Callback):
         overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
         try:
             if config.wait:
-                _wait(results.load(overrides), config.paths)
-            unfinished = _show(results.load(overrides), config.paths)
+                local = is_local(config.hydra.launcher._target_)
+                _wait(results.load(overrides), config.paths, local)
+            unfinished = _show(results.load(overrides))
         except Exception as error:  # Hydra would turn it into a warning
             console.error(f"{type(error).__name__}: {error}")
             sys.exit(1)
@@ -43,20 +45,31 @@ class Summary(Callback):
             sys.exit(1)
 
 
-def _wait(frame: pd.DataFrame, paths: DictConfig) -> None:
-    """Wait for runs of other processes, and carry out those that they leave unfinished."""
+def _wait(frame: pd.DataFrame, paths: DictConfig, carry_out: bool) -> None:
+    """Wait for runs of other processes, and carry out those that they leave unfinished.
+
+    Args:
+        frame: The runs of the sweep.
+        paths: The folders on this machine.
+        carry_out: False on a cluster, where this process is on a login node.
+    """
     for planned in frame[frame.status == results.RUNNING].itertuples():
         try:
+            if not carry_out:
+                with claim_run(paths.outputs, planned.id):
+                    continue
             run(as_config(planned.config, **_plain(paths)))
         except UserError as error:
             console.error(str(error))
 
 
-def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
+def _show(frame: pd.DataFrame) -> int:
     """Print the table; return how many runs are unfinished or were made with other data."""
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
         printing.overview(results.over_seeds(finished))
+        if mix := printing.version_mix(finished):
+            console.error(mix)
     elsewhere = frame[frame.status == results.RUNNING]
     if len(elsewhere):
         console.info(
@@ -66,19 +79,12 @@ def _show(frame: pd.DataFrame, paths: DictConfig) -> int:
     for left in unfinished.itertuples():
         error = "see above" if pd.isna(left.error) else console.first_line(left.error)
         console.error(f"{left.status}: {left.id}: {error}")
-    changed = [
-        text
-        for run in finished.itertuples()
-        if (text := difference(as_config(run.config, **_plain(paths)), run.result)) is not None
-    ]
-    for text in changed:
-        console.error(text)
     if len(unfinished):
         console.error(
             f"{len(unfinished)} of {len(frame)} runs did not finish; "
             "the same command tries them again"
         )
-    return len(unfinished) + len(changed)
+    return len(unfinished)
 
 
 def _plain(paths: DictConfig) -> dict[str, Any]:

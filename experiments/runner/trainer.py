@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zipfile
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +13,25 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from rich.progress import ProgressColumn, TextColumn
+from torch.nn.parallel import DistributedDataParallel
 
+from experiments.common import console
+from experiments.common.files import atomic_write
+from experiments.config.validation import FSDP
+from experiments.runner import processes
 from experiments.runner.components import RunComponents
+from loradrop.checksums import MISMATCH
 from loradrop.methods.base import Method
 from loradrop.training.data import TaskData
 from loradrop.training.module import RunModule, SequenceModule
 
 CHECKPOINT = "checkpoint.ckpt"
+RESUMED = "went on after an interruption: seconds are those of the last process"  # a result's note
+PREPARED = "prepare.ckpt"  # of a training before the run's own, as in stage 1
+NARROW = 80  # columns of a terminal
 
 
 def make_module(
@@ -31,16 +43,21 @@ def make_module(
         components: The objects of the run.
         data: What to train on.
         method: The method, for its penalty and its steps; None for plain training.
-        identity: Of data and weights, stored in checkpoints.
+        identity: From `state_identity`, stored in checkpoints.
     """
     arguments = (components.model, data, components.recipe, method, identity)
     if components.decoding is None:
-        return SequenceModule(*arguments)
-    from loradrop.training.generation import GenerationModule  # only for runs that generate
+        module: RunModule = SequenceModule(*arguments)
+    else:
+        from loradrop.training.generation import GenerationModule  # only for runs that generate
 
-    return GenerationModule(
-        *arguments, tokenizer=components.tokenizer, decoding=components.decoding
-    )
+        module = GenerationModule(
+            *arguments, tokenizer=components.tokenizer, decoding=components.decoding
+        )
+    if components.divided:  # else the first process's part would be copied to all others
+        names = [f"model.{name}" for name in components.divided]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+    return module
 
 
 class Checkpoint(ModelCheckpoint):
@@ -49,10 +66,11 @@ class Checkpoint(ModelCheckpoint):
     Args:
         folder: The run's folder.
         interval: The time between checkpoints.
+        file: The file's name.
     """
 
-    def __init__(self, folder: Path, interval: timedelta) -> None:
-        name = CHECKPOINT.removesuffix(".ckpt")
+    def __init__(self, folder: Path, interval: timedelta, file: str = CHECKPOINT) -> None:
+        name = file.removesuffix(".ckpt")
         super().__init__(folder, name, train_time_interval=interval, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
@@ -61,27 +79,52 @@ class Checkpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, *args)
 
 
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Replace a checkpoint only by a complete one. A full disk costs a checkpoint, not the run."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        try:
+            with atomic_write(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+            console.error(f"no checkpoint was written, training goes on: {error}")
+
+
+def state_identity(components: RunComponents, *others: object) -> str:
+    """What a checkpoint must agree with: data, weights, and the libraries that read its state."""
+    libraries = (torch.__version__, pl.__version__)
+    return "-".join(
+        map(str, (components.data.fingerprint, components.weights, *libraries, *others))
+    )
+
+
 def usable_checkpoint(checkpoint: Path, identity: str) -> tuple[Path | None, dict[str, Any]]:
     """Look for a checkpoint to continue from.
 
     Args:
         checkpoint: The file.
-        identity: Of data and weights, as given to `make_module`.
+        identity: From `state_identity`, as given to `make_module`.
 
     Returns:
-        The checkpoint and its method's state; (None, {}) if it is missing, damaged, or of other
-        data or weights.
+        The checkpoint and its method's state; (None, {}) if it is missing, damaged, or of another
+        identity.
     """
     try:
+        with zipfile.ZipFile(checkpoint) as file:  # torch.load does not compare the checksums
+            if file.testzip() is not None:
+                raise ValueError(MISMATCH)
         run = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]
         found, state = run["identity"], run["method"]
     except FileNotFoundError:
         return None, {}
     except Exception as error:  # a damaged file can raise anything
-        print(f"{checkpoint} cannot be read ({type(error).__name__}): starting from the beginning")
+        console.info(f"{checkpoint} is damaged ({error}): starting from the beginning")
         return None, {}
     if found != identity:
-        print(f"{checkpoint} is of other data or weights: starting from the beginning")
+        console.info(
+            f"{checkpoint} is of other data, weights or library versions: "
+            "starting from the beginning"
+        )
         return None, {}
     return checkpoint, state
 
@@ -96,7 +139,17 @@ class StageBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{self.stage}, epoch {current_epoch + 1} of {self.trainer.max_epochs}"
 
+    def configure_columns(self, trainer: pl.Trainer) -> list[ProgressColumn]:
+        if console.terminal.width >= NARROW:
+            return super().configure_columns(trainer)
+        return [
+            TextColumn("{task.description}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        ]
+
     def get_metrics(self, *args: Any) -> dict[str, Any]:
+        if console.terminal.width < NARROW:
+            return {}
         metrics = super().get_metrics(*args)
         metrics.pop("v_num", None)  # the number of the logger's folder
         return metrics
@@ -106,6 +159,7 @@ def make_trainer(
     components: RunComponents,
     stage: str,
     epochs: int,
+    batches: int,
     callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> pl.Trainer:
@@ -115,26 +169,41 @@ def make_trainer(
         components: The objects of the run.
         stage: The name to show.
         epochs: The number of epochs.
+        batches: The number of batches of an epoch.
         callbacks: Callbacks besides the progress bar.
         options: Further options of Lightning's Trainer.
     """
     settings = components.config.trainer
-    bars = [StageBar(stage)] if settings.progress_bar else []
+    shows = settings.progress_bar and console.shows_progress()
+    bars = [StageBar(stage)] if shows else []
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        **_devices(components),
         precision=settings.precision,
         max_epochs=epochs,
         gradient_clip_val=components.recipe.max_grad_norm,
         callbacks=[*callbacks, *bars],
         num_sanity_val_steps=0,
-        log_every_n_steps=min(10, len(components.data.train_loader())),
-        enable_progress_bar=settings.progress_bar,
+        log_every_n_steps=min(10, batches),
+        enable_progress_bar=shows,
         enable_model_summary=False,
-        # on one device, Slurm's rendezvous, requeueing and checkpoints are not wanted
-        plugins=[LightningEnvironment()],
+        # runner.processes or torchrun has started all processes, and submitit requeues
+        plugins=[LightningEnvironment(), SafeCheckpointIO()],
         **options,
     )
+
+
+def _devices(components: RunComponents) -> dict[str, Any]:
+    settings = components.config.trainer
+    if processes.several():
+        return {
+            "devices": settings.devices,
+            "num_nodes": settings.num_nodes,
+            # fsdp: the frozen weights are divided already (sharding), the rest is DDP's
+            "strategy": settings.strategy.replace("auto", "ddp").replace(FSDP, "ddp"),
+            "use_distributed_sampler": False,  # loradrop.training.data divides the batches
+        }
+    return {"devices": [torch.cuda.current_device()] if components.device.type == "cuda" else 1}
 
 
 def quieten() -> None:

@@ -13,9 +13,11 @@ from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
 from experiments.runner.trainer import (
     CHECKPOINT,
+    RESUMED,
     Checkpoint,
     make_module,
     make_trainer,
+    state_identity,
     usable_checkpoint,
 )
 from loradrop.training.module import RunModule
@@ -35,15 +37,13 @@ def fit(
     Returns:
         The module, and speed and memory of training; (None, {}) if the recipe has no epochs.
     """
-    identity = "-".join([components.data.fingerprint, components.weights])
+    identity = state_identity(components)
     checkpoint, state = usable_checkpoint(folder / CHECKPOINT, identity)
     with components.timed("prepare"):
         if checkpoint is None:
             components.method.prepare(components.model, probe)
         else:
-            components.data.splits.notes.append(
-                "went on after an interruption: seconds are those of the last process"
-            )
+            components.data.splits.notes.append(RESUMED)
             components.method.load_state_dict(components.model, state)
     if components.recipe.epochs == 0:
         return None, {}
@@ -69,7 +69,10 @@ def _fit(
         "callbacks": [checkpoints],
         "check_val_every_n_epoch": every,
     }
-    make_trainer(components, "training", epochs, **options).fit(module, ckpt_path=checkpoint)
+    trainer = make_trainer(
+        components, "training", epochs, len(components.data.train_loader()), **options
+    )
+    trainer.fit(module, ckpt_path=checkpoint)
     if len(module.epochs) != epochs // every:
         raise RuntimeError(f"{len(module.epochs)} epochs were scored instead of {epochs // every}")
     tokens = sum(components.data.lengths) * components.recipe.epochs

@@ -18,7 +18,7 @@ from loradrop.importance.measurement import check_measurement, measure, uniform
 from loradrop.importance.told_masks import Mask
 from loradrop.lora.peft import LoRA, adapted_sites
 from loradrop.selection import SelectionSettings, SharingPlan, select
-from loradrop.sharing import SHARED_INIT, share
+from loradrop.sharing import SHARED_INIT, share, share_after_training
 
 KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
 
@@ -29,8 +29,8 @@ class LoRADropSchedule:
     The paper trains on a sample first and then on everything. These are two trainings of the same
     model: the first on the sample, with a callback that has neither `steps` nor `epochs` and so
     shares at the end, the second without a callback. With `steps` or `epochs`, training goes on
-    with the shared LoRAs, the same optimiser and the same schedule. That works in one process only,
-    since DistributedDataParallel cannot have its parameters changed.
+    with the shared LoRAs, the same optimiser and the same schedule. In several processes that takes
+    Lightning's DDP, which can be wrapped around the model anew; sharing at the end always works.
 
     Afterwards the attributes `importance` and `plan` hold the results.
 
@@ -110,7 +110,7 @@ class LoRADropSchedule:
 
         Args:
             model: The model that is to train, with LoRA.
-            processes: In how many processes.
+            processes: In how many processes, if their wrapper cannot be made anew.
             steps: How many optimiser steps training has.
             epochs: How many epochs training has.
 
@@ -224,7 +224,9 @@ class LoRADropSchedule:
         with torch.no_grad():
             for name, value in self._first.items():
                 before[name].copy_(value)
-        share(model, self.plan, self.shared_init, self.adapter)
+        (share_after_training if self.at_end else share)(
+            model, self.plan, self.shared_init, self.adapter
+        )
         left = {id(parameter) for parameter in model.parameters()}
         for parameter in before.values():
             gone = id(parameter) not in left

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from loradrop.callbacks.base import LoRADropSchedule
 from loradrop.selection import SharingPlan
@@ -62,7 +64,8 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
             # in manual optimisation a batch may have several steps
             known = pl_module.automatic_optimization and not trying
             steps = trainer.estimated_stepping_batches if known else math.inf
-            self.begin(self._model(pl_module), trainer.world_size, steps, epochs)
+            processes = 1 if isinstance(trainer.strategy, DDPStrategy) else trainer.world_size
+            self.begin(self._model(pl_module), processes, steps, epochs)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any
@@ -92,7 +95,13 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
             self.plan = SharingPlan.from_dict(state_dict["plan"])
 
     def _now(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        strategy: Any = trainer.strategy
+        is_wrapped = isinstance(strategy.model, DistributedDataParallel)
+        if is_wrapped and not self.at_end:
+            strategy.model = module  # the wrapper knows the parameters that will be gone
         self.carry_out(self._model(module), trainer.optimizers, MIXED.get(str(trainer.precision)))
+        if is_wrapped and not self.at_end:
+            strategy.configure_ddp()
 
     def _model(self, module: pl.LightningModule) -> nn.Module:
         return module if self.attribute is None else module.get_submodule(self.attribute)

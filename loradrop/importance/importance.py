@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from loradrop.checksums import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -124,13 +125,13 @@ class Importance:
         return cls(values, parameters, data["tokens"])
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict` to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
+        """Write `to_dict` and its checksum to a JSON file."""
+        write_json(Path(path), self.to_dict(), indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        """Read a file of `save`."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a file of `save`; ValueError if it is damaged."""
+        return cls.from_dict(read_json(Path(path)))
 
 
 def normalize(layers: Mapping[int, float]) -> dict[int, float]:

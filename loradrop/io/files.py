@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from loradrop.checksums import CHECKSUM, check_tensors, read_json, seal_tensors
 from loradrop.selection import SharingPlan
 
 PEFT_FORM = ("adapter_config.json", "adapter_model.safetensors")
@@ -43,7 +44,7 @@ def read_adapter(folder: Path) -> StoredAdapter:
     else:
         forms = " and ".join(PEFT_FORM) + ", or " + " and ".join(COMPACT_FORM)
         raise FileNotFoundError(f"{folder} holds no adapter: {forms}")
-    config = _read_json(folder / config_name)
+    config = read_json(folder / config_name)
     kind = str(config.get("peft_type"))
     if kind != "LORA":
         raise ValueError(
@@ -67,6 +68,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged.
     """
+    check_tensors(path)
     try:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
@@ -75,27 +77,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is damaged ({error})") from error
 
 
+def write_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with a checksum. Equal tensors and metadata make equal bytes.
+
+    Tensors that share memory are written once for each name.
+    """
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+    save_file(tensors, path, {**metadata, CHECKSUM: "0" * 64})
+    seal_tensors(path)
+
+
 def write_peft_form(config: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> None:
     """Write PEFT's two files."""
     (folder / PEFT_FORM[0]).write_text(json.dumps(config), encoding="utf-8")
-    tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / PEFT_FORM[1], {"format": "pt"})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(f"{path} is damaged ({error})") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} is damaged: an object is needed, got {type(data).__name__}")
-    return data
+    write_tensors(state, folder / PEFT_FORM[1], {"format": "pt"})
 
 
 def _read_plan(path: Path) -> SharingPlan | None:
     if not path.exists():
         return None
-    data = _read_json(path)
+    data = read_json(path)
     try:
         plan = SharingPlan.from_dict(data)
         parts = (plan.kept, plan.others, plan.never_adapted)

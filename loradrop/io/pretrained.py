@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from loradrop.io.files import (
@@ -29,6 +28,7 @@ from loradrop.io.files import (
     Matrices,
     StoredAdapter,
     read_adapter,
+    write_tensors,
 )
 from loradrop.io.loading import check_bare, check_pair, install
 from loradrop.io.peft_config import AS_PEFT, check_complete, check_plain, pattern_value
@@ -95,18 +95,9 @@ def save_pretrained(
         )
     folder.mkdir(parents=True, exist_ok=True)
     shared = _repeated(state) if compact else {}
-    # copies: safetensors refuses tensors that share memory
-    stored = {
-        name: tensor.detach().cpu().clone().contiguous()
-        for name, tensor in state.items()
-        if name not in shared
-    }
-    # one entry: safetensors writes several in random order
-    save_file(
-        stored,
-        folder / weights_name,
-        {"shared": json.dumps(shared)} if compact else {"format": "pt"},
-    )
+    stored = {name: tensor for name, tensor in state.items() if name not in shared}
+    metadata = {"shared": json.dumps(shared)} if compact else {"format": "pt"}
+    write_tensors(stored, folder / weights_name, metadata)
     (folder / config_name).write_text(
         json.dumps(config, indent=2, sort_keys=True), encoding="utf-8"
     )

@@ -150,7 +150,9 @@ def _check_whole(model: nn.Module) -> None:
     """Raise ValueError if the parameters are sharded."""
     tensor = sys.modules.get("torch.distributed.tensor")
     fsdp = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    sharded = tensor is not None and any(isinstance(p, tensor.DTensor) for p in model.parameters())
+    # frozen weights may be, around LoRA that is whole
+    trained = [p for p in model.parameters() if p.requires_grad] or list(model.parameters())
+    sharded = tensor is not None and any(isinstance(p, tensor.DTensor) for p in trained)
     zero = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     if fsdp or sharded or zero:
         kind = "ZeRO-3" if zero else "FSDP"

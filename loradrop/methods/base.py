@@ -64,12 +64,16 @@ class Probe(Protocol):
             on_step: Called after each optimiser step, while its gradients are still there.
         """
 
-    def batches(self, rows: Sequence[int], gradients: bool = False) -> Iterable[Mapping[str, Any]]:
+    def batches(
+        self, rows: Sequence[int], gradients: bool = False, divided: bool = False
+    ) -> Iterable[Mapping[str, Any]]:
         """Yield the rows as batches of the model's arguments, on the model's device.
 
         Args:
             rows: The rows to yield.
             gradients: Whether to make the batches small enough for a backward pass.
+            divided: Whether each of several processes yields a part of the rows, for `measure`,
+                which adds up what they have seen.
         """
 
     def autocast(self) -> AbstractContextManager:

@@ -177,7 +177,7 @@ class LoRADrop(LoRA):
         probe.fit(model, rows, self.sample_epochs, size, steps, on_step)
         measured = rows if self.measure_on == SAMPLE else probe.sample(1)
         with probe.autocast():
-            importance = measure(model, probe.batches(measured), self.average_over)
+            importance = measure(model, probe.batches(measured, divided=True), self.average_over)
         scores = smoothed.scores()
         if self.criterion == criteria.GRADIENT:
             found = criteria.products(

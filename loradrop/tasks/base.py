@@ -64,11 +64,16 @@ def load_metric(name: str) -> evaluate.Metric:
     Raises:
         ValueError: There is no such metric.
     """
+    import evaluate
+
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(module), attribute)()
+        found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"task.metric: there is no metric {name}") from error
+    if not (isinstance(found, type) and issubclass(found, evaluate.EvaluationModule)):
+        raise ValueError(f"task.metric: {name} is no class of a metric (evaluate.Metric)")
+    return found()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +179,13 @@ class LabelTask(Task):
         # Hydra passes lists
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "labels", None if self.labels is None else tuple(self.labels))
+        if len(self.columns) not in (1, 2):
+            raise ValueError(f"columns must name one or two, got {list(self.columns)}")
+        if self.labels is not None and len(set(self.labels)) != max(2, len(self.labels)):
+            raise ValueError(
+                "labels must name two or more classes, each once, or be null for a score, "
+                f"got {list(self.labels)}"
+            )
 
     @property
     def num_labels(self) -> int:

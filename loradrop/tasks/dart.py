@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.quoting import brief
 from loradrop.tasks.text import Entry
 
 
@@ -33,15 +34,14 @@ class Dart(OfficialTask):
     def read(self, path: Path, training: bool) -> list[Entry]:
         try:
             entries = list(xml_entries(path) if path.suffix == ".xml" else json_entries(path))
-        except (json.JSONDecodeError, ElementTree.ParseError) as error:
+        except (json.JSONDecodeError, ElementTree.ParseError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}.") from None
         read = []
         for number, (triples, texts) in enumerate(entries, start=1):
             broken = [one for one in triples if not is_triple(one)]
             if broken or not triples:
-                raise ValueError(
-                    f"{path}, entry {number}: {broken[0] if broken else 'nothing'} is no triple."
-                )
+                shown = brief(broken[0]) if broken else "nothing"
+                raise ValueError(f"{path}, entry {number}: {shown} is no triple.")
             read.append((linearise(triples), texts))
         return read
 

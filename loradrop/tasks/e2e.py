@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.quoting import brief
 from loradrop.tasks.text import Entry
 
 COLUMNS = ["mr", "ref"]
-ATTRIBUTE = re.compile(r"\s*([^\[\],]+)\[([^\[\]]*)\]\s*(?:,|$)")
+# a name begins with no space: else a run of spaces could be divided in as many ways as it is long
+ATTRIBUTE = re.compile(r"\s*([^\s\[\],][^\[\],]*)\[([^\[\]]*)\]\s*(?:,|$)")
 # other names stay as they are
 NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 
@@ -40,7 +42,7 @@ class E2E(OfficialTask):
             try:
                 header = next(rows, [])
                 if header != COLUMNS:
-                    raise ValueError(f"the columns are {header} instead of {COLUMNS}")
+                    raise ValueError(f"the columns are {brief(header)} instead of {COLUMNS}")
                 for row in rows:
                     if len(row) != len(COLUMNS):
                         raise ValueError(f"{len(row)} fields instead of {len(COLUMNS)}")
@@ -67,5 +69,5 @@ def linearise(meaning: str) -> str:
         parts.append(f"{NAMES.get(match[1], match[1])} : {match[2]}")
         end = match.end()
     if end != len(meaning) or not parts:
-        raise ValueError(f"{meaning!r} is not of the form name[...], area[...]")
+        raise ValueError(f"{brief(meaning)} is not of the form name[...], area[...]")
     return " | ".join(parts)

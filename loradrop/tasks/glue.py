@@ -29,6 +29,7 @@ from loradrop.tasks.glue_files import (
     read_tsv,
     tsv_name,
 )
+from loradrop.tasks.quoting import brief
 
 DROP = "drop"  # of broken_rows
 SCORES = (0.0, 5.0)  # the range of STS-B, the only regression of GLUE
@@ -174,7 +175,9 @@ class Glue(LabelTask):
         if None in found:
             index = found.index(None)
             known = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
-            raise ValueError(f"{rows.where(index)}: label {values[index]!r} is none of {known}.")
+            raise ValueError(
+                f"{rows.where(index)}: label {brief(values[index])} is none of {known}."
+            )
         return pa.array(found, pa.int64())
 
     def _scores(self, rows: Rows) -> pa.Array:
@@ -187,7 +190,7 @@ class Glue(LabelTask):
                 score = float("nan")
             if not low <= score <= high:
                 raise ValueError(
-                    f"{rows.where(index)}: score {value!r} is not a number "
+                    f"{rows.where(index)}: score {brief(value)} is not a number "
                     f"from {low:g} to {high:g}."
                 )
             scores.append(score)

@@ -16,6 +16,7 @@ from datasets import ClassLabel, Features
 from pyarrow import csv
 
 from loradrop.tasks.base import LABEL
+from loradrop.tasks.quoting import brief
 
 VALIDATION = "validation"
 
@@ -64,13 +65,14 @@ def read_tsv(
     absent = [name for name in columns.values() if names.count(name) != 1]
     if absent:
         raise ValueError(
-            f"{path}, line 1: no unique column {', '.join(map(repr, absent))}; there are {names}."
+            f"{path}, line 1: no unique column {', '.join(map(repr, absent))}; "
+            f"there are {brief(names)}."
         )
     if broken and not drop_broken:
         others = ", ".join(str(row.number) for row in broken[1:])
         raise ValueError(
             f"{path}, line {broken[0].number}: {broken[0].actual_columns} fields instead of "
-            f"{len(names)} ({', '.join(names)})"
+            f"{len(names)} ({', '.join(names):.300})"
             f"{f' and lines {others} are like it' if others else '':.300}. Repair or remove it, "
             "take another copy of the file, or leave such lines out by task.broken_rows=drop."
         )
@@ -150,7 +152,8 @@ def read_table(table: pa.Table, features: Features, source: Path, columns: tuple
     absent = [name for name in columns if name not in table.column_names]
     if absent:
         raise ValueError(
-            f"{source}: no column {', '.join(map(repr, absent))}; there are {table.column_names}."
+            f"{source}: no column {', '.join(map(repr, absent))}; "
+            f"there are {brief(table.column_names)}."
         )
     arrays = {name: table.column(name).combine_chunks() for name in columns}
     for name, array in arrays.items():

@@ -17,6 +17,7 @@ from loradrop.hub import fetch_dataset
 from loradrop.tasks.glue_files import find_parquet, read_parquet
 from loradrop.tasks.jsonl import read_lines
 from loradrop.tasks.official import OfficialTask
+from loradrop.tasks.quoting import brief
 from loradrop.tasks.text import Entry
 
 QUESTION, ANSWER = "question", "answer"
@@ -39,7 +40,7 @@ class Gsm8k(OfficialTask):
         for number, (_, (answer,)) in enumerate(entries, start=1):
             if final_answer(answer) is None:  # better now than after training
                 raise ValueError(
-                    f"{path}, entry {number}: the answer has no number: {answer[-60:]!r}."
+                    f"{path}, entry {number}: the answer has no number: {brief(answer)}."
                 )
         return entries
 
@@ -50,7 +51,8 @@ class Gsm8k(OfficialTask):
         absent = [name for name in (QUESTION, ANSWER) if name not in table.column_names]
         if absent:
             raise ValueError(
-                f"{path}: no column {', '.join(map(repr, absent))}; there are {table.column_names}."
+                f"{path}: no column {', '.join(map(repr, absent))}; "
+                f"there are {brief(table.column_names)}."
             )
         questions, answers = (table.column(name).to_pylist() for name in (QUESTION, ANSWER))
         return [(question, [answer]) for question, answer in zip(questions, answers, strict=True)]

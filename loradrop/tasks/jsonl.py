@@ -24,7 +24,7 @@ def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: no JSON ({error}).") from None
             absent = [
                 key

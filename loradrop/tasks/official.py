@@ -12,6 +12,7 @@ from datasets import Dataset
 from loradrop.hub import find_local
 from loradrop.tasks.base import TRAIN, Splits
 from loradrop.tasks.download import cache_folder, fetch_file
+from loradrop.tasks.quoting import brief, is_text
 from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
 
@@ -112,9 +113,9 @@ class OfficialTask(TextTask):
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} cannot be read: {error}.") from None
         for number, (source, texts) in enumerate(entries, start=1):
-            strange = [text for text in (source, *texts) if not isinstance(text, str)]
+            strange = [text for text in (source, *texts) if not is_text(text)]
             if strange:
-                raise ValueError(f"{path}, entry {number}: {strange[0]!r} is no text.")
+                raise ValueError(f"{path}, entry {number}: {brief(strange[0])} is no text.")
         return entries
 
     def find(self, folder: Path, split: str) -> Path | None:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from pyarrow import ArrowException
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 
+from loradrop.checksums import matches, write_beside
 from loradrop.sampling import stratified_sample
 from loradrop.seeds import Seeds
 from loradrop.tasks.base import FITS, LABEL, LITERAL, NEEDED, TRAIN, LabelTask, Splits, Task
@@ -31,6 +33,8 @@ from loradrop.training.recipe import TRUNCATE
 
 # this many batches are sorted by length together: little padding, and batches still vary by epoch
 POOL = 32
+logger = logging.getLogger(__name__)
+WEIGHT = "weight"  # of a process's part of a batch
 LONG = 20_000  # from this many rows on, tokenising shows a progress bar
 
 
@@ -103,6 +107,49 @@ class TextCollator:
         return batch
 
 
+class PartOfBatches:
+    """The rows that one of several processes takes of each training batch, and their weight.
+
+    A process's loss is a mean over its own rows (or target tokens). Times the weight, the mean of
+    all processes' losses is that of the whole batch. A process for which a small batch has no row
+    takes one of another's, without weight.
+
+    Args:
+        rows: The training set.
+        rank: The number of the process.
+        world_size: The number of processes.
+    """
+
+    def __init__(self, rows: Dataset, rank: int, world_size: int) -> None:
+        self.rows, self.rank, self.world_size = rows, rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, batch: list[int]) -> dict[str, list]:
+        part = batch[self.rank :: self.world_size]
+        weight = self.world_size * self._size(part) / self._size(batch) if part else 0.0
+        return {**self.rows[part or batch[:1]], WEIGHT: [weight]}
+
+    def _size(self, batch: list[int]) -> int:
+        """What a batch's loss is a mean over: rows, or the tokens of their targets."""
+        if LABELS not in self.rows.column_names:
+            return len(batch)
+        return sum(label != IGNORED for row in self.rows[batch][LABELS] for label in row)
+
+
+class PartCollator:
+    """Join rows of PartOfBatches to one batch, with its weight."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, rows: Mapping[str, list]) -> dict[str, Tensor]:
+        rows = dict(rows)
+        (weight,) = rows.pop(WEIGHT)
+        return {**self.collate(rows), WEIGHT: torch.tensor(weight)}
+
+
 class TaskData:
     """A task's rows as token ids, and loaders over them.
 
@@ -118,6 +165,9 @@ class TaskData:
         cache: A folder that keeps token ids for later runs.
         evaluation_batch_size: Rows in a batch of evaluation. None doubles `batch_size`.
         long_rows: What becomes of rows over max_length, as in the recipe.
+        rank: The number of this process, of `world_size` that train together. Each takes its part
+            of every training batch, and every `world_size`-th batch of evaluation.
+        world_size: The number of processes.
 
     Raises:
         ValueError: max_length is too small for the task or for a row.
@@ -136,6 +186,8 @@ class TaskData:
         cache: Path | None = None,
         evaluation_batch_size: int | None = None,
         long_rows: str = TRUNCATE,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if max_length < task.shortest(tokenizer):
             raise ValueError(
@@ -143,6 +195,7 @@ class TaskData:
                 f"got {max_length}"
             )
         self.task, self.splits, self.seeds = task, splits, seeds
+        self.rank, self.world_size = rank, world_size
         self.evaluation_batch_size = evaluation_batch_size
         self.batch_size, self.num_workers, self.pin_memory = batch_size, num_workers, pin_memory
         self.collate = (
@@ -209,20 +262,57 @@ class TaskData:
 
     def train_loader(self, skip: int = 0) -> DataLoader:
         """Return shuffled training batches; the first epoch leaves out its first `skip` batches."""
-        return self._loader(
-            self.train, LengthGroupedSampler(self.lengths, self.batch_size, self.seeds, skip)
-        )
+        sampler = LengthGroupedSampler(self.lengths, self.batch_size, self.seeds, skip)
+        if self.world_size == 1:
+            return self._loader(self.train, sampler)
+        parts: Any = PartOfBatches(self.train, self.rank, self.world_size)
+        return self._loader(parts, sampler, PartCollator(self.collate))
 
-    def ordered_train_loader(self) -> DataLoader:
-        """Return the training set once in a fixed order, for measuring."""
-        return self._loader(self.train, self._batches(_longest_first(self.lengths)))
+    def ordered_train_loader(self, divided: bool = False) -> DataLoader:
+        """Return the training set once in a fixed order, for measuring.
+
+        Args:
+            divided: Whether each process gets its part of the batches, or all of them.
+        """
+        order = _longest_first(self.lengths)
+        if not divided or self.world_size == 1:
+            return self._loader(self.train, self._batches(order))
+        # divided weights are gathered in each forward pass, so all processes need as many batches
+        size = max(2, self.evaluation_batch_size or 2 * self.batch_size)
+        count = -(-len(order) // (size * self.world_size))
+        own = order[self.rank :: self.world_size]
+        if not own:
+            raise ValueError(
+                f"{len(order)} rows cannot be divided among {self.world_size} processes"
+            )
+        cuts = [i * len(own) // count for i in range(count + 1)]
+        return self._loader(self.train, [own[i:j] for i, j in pairwise(cuts)])
 
     def evaluation_loaders(self) -> list[DataLoader]:
-        """Return each split once, in the order of `evaluation_order`."""
+        """Return each split once, in the order of `evaluation_order`, or this process's part."""
         return [
-            self._loader(self.evaluation[name], self._batches(self.evaluation_order(name)))
+            self._loader(
+                self.evaluation[name], self._own(self._batches(self.evaluation_order(name)))
+            )
             for name in self.evaluation
         ]
+
+    def _own(self, batches: list[list[int]]) -> list[list[int]]:
+        """Every world_size-th batch. The last is repeated so that all processes get as many."""
+        last = len(batches) - 1
+        return [
+            batches[min(i, last)] for i in range(self.rank, last + self.rank + 1, self.world_size)
+        ]
+
+    def in_order(self, split: str, parts: Sequence[Sequence[Any]]) -> list[Any]:
+        """Put what the processes made of their evaluation batches into the order of one process.
+
+        Args:
+            split: The split.
+            parts: For each process, its value of each of its batches.
+        """
+        count = len(self._batches(self.evaluation_order(split)))
+        return [parts[i % self.world_size][i // self.world_size] for i in range(count)]
 
     def evaluation_order(self, split: str) -> list[int]:
         """Return the rows of a split in the order of its batches."""
@@ -236,13 +326,13 @@ class TaskData:
         size = self.evaluation_batch_size or 2 * self.batch_size  # more fits without gradients
         return [order[i : i + size] for i in range(0, len(order), size)]
 
-    def _loader(self, rows: Dataset, batches: Any) -> DataLoader:
+    def _loader(self, rows: Dataset, batches: Any, collate: Any = None) -> DataLoader:
         return DataLoader(
             rows,
             sampler=batches,
             batch_size=None,
             # with batch_size=None it gets a dict of columns, which the annotation leaves out
-            collate_fn=self.collate,  # type: ignore[arg-type]
+            collate_fn=collate or self.collate,  # type: ignore[arg-type]
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
@@ -256,24 +346,26 @@ def _longest_first(lengths: Sequence[int]) -> list[int]:
 def _tokenise(
     rows: Dataset, name: str, task: Task, tokenizer: Any, max_length: int, cache: Path | None
 ) -> Dataset:
-    """Return token ids and labels. They are read from `cache` if they are there."""
+    """Return token ids and labels. They are read from `cache` if they are there, and undamaged:
+    Arrow does not check offsets, and a wrong one would crash the interpreter.
+    """
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
     path = None if cache is None else cache / f"{name}.arrow"
-    known = path is not None and path.exists()
+    known = path is not None and path.exists() and matches(path)
+    if known is False:
+        logger.warning("tokenising %s again: %s does not match its checksum", name, path)
     (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
-    try:
-        return rows.map(
-            task.encode,
-            batched=True,
-            remove_columns=[column for column in rows.column_names if column != LABEL],
-            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
-            cache_file_name=path and str(path),
-            load_from_cache_file=cache is not None,
-            new_fingerprint=cache and f"{cache.name}{name}",
-            desc=f"tokenising {task.name} {name}",
-        )
-    except (ArrowException, OSError) as error:
-        if not known:
-            raise
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again") from error
+    encoded = rows.map(
+        task.encode,
+        batched=True,
+        remove_columns=[column for column in rows.column_names if column != LABEL],
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+        cache_file_name=path and str(path),
+        load_from_cache_file=bool(known),
+        new_fingerprint=cache and f"{cache.name}{name}",
+        desc=f"tokenising {task.name} {name}",
+    )
+    if path is not None and not known:
+        write_beside(path)
+    return encoded

@@ -74,6 +74,8 @@ class GenerationModule(RunModule):
         start, size = batch["input_ids"].shape[1], self.no_repeat_ngram_size
         limits = [NoRepeatedNgrams(size, start)] if size else []
         options = {"generation_config": self.model.generation_config, "logits_processor": limits}
+        # divided weights are gathered in each forward pass, so all processes need as many
+        options["synced_gpus"] = self.data.world_size > 1
         sequences = self.model.generate(**batch, **options)[:, start:]
         texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
         unended = int((sequences != self.tokenizer.eos_token_id).all(dim=1).sum())

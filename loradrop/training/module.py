@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from loradrop.heads import head_parameters
 from loradrop.methods.base import Method
 from loradrop.tasks.base import LabelTask, Values
-from loradrop.training.data import TaskData
+from loradrop.training.data import WEIGHT, TaskData
 from loradrop.training.recipe import Recipe
 
 
@@ -49,6 +49,7 @@ class RunModule(pl.LightningModule):
         super().__init__()
         self.identity = identity
         self.model, self.data, self.recipe, self.method = model, data, recipe, method
+        self.curve = "train"  # the name of the loss curve in a logger
         self.epochs: list[dict[str, float]] = []  # the scores of each epoch
         self.best: dict[str, Any] = {}  # the best epoch's score and what `remembered` returned
         self.loss_sum, self.loss_steps = torch.zeros(()), 0
@@ -76,13 +77,16 @@ class RunModule(pl.LightningModule):
         self.train_seconds += time.perf_counter() - self.resumed_at
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(self.data.seeds.step(self.global_step))
+        torch.manual_seed(self.data.seeds.step(self.global_step, self.data.rank))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        weight = batch.pop(WEIGHT, None)
         loss = self.model(**batch).loss
+        if weight is not None:
+            loss = loss * weight
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_steps += 1
-        self.log("train/loss", loss)
+        self.log(f"{self.curve}/loss", loss)
         self.log("loss", loss, prog_bar=True, logger=False)
         penalty = None if self.method is None else self.method.penalty(self.model)
         return loss if penalty is None else loss + penalty
@@ -90,6 +94,8 @@ class RunModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.method is not None:
+            if self.data.world_size > 1:  # dropout was the process's own, a method's draws are not
+                torch.manual_seed(self.data.seeds.step(self.global_step))
             # Lightning counts the step only afterwards
             self.method.on_step_end(self.model, self.global_step + 1)
 
@@ -102,7 +108,8 @@ class RunModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         task = self.data.task
-        loss = float(self.loss_sum) / max(1, self.loss_steps)
+        loss = float(self._over_processes(self.loss_sum)) / max(1, self.loss_steps)
+        self._gather()
         if not math.isfinite(loss):
             raise self.diverged()
         scores = task.score(self.collected())
@@ -114,6 +121,27 @@ class RunModule(pl.LightningModule):
         if settled and (not self.best or scores[task.primary] > self.best["score"]):
             self.best = {"score": scores[task.primary], **self.remembered()}
         self.resumed_at = time.perf_counter()
+
+    def _over_processes(self, value: Tensor) -> Tensor:
+        """The mean of a number over all processes."""
+        if self.data.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+        return value / self.data.world_size
+
+    def _gather(self) -> None:
+        """Give every process the outputs of all, as if it were alone."""
+        if self.data.world_size == 1:
+            return
+        own = {
+            split: [tuple(_on_cpu(value) for value in batch) for batch in batches]
+            for split, batches in self.outputs.items()
+        }
+        parts: list[Any] = [None] * self.data.world_size
+        torch.distributed.all_gather_object(parts, own)
+        self.outputs = {
+            split: self.data.in_order(split, [part[split] for part in parts]) for split in own
+        }
 
     def remembered(self) -> dict[str, Any]:
         """Return what is kept of the best epoch."""
@@ -179,6 +207,10 @@ class RunModule(pl.LightningModule):
         )
         self.loss_sum, self.loss_steps = torch.tensor(run["loss"][0]), run["loss"][1]
         self.skip = run["step"] % len(self.data.train_loader())
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 class SequenceModule(RunModule):

@@ -75,6 +75,37 @@ CASES = {
     "added top-level key": (["+sed=1"], "sed: there is no such key. Did you mean seed?"),
     "experiment": (["experiment=tabel7"], "Could not find 'experiment/tabel7'"),
     "no GPU": (["trainer=gpu"], "torch sees no GPU"),
+    "a function for a metric": (
+        ["task.metric=builtins.exit"],
+        "task.metric: builtins.exit is no class of a metric",
+    ),
+    "a function for a method": (
+        ["method._target_=builtins.exit"],
+        "method._target_: builtins.exit is no Method",
+    ),
+    "a function for a logger": (
+        ["logger=csv", "logger._target_=os.system"],
+        "logger._target_: os.system takes no `run`",
+    ),
+    "a call inside a group": (
+        ["method.target_modules={_target_: os.system}"],
+        "method.target_modules._target_: only the group itself names a class",
+    ),
+    "weights elsewhere": (
+        ["backbone.hub_id=../../x"],
+        "backbone.hub_id must be a relative path without '..', got '../../x'",
+    ),
+    "weights anywhere": (["backbone.hub_id=/etc"], "must be a relative path without '..'"),
+    "data elsewhere": (["task=rte", "task.official=../x"], "task.official must be a relative"),
+    "a key in an address": (
+        ["task=dart", "decoding=greedy", "task.url='https://me:key@example.com'"],
+        "task.url must not hold a user's name or key",
+    ),
+    "negative noise": (["task.label_noise=-1"], "task: label_noise must lie in [0, 1], got -1"),
+    "no rows": (["task.train_size=0"], "task: train_size must be at least 1, got 0"),
+    "fewer than no rows": (["task.validation_size=-5"], "validation_size must be at least 1, got"),
+    "one class": (["task.labels=[a]"], "task: labels must name two or more classes"),
+    "another generated task": (["task.name=mini"], "task: name must be one of mini_"),
 }
 
 
@@ -206,13 +237,11 @@ def test_damaged_files_are_named(tmp_path):
         tmp_path.glob("cache/stage1/*/*.safetensors"),
         tmp_path.glob("runs/*/*.safetensors"),
     )
+    whole = measured.read_bytes()
     measured.write_bytes(b"cut")
     done = run_module("experiments.run", *small, "method.threshold=0.5", outputs=tmp_path)
-    assert (
-        done.returncode == 1
-        and f"{measured.parent} is damaged" in done.stderr
-        and "delete it" in done.stderr
-    )
+    assert done.returncode == 0 and f"stage 1 is done again: {measured} is damaged" in done.stdout
+    assert measured.read_bytes() == whole
     weights.write_bytes(b"cut")
     with pytest.raises(ValueError, match=f"{weights.name} is damaged"):
         restore(weights.parent.name, tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import socket
 import threading
 
 import pytest
@@ -50,7 +52,8 @@ def test_the_status_counts_and_names_what_is_left(half):
         f"failed: {configs[6]['id']}: ValueError: the head of it\n" in shown.stdout
         and "and more" not in shown.stdout
     )
-    assert f"running: {configs[7]['id']}" in shown.stdout
+    holder = f"({socket.gethostname()}, process {os.getpid()})"
+    assert f"running: {configs[7]['id']} {holder}" in shown.stdout
 
 
 @pytest.mark.slow

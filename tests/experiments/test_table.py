@@ -15,6 +15,7 @@ from helpers import result_files
 from rich.console import Console
 
 from experiments import results
+from experiments import table as command
 from experiments.config.schema import UserError
 from experiments.reporting import tables
 from experiments.reporting.comparison import compare
@@ -349,3 +350,14 @@ def test_the_papers_averages_are_as_published_but_where_a_footnote_says_so():
             if "avg_stated" in row:
                 mean = statistics.mean(value["mean"] for value in row["tasks"].values())
                 assert abs(mean - row["avg_stated"]) <= 0.0501 or key in noted, (name, key, mean)
+
+
+def test_results_of_several_library_versions_are_named(tmp_path, capsys):
+    demo = ("demo", "method=lora", f"paths.outputs={tmp_path}")
+    done = result_files.write(tmp_path, "experiment=demo", *demo[1:])
+    for one, version in zip(done, ("2.12.0", "2.13.0", "2.13.0"), strict=True):
+        results.write(tmp_path, one.model_copy(update={"versions": {"torch": version, "a": "1"}}))
+    assert command.main(list(demo)) == 0
+    line = "Made with different versions (results): torch 2.12.0 (1), 2.13.0 (2)."
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert line in (tmp_path / "tables" / "demo.md").read_text()

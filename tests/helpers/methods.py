@@ -84,7 +84,7 @@ class Batches:
     def fit(self, model, rows, epochs, batch_size, steps=None, on_step=None):
         train_b(model)
 
-    def batches(self, rows, gradients=False):
+    def batches(self, rows, gradients=False, divided=False):
         return self.given
 
     def autocast(self):

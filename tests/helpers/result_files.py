@@ -12,7 +12,7 @@ from typing import Any
 from experiments import results
 from experiments.config.sweep import run_configs
 from experiments.results import Failure, Result
-from experiments.results.migration import SCHEMA
+from experiments.results.migration import SCHEMA, UNKNOWN
 from experiments.results.result import from_plain
 
 LAYERS = 12
@@ -91,8 +91,8 @@ def result(
         "train_rows": 100,
         "evaluated_on": {"validation": 50},
         "notes": [],
-        "data_fingerprint": "data",
-        "weights_fingerprint": "weights",
+        "data_fingerprint": UNKNOWN,
+        "weights_fingerprint": UNKNOWN,
     }
     return from_plain(plain)
 

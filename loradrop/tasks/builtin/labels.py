@@ -7,8 +7,9 @@ labels are wrong, as annotators make mistakes.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ class Mini(LabelTask):
     data_seed: int
     label_noise: float
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_generated(self.name, MAKERS, self.train_size, self.validation_size)
+        most = math.inf if self.is_regression else 1
+        if not 0 <= self.label_noise <= most:
+            limits = "must not be negative" if self.is_regression else "must lie in [0, 1]"
+            raise ValueError(f"label_noise {limits}, got {self.label_noise}")
+
     def load(self, data: Path | None) -> Splits:
         """Generate both splits. No text of one occurs in the other."""
         rng = random.Random(f"{self.name} {self.data_seed}")
@@ -83,6 +92,15 @@ class Mini(LabelTask):
         if self.is_regression:
             return round(min(5.0, max(0.0, label + rng.gauss(0, self.label_noise))), 1)
         return rng.randrange(self.num_labels) if rng.random() < self.label_noise else label
+
+
+def check_generated(name: str, known: Iterable[str], *sizes: int) -> None:
+    """Raise ValueError if a generated task has no maker, or a split no rows."""
+    if name not in known:
+        raise ValueError(f"name must be one of {', '.join(known)}, got '{name}'")
+    for key, size in zip(("train_size", "validation_size"), sizes, strict=True):
+        if size < 1:
+            raise ValueError(f"{key} must be at least 1, got {size}")
 
 
 def acceptability(rng: random.Random, split: str) -> Callable[[], Row | None]:

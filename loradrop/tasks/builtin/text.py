@@ -14,7 +14,7 @@ from pathlib import Path
 
 from loradrop.tasks.base import Splits
 from loradrop.tasks.builtin.dialogues import DialogueGenerator
-from loradrop.tasks.builtin.labels import VALIDATION
+from loradrop.tasks.builtin.labels import VALIDATION, check_generated
 from loradrop.tasks.builtin.records import RecordGenerator
 from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
@@ -35,6 +35,10 @@ class MiniText(TextTask):
     train_size: int
     validation_size: int
     data_seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_generated(self.name, MAKERS, self.train_size, self.validation_size)
 
     def load(self, data: Path | None) -> Splits:
         """Generate both splits. No source and no right answer occurs twice in them."""

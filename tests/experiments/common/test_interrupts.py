@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, clean_environment
 
-from experiments.common.interrupts import _swallows
+from experiments.common.interrupts import _swallows, make_errors_final
 
 LONG = [
     "method=lora",
@@ -71,6 +71,23 @@ def test_an_exception_is_not_raised_where_it_would_be_lost():
     found = []
     Finalised()
     assert found == [True] and not _swallows(sys._getframe())
+
+
+def test_an_error_of_another_signal_handler_is_not_swallowed():
+    def out_of_time(signum, frame):  # as submitit's does
+        raise RuntimeError("Job not requeued because: timed-out too many times.")
+
+    before = signal.signal(signal.SIGUSR2, out_of_time)
+    try:
+        make_errors_final()
+        make_errors_final()
+        with pytest.raises(SystemExit, match="RuntimeError: Job not requeued"):
+            try:
+                signal.raise_signal(signal.SIGUSR2)
+            except Exception:  # a broad one, as around a run's training
+                pytest.fail("it was taken for an error of the run")
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 @pytest.mark.slow

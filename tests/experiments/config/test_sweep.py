@@ -4,6 +4,7 @@ changes."""
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from experiments.config import sweep, sweep_cache
 from experiments.config.identity import run_id
-from experiments.config.schema import CONF
+from experiments.config.schema import CONF, UserError
 
 
 @pytest.fixture
@@ -141,3 +142,37 @@ def test_a_cache_that_cannot_be_written_hinders_nothing(conf, tmp_path, monkeypa
     (tmp_path / "file").touch()
     monkeypatch.setattr(sweep_cache, "SWEEPS", tmp_path / "file" / "sweeps")
     assert len(sweep.run_configs(["experiment=demo"])) == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe=/etc/passwd", "recipe=/etc/passwd: there is no conf/recipe//etc/passwd.yaml"),
+        ("recipe=..", "recipe=..: there is no conf/recipe/...yaml"),
+        ("recipe=[a,b]", "recipe=[a,b]: there is no"),
+        ("decoding=.", "decoding=.: there is no"),
+        ("decoding=gredy", "there is no conf/decoding/gredy.yaml. Did you mean greedy?"),
+        ("+decoding=gredy", "decoding=gredy: there is no"),
+        ("backbone=../task/rte", "backbone=../task/rte: there is no"),
+        ("method=1", "method=1: there is no"),
+        ("=1", "=1: there is no key before '='"),
+    ],
+)
+def test_names_that_hydra_passes_over_or_stumbles_on_are_refused(override, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep.check_names(["seed=0", override])
+
+
+def test_names_that_exist_and_options_are_let_through():
+    sweep.check_names(
+        ["-m", "method=lora,lora_drop", "decoding=greedy", "recipe=glob(*)", "~recipe"]
+    )
+
+
+def test_folders_are_read_as_hydra_reads_them(monkeypatch):
+    monkeypatch.setenv("PLACE", "/tmp")
+    assert sweep.paths_of(["experiment=demo", "seed=0,1"])["outputs"] == "outputs"
+    found = sweep.paths_of(["paths.outputs='a folder, with=signs'", "method=glob(*)"])
+    assert found["outputs"] == "a folder, with=signs" and found["cache"].startswith("a folder, ")
+    found = sweep.paths_of(["++paths.data=/x", "paths.outputs=${oc.env:PLACE}/y"])
+    assert (found["data"], found["cache"]) == ("/x", "/tmp/y/cache")

@@ -144,7 +144,7 @@ class Rows(Batches):
                 on_step()
                 model.zero_grad()
 
-    def batches(self, rows, gradients=False):
+    def batches(self, rows, gradients=False, divided=False):
         return [{key: value[list(rows)] for key, value in self.given[0].items()}]
 
     def stage1(self, settings, compute):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -18,6 +17,7 @@ from helpers.adapter_files import (
 )
 
 import loradrop
+from loradrop.checksums import read_json, write_json
 
 # PEFT, of what the files lack
 pytestmark = pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
@@ -173,10 +173,10 @@ PLANS = {
 @pytest.mark.parametrize("case", PLANS)
 def test_a_plan_that_is_not_the_adapters(case, compact, as_peft, tmp_path):
     loradrop.save_pretrained(own_model(), tmp_path, compact=compact)
-    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan = read_json(tmp_path / "plan.json")
     change, match = PLANS[case]
     change(plan)
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    write_json(tmp_path / "plan.json", plan)
     base = tiny_model()
     assert_refused(
         base, lambda: loradrop.from_pretrained(base, tmp_path, as_peft=as_peft), ValueError, match

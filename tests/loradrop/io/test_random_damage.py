@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 
 import pytest
@@ -22,6 +21,7 @@ from helpers.adapter_files import (
 )
 
 import loradrop
+from loradrop.checksums import read_json, write_json
 
 # PEFT, of what the files lack
 pytestmark = pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning")
@@ -95,7 +95,7 @@ def test_random_damage(source, as_peft, batch, tmp_path):
         )
     whole = read_files(tmp_path / "whole")
     path = tmp_path / "whole" / "plan.json"
-    stored = json.loads(path.read_text()) if path.exists() else None
+    stored = read_json(path) if path.exists() else None
     draw = random.Random(f"{source} {as_peft}")
     base = tiny_model()
     before = state_of(base)
@@ -108,7 +108,7 @@ def test_random_damage(source, as_peft, batch, tmp_path):
         folder.mkdir()
         write_files(folder, config, state, shared if source == "compact" else None)
         if plan is not None:
-            (folder / "plan.json").write_text(json.dumps(plan))
+            write_json(folder / "plan.json", plan)
         try:
             model = loradrop.from_pretrained(base, folder, as_peft=as_peft).eval()
         except ValueError as error:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 import loradrop.methods
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
-from experiments.runner.record import save_tensors
 from loradrop.heads import freeze_encoder
+from loradrop.io.files import write_tensors
 from loradrop.methods.base import Method, load_values
 from loradrop.seeds import Seeds
 
@@ -65,7 +65,7 @@ class Probe:
     def fit(self, model, rows, epochs, batch_size, steps=None, on_step=None):
         train(model, self.batch, None, epochs, on_step)
 
-    def batches(self, rows, gradients=False):
+    def batches(self, rows, gradients=False, divided=False):
         return [self.batch]
 
     def autocast(self):
@@ -132,10 +132,8 @@ def test_a_method_on_a_family(name, family, batch, tmp_path):
         torch.testing.assert_close(logits(model, alone)[0], after[row], rtol=1e-4, atol=1e-5)
 
     # saved, and loaded into a fresh model
-    save_tensors(
-        {n: p.detach() for n, p in model.named_parameters() if p.requires_grad},
-        tmp_path / "adapter.safetensors",
-    )
+    state = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    write_tensors(state, tmp_path / "adapter.safetensors", {})
     report = method.result_fields()
     state = {key: report[key].to_dict() for key in ("importance", "plan") if key in report}
     other, fresh = make(name, family)

@@ -1,0 +1,93 @@
+"""Check a node of a config against the class that its `_target_` names.
+
+Hydra would call whatever is named there, at any depth. Here only the group itself names a class,
+and only one of its own kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING as REQUIRED
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+CLASSES = {  # what `_target_` must name
+    "method": "loradrop.methods.base.Method",
+    "task": "loradrop.tasks.base.Task",
+    "backbone": "loradrop.backbones.Backbone",
+}
+SUPPLIED = "run"  # an argument that the runner supplies, not a key in YAML
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """End an error message with the known name that was probably meant, or with all names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
+
+
+def check_target(group: str, config: DictConfig) -> None:
+    """Check a node's keys and types against the constructor that its `_target_` names."""
+    node: Any = OmegaConf.to_container(config, resolve=True)
+    target = node.pop("_target_")
+    try:
+        called = get_object(target)
+    except Exception as error:
+        raise ValueError(f"{group}._target_: cannot import {target}: {error}") from error
+    if group in CLASSES:
+        kind = get_object(CLASSES[group])
+        if not (inspect.isclass(called) and issubclass(called, kind)):
+            raise ValueError(f"{group}._target_: {target} is no {kind.__name__} ({CLASSES[group]})")
+    elif SUPPLIED not in inspect.signature(called).parameters:
+        raise ValueError(f"{group}._target_: {target} takes no `{SUPPLIED}`, as a logger does")
+    if nested := next(_targets(node, group), None):
+        raise ValueError(f"{nested}: only the group itself names a class")
+    # the constructor of a dataclass cannot resolve the types of its fields; the class can
+    plain = inspect.isclass(called) and not dataclasses.is_dataclass(called)
+    hints = typing.get_type_hints(called.__init__ if plain else called)
+    parameters = inspect.signature(called).parameters
+    for name, value in node.items():
+        if name not in parameters:
+            raise ValueError(
+                f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}"
+            )
+        if not _fits(value, hints.get(name, Any)):
+            raise ValueError(f"{group}.{name} must be {_readable(hints[name])}, got {value!r:.80}")
+    for name, parameter in parameters.items():
+        required = parameter.default in (inspect.Parameter.empty, REQUIRED)
+        if required and name not in node and name != SUPPLIED:
+            raise ValueError(f"{group}.{name} is missing ({target})")
+
+
+def _targets(node: Any, name: str) -> Iterator[str]:
+    """The keys below a node that Hydra would take for a class to build."""
+    mapping = dict(enumerate(node)) if isinstance(node, list) else node
+    for key, value in mapping.items() if isinstance(mapping, dict) else ():
+        if key == "_target_":
+            yield f"{name}.{key}"
+        yield from _targets(value, f"{name}.{key}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value has the annotated type. Only scalars and None are checked."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None:
+        return type(None) in options or hint is Any
+    scalars = [option for option in options if option in (int, float, str, bool)]
+    if not scalars or isinstance(value, list):
+        return not (isinstance(value, list) and scalars == list(options))
+    if isinstance(value, bool):
+        return bool in scalars
+    return isinstance(value, tuple(scalars)) or (isinstance(value, int) and float in scalars)
+
+
+def _readable(hint: Any) -> str:
+    name = hint.__name__ if isinstance(hint, type) else str(hint)
+    return name.replace("typing.", "").replace("None", "null")

@@ -1,0 +1,61 @@
+"""What a launcher starts, and what becomes of lost jobs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from helpers import result_files
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+
+from experiments.config.schema import CONF
+from experiments.config.sweep import run_configs
+from experiments.runner.launching import is_local, unfinished, wait_for
+
+SWEEP = ["method=lora,lora_drop", "seed=0,1"]
+
+
+@pytest.mark.parametrize("name", ["cores", "slurm", "local"])
+def test_hydra_accepts_each_launcher(name):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("run", [f"hydra/launcher={name}"], return_hydra_config=True)
+    launcher = config.hydra.launcher
+    assert launcher._target_ in Plugins.instance().class_name_to_class
+    assert is_local(launcher._target_) == (name != "slurm")
+
+
+def launcher_of(outputs, *overrides):
+    given = [*SWEEP, *overrides]
+    config = {"hydra": {"overrides": {"task": given}}, "paths": {"outputs": str(outputs)}}
+    config["trainer"] = {"precision": "32-true"}
+    return SimpleNamespace(config=OmegaConf.create(config))
+
+
+def test_finished_runs_get_no_job(tmp_path):
+    runs = run_configs(SWEEP)
+    result_files.write(tmp_path, *SWEEP, leave=lambda config: config["id"] != runs[1]["id"])
+    result_files.fail(tmp_path, runs[2], "RuntimeError")
+    damaged = tmp_path / "runs" / runs[3]["id"] / "result.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    jobs = [[str(i)] for i in range(4)]
+    assert unfinished(launcher_of(tmp_path), jobs, 0) == [["0"], ["2"], ["3"]]
+    assert unfinished(launcher_of(tmp_path), jobs[1:3], 1) == [["2"]]
+    # the id of a run in `auto` depends on the machine
+    assert unfinished(launcher_of(tmp_path, "trainer.precision=auto"), jobs, 0) == jobs
+
+
+def test_a_lost_job_does_not_hide_those_after_it(capsys):
+    from submitit.core.utils import UncompletedJobError
+
+    def lost():
+        raise UncompletedJobError("Job 7 has not produced any output\n\n(state: CANCELLED)")
+
+    first, third = (SimpleNamespace(results=lambda i=i: [i]) for i in (0, 2))
+    paths = SimpleNamespace(folder="sweeps/.submitit/7_1")
+    second = SimpleNamespace(results=lost, job_id="7_1", state="CANCELLED", paths=paths)
+    assert list(wait_for([first, second, third])) == [0, 2]
+    said = capsys.readouterr().out
+    assert "job 7_1 (CANCELLED) is lost; its output: sweeps/.submitit/7_1" in said
