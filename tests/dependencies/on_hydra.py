@@ -128,3 +128,38 @@ def _():
 
     node = OmegaConf.structured(Run)
     assert OmegaConf.get_type(node) is Run and OmegaConf.get_type(node, "trainer") is Trainer
+
+
+@relies_on(
+    "hydra-core",
+    "_return_value",
+    "a job that raised keeps its error here, and `return_value` raises it",
+)
+def _():
+    from hydra.core.utils import JobReturn, JobStatus
+
+    error = ValueError("what happened")
+    job = JobReturn(overrides=["seed=0"], status=JobStatus.FAILED)
+    job.return_value = error
+    assert job._return_value is error
+    with pytest.raises(ValueError, match="what happened"):
+        _ = job.return_value
+
+
+@relies_on(
+    "hydra-submitit-launcher",
+    "BaseQueueConf.__dataclass_fields__",
+    "these keys are every executor's, others get its name in front; a job calls the launcher",
+)
+def _():
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
+
+    assert {"submitit_folder", "timeout_min", "tasks_per_node"} <= set(
+        BaseQueueConf.__dataclass_fields__
+    )
+    has(BaseSubmititLauncher(), "params", "setup", "checkpoint", "__call__")
+    takes(
+        BaseSubmititLauncher.__call__,
+        *("sweep_overrides", "job_dir_key", "job_num", "job_id", "singleton_state"),
+    )

@@ -155,3 +155,31 @@ def _():
 
     takes(ModelCheckpoint, "dirpath", "filename", "train_time_interval", "enable_version_counter")
     has(ModelCheckpoint, "on_train_batch_end")
+
+
+@relies_on(
+    "torch",
+    "_set_params_and_buffers_to_ignore_for_model",
+    "DistributedDataParallel leaves parameters with these names alone",
+)
+def _():
+    from torch.nn.parallel import DistributedDataParallel
+
+    module = torch.nn.Linear(2, 2)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ["weight"])
+    assert module._ddp_params_and_buffers_to_ignore == ["weight"]
+    assert "_ddp_params_and_buffers_to_ignore" in inspect.getsource(
+        DistributedDataParallel.__init__
+    )
+
+
+@relies_on(
+    "pytorch-lightning",
+    "strategy.configure_ddp()",
+    "it wraps the strategy's model anew, whose wrapper was taken off before",
+)
+def _():
+    from pytorch_lightning.strategies import DDPStrategy
+
+    source = inspect.getsource(DDPStrategy.configure_ddp)
+    assert "self.model = self._setup_model(self.model)" in source

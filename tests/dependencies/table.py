@@ -11,7 +11,7 @@ from conftest import ROOT, tiny_model
 
 OURS = {
     path: path.read_text(encoding="utf-8")
-    for part in ("loradrop", "experiments")
+    for part in ("loradrop", "experiments", "hydra_plugins")
     for path in (ROOT / part).rglob("*.py")
 }
 
