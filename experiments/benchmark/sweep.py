@@ -53,7 +53,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
 def _ours(sweep: list[str], folder: Path) -> list[str]:
     return [
         *("-m", "experiments.run", "-m", *COMMON, *sweep),
-        *("trainer.num_threads=1", "hydra/launcher=joblib", f"paths.outputs={folder / 'outputs'}"),
+        *("trainer.num_threads=1", "hydra/launcher=cores", f"paths.outputs={folder / 'outputs'}"),
     ]
 
 

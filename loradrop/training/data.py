@@ -352,8 +352,9 @@ def _tokenise(
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
     path = None if cache is None else cache / f"{name}.arrow"
-    known = path is not None and path.exists() and matches(path)
-    if known is False:
+    exists = path is not None and path.exists()
+    known = exists and path is not None and matches(path)
+    if exists and not known:
         logger.warning("tokenising %s again: %s does not match its checksum", name, path)
     (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
     encoded = rows.map(
@@ -362,7 +363,7 @@ def _tokenise(
         remove_columns=[column for column in rows.column_names if column != LABEL],
         fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
         cache_file_name=path and str(path),
-        load_from_cache_file=bool(known),
+        load_from_cache_file=known,
         new_fingerprint=cache and f"{cache.name}{name}",
         desc=f"tokenising {task.name} {name}",
     )
