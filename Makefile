@@ -24,7 +24,7 @@ LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Pu
 LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg docs bench tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg evidence docs bench tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest test-slurm test-faults audit
 
 help: ## list the targets
@@ -58,6 +58,9 @@ studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond 
 
 $(EXPERIMENTS): $(STAMP)
 	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
+
+evidence: $(STAMP) ## docs/evidence.md and its figures, from the committed results
+	$(RUN).claims
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs

@@ -126,7 +126,7 @@ def memory(
 def steps(task: Task, recipe: Recipe, data: Path | None) -> str:
     """Describe the number of optimiser steps; unknown without the task's data."""
     try:
-        rows = len(task.load(data).train)
+        rows = len(task.splits(data).train)
     except (FileNotFoundError, ValueError) as error:
         return f"unknown without the data ({str(error).partition('. ')[0]})"
     each = -(-rows // recipe.batch_size)

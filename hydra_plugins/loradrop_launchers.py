@@ -32,7 +32,7 @@ else:
             from experiments.common import console
             from experiments.runner.launching import unfinished
 
-            todo = unfinished(self, job_overrides, initial_job_idx)
+            todo = unfinished(job_overrides)
             try:
                 return _ended(super().launch(todo, initial_job_idx) if todo else [])
             except TerminatedWorkerError as error:  # killed, often for lack of memory
@@ -48,7 +48,7 @@ else:
             from experiments.common import console
             from experiments.runner.launching import unfinished, wait_for
 
-            todo = unfinished(self, job_overrides, initial_job_idx)
+            todo = unfinished(job_overrides)
             if not todo:
                 return []
             Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,11 @@ else:
             ]
             jobs = self._executor().map_array(self, *zip(*calls, strict=True))
             console.info(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}")
-            return _ended(wait_for(jobs))
+            try:
+                return _ended(wait_for(jobs))
+            except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
+                console.info("the jobs go on without this command; cancel those you do not want")
+                raise
 
         def _executor(self) -> Any:
             """Submitit's executor with the settings of the config."""

@@ -243,10 +243,10 @@ def meta_device() -> Iterator[None]:
 
 def longest_text(config: Any) -> int | None:
     """Return the number of tokens for which a model has positions, None if there is no limit."""
-    # RoBERTa's positions start after the padding index
+    # the positions of RoBERTa and MPNet start after the padding index
     offset = (
         config.pad_token_id + 1
-        if config.model_type in {"roberta", "xlm-roberta", "camembert"}
+        if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}
         else 0
     )
     longest = getattr(config, "max_position_embeddings", None)

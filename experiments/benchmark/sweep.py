@@ -96,7 +96,7 @@ def _write_rows(config: Any, folder: Path) -> None:
     from loradrop.tasks.base import LABEL, TRAIN
 
     built = check(config)
-    splits = built.task.load(built.data)
+    splits = built.task.splits(built.data)
     [(_, dev)] = splits.evaluation.items()
     for name, rows in ((TRAIN, splits.train), ("dev", dev)):
         lines = [

@@ -67,7 +67,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left of `atomic_write`; the folder's lock must be held."""
     for path in folder.glob(".*.????????"):  # as mkstemp names them
-        if not path.name.startswith(LOCK):
+        if not path.name.startswith((LOCK, LEASED, HOLDER)):
             path.unlink(missing_ok=True)
 
 

@@ -139,6 +139,17 @@ def expand_sweep(overrides: Iterable[str]) -> list[DictConfig]:
     return configs
 
 
+def compose_jobs(jobs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
+    """The configs of a sweep's jobs, in the order in which they are given.
+
+    Args:
+        jobs: The overrides of each job, which set the same keys.
+    """
+    with config_loader() as loader:
+        parser = OverridesParser.create(config_loader=loader)
+        yield from _compose((parser.parse_overrides(list(job)) for job in jobs), loader)
+
+
 @contextmanager
 def config_loader() -> Iterator[Any]:
     """Hydra's config loader for conf/; inside a Hydra job, the one in use."""

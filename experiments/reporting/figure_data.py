@@ -30,6 +30,12 @@ def importances(frame: pd.DataFrame, outputs: str = "") -> pd.DataFrame:
     data = measured(frame, [])
     keys = ["backbone", "task", "seed", "module_type", "layer"]
     data = data.groupby([*keys, "importance"], sort=False, as_index=False).kept.mean()
+    _check_one_setting(data, keys)
+    return data
+
+
+def _check_one_setting(data: pd.DataFrame, keys: list[str]) -> None:
+    """Raise UserError if `keys` do not tell the rows apart: a figure would mix up settings."""
     twice = data[data.duplicated(keys)]
     if len(twice):
         backbone, task, seed = twice.iloc[0][["backbone", "task", "seed"]]
@@ -37,7 +43,6 @@ def importances(frame: pd.DataFrame, outputs: str = "") -> pd.DataFrame:
             f"{task} on {backbone}, seed {seed}, was measured in several settings; "
             "name one, e.g. method.rank=8"
         )
-    return data
 
 
 def measured(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -185,6 +190,7 @@ def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         Columns: backbone, task, seed, module_type, `key`, correlation.
     """
     data = measured(frame, [key])
+    _check_one_setting(data, ["backbone", "task", "seed", key, "module_type", "layer"])
     largest = max(value(run, key) for run in frame.itertuples())
     rows = []
     for where, part in data.groupby(["backbone", "task", "seed", "module_type"], sort=False):
@@ -194,6 +200,30 @@ def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
     return pd.DataFrame(
         rows, columns=["backbone", "task", "seed", "module_type", key, "correlation"]
     )
+
+
+def kept(frame: pd.DataFrame, outputs: str, key: str, lines: str) -> pd.DataFrame:
+    """Number of layers that keep a LoRA of their own, against `key`.
+
+    Args:
+        key: A numeric key of the config.
+        lines: A key of the config whose values are told apart.
+
+    Returns:
+        Columns: backbone, task, module_type, `lines`, `key`, kept and std (over seeds), layers (of
+        the model), seeds.
+
+    Raises:
+        UserError: If a seed has several measurements at one `key` and value of `lines`.
+    """
+    data = measured(frame, [key, lines])
+    _check_one_setting(data, ["backbone", "task", "seed", key, lines, "module_type", "layer"])
+    group = ["backbone", "task", "module_type", lines, key]
+    runs = data.groupby([*group, "seed"], sort=False, as_index=False).kept.agg(["sum", "size"])
+    found = runs.groupby(group, as_index=False).agg(
+        kept=("sum", "mean"), std=("sum", "std"), layers=("size", "max"), seeds=("sum", "size")
+    )
+    return found
 
 
 def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:

@@ -32,6 +32,7 @@ FIGURES = {
     "magnitudes": FigureKind(figure_data.magnitudes, plots.magnitudes),
     "agreement": FigureKind(figure_data.agreement, plots.agreement),
     "convergence": FigureKind(figure_data.convergence, plots.convergence),
+    "kept": FigureKind(figure_data.kept, plots.kept),
     "curves": FigureKind(figure_data.curves, plots.curves),
     "removal": FigureKind(figure_data.removal, plots.removal),
 }

@@ -180,6 +180,31 @@ def convergence(data: pd.DataFrame, key: str) -> Any:
     return _with_legend(figure, axes[0][0])
 
 
+def kept(data: pd.DataFrame, key: str, lines: str) -> Any:
+    """Plot the number of layers with a LoRA of their own: mean and standard deviation over seeds.
+
+    Args:
+        data: From figure_data.kept.
+        key: As there.
+        lines: As there.
+    """
+    kinds, names = list(dict.fromkeys(data.module_type)), sorted(set(data[lines]))
+    figure, axes = _panels(1, len(kinds), (4.2, 3.0), sharey=True)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        for i, name in enumerate(names):
+            part = data[(data.module_type == kind) & (data[lines] == name)]
+            _line(axis, part[key], part.kept, f"{name:g}", i, len(names), part["std"])
+        axis.axhline(data.layers.max(), color=LIGHT, linewidth=0.7)
+        axis.set(
+            title=f"{kind}, {data.task.iloc[0]} on {data.backbone.iloc[0]}",
+            xlabel=key.rpartition(".")[2],
+            xscale="log",
+            ylim=(0, data.layers.max() + 0.5),
+        )
+    axes[0][0].set_ylabel("layers with an own LoRA")
+    return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
+
+
 def curves(data: pd.DataFrame, key: str) -> Any:
     """Plot scores (above) and trainable parameters (below) against a setting.
 

@@ -87,7 +87,7 @@ def _rows(task: Mapping[str, Any], paths: Mapping[str, Any]) -> str | None:
     with suppress(OSError, ValueError, KeyError):  # not there, or damaged
         return read_json(path)["rows"]
     try:
-        rows = instantiate_group("task", OmegaConf.create(dict(task))).load(_path(paths["data"]))
+        rows = instantiate_group("task", OmegaConf.create(dict(task))).splits(_path(paths["data"]))
     except (OSError, ValueError):  # without the rows there is nothing to compare
         return None
     fingerprint = rows.fingerprint()

@@ -51,7 +51,7 @@ class RunComponents:
         backbone.check(task, self.recipe.max_length, models, self.method.extra_tokens)
         self.weights = backbone.fingerprint(models)
         with self.timed("load"):
-            splits = task.load(built.data)
+            splits = task.splits(built.data)
             check_method(self.method, backbone, task, models)
             task.check_metric()
             self.model, self.tokenizer = load_model(built)

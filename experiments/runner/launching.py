@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from experiments import results
 from experiments.common import console
+from experiments.config.identity import run_id
 from experiments.config.precision import AUTO
-from experiments.config.schema import UserError
-from experiments.config.sweep import run_configs
+from experiments.config.sweep import compose_jobs
+from experiments.config.validation import CHANGED
 
 # launchers whose jobs run on the machine that starts them
 LOCAL = ("BasicLauncher", "CoresLauncher", "LocalLauncher", "JoblibLauncher")
@@ -26,29 +27,25 @@ def is_local(target: str) -> bool:
     return target.rpartition(".")[2] in LOCAL
 
 
-def unfinished(
-    launcher: Any, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[Sequence[str]]:
+def unfinished(job_overrides: Sequence[Sequence[str]]) -> list[Sequence[str]]:
     """The jobs whose runs are not finished; the sweep's summary checks those that are.
 
     Args:
-        launcher: A launcher after its set-up.
         job_overrides: The overrides of each job.
-        first: The place of the first job in the sweep.
     """
-    config = launcher.config
-    swept: Any = OmegaConf.to_container(config.hydra.overrides.task)
-    if config.trainer.precision == AUTO or f"trainer.precision={AUTO}" in swept:
-        return list(job_overrides)  # ids depend on the machine that a job will run on
-    runs = run_configs(swept)[first : first + len(job_overrides)]
-    done = {run["id"] for run in runs if _is_finished(config.paths.outputs, run["id"])}
-    return [job for job, run in zip(job_overrides, runs, strict=True) if run["id"] not in done]
+    configs = compose_jobs(job_overrides)
+    return [
+        job
+        for job, config in zip(job_overrides, configs, strict=True)
+        # what `auto` means, and so the id, depends on the machine that the job will run on
+        if config.trainer.precision == AUTO or config.rerun == CHANGED or not _is_finished(config)
+    ]
 
 
-def _is_finished(outputs: str, id: str) -> bool:
+def _is_finished(config: DictConfig) -> bool:
     try:
-        return results.finished_result(outputs, id) is not None
-    except UserError:  # damaged: the job reports it
+        return results.finished_result(config.paths.outputs, run_id(config)) is not None
+    except Exception:  # a mistake in the config, or a damaged result: the job reports it
         return False
 
 

@@ -25,6 +25,7 @@ SETTINGS = wandb.Settings(
     silent=True,
     console="off",
     # they would tell the host, the user and paths, and the git remote may hold a key
+    host="",
     x_disable_meta=True,
     disable_git=True,
     save_code=False,

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from datasets import Dataset
 
-from loradrop.sampling import quantile_bins
+from loradrop.sampling import quantile_bins, stratified_sample
 
 if TYPE_CHECKING:
     import evaluate
 
 LABEL = "label"
 TRAIN = "train"
+HELD_BACK = "held_back"
 # of encoded rows: the tokens of the whole row, and 1 if it fits into max_length, whole or cut
 NEEDED, FITS = "needed", "fits"
 # a text that spells a special token, e.g. </s>, is a text for every tokenizer
@@ -104,6 +105,14 @@ class Task:
         """
         raise NotImplementedError
 
+    def splits(self, data: Path | None) -> Splits:
+        """Return the rows that a run uses: those of `load`, unless the task's keys change them.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+        """
+        return self.load(data)
+
     @property
     def encoding(self) -> tuple[str, ...]:
         """What token ids depend on besides rows, task class, tokenizer and max_length."""
@@ -172,6 +181,9 @@ class LabelTask(Task):
 
     columns: tuple[str, ...]  # one text column, or two for sentence pairs
     labels: tuple[str, ...] | None  # class names in the order of their ids
+    # evaluate on this share of the training set instead, and train on the rest: for choosing
+    # hyper-parameters. The evaluation set that is reported then has no part in the choice
+    held_back: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):
@@ -198,6 +210,28 @@ class LabelTask(Task):
     @property
     def encoding(self) -> tuple[str, ...]:
         return self.columns
+
+    def splits(self, data: Path | None) -> Splits:
+        """Return the rows of `load`; with `held_back`, training rows alone, in two parts.
+
+        Args:
+            data: The folder of local data sets, None if there is none.
+
+        Raises:
+            ValueError: `held_back` is no share between 0 and 1.
+        """
+        if self.held_back is None:
+            return self.load(data)
+        if not 0 < self.held_back < 1:
+            raise ValueError(f"task.held_back must lie between 0 and 1, got {self.held_back}")
+        splits = self.load(data)
+        # the same rows for every seed, so that runs are compared on the same rows
+        held = stratified_sample(self.strata(splits.train), self.held_back, seed=0)
+        rest = sorted(set(range(len(splits.train))) - set(held))
+        if not rest:
+            raise ValueError(f"task.held_back={self.held_back} leaves no rows to train on")
+        note = f"{self.name}: evaluated on {len(held)} rows held back from the training set"
+        return Splits(splits.train.select(rest), {HELD_BACK: splits.train.select(held)}, [note])
 
     def shortest(self, tokenizer: Any) -> int:
         return tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1) + len(self.columns)

@@ -35,7 +35,7 @@ def test_every_figure_can_be_drawn(name, tmp_path):
     result_files.write(tmp_path, f"experiment={name}")
     assert figure.main([name, f"paths.outputs={tmp_path}"]) == 0
     assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 4
+    assert len((tmp_path / "figures" / f"{name}.csv").read_text().splitlines()) > 3
 
 
 def test_every_kind_is_drawn_of_some_experiment_and_another_one_is_an_error():
@@ -89,6 +89,26 @@ def test_without_the_largest_sample_there_is_nothing_to_converge_to(tmp_path):
     )
     data = figure_data.convergence(load(tmp_path, *narrowed), str(tmp_path), "method.sample_ratio")
     assert set(data.seed) == {0} and set(data["method.sample_ratio"]) == {0.05, 0.1, 0.2, 0.5, 1.0}
+
+
+def test_layers_that_are_kept_are_counted_for_each_setting(tmp_path):
+    narrowed = ("experiment=mpnet_stage1", "seed=0,1", "method.sample_steps=9,27")
+    done = result_files.write(tmp_path, *narrowed)
+    frame = load(tmp_path, *narrowed)
+    keys = {"key": "method.sample_steps", "lines": "recipe.learning_rate"}
+    data = figure_data.kept(frame, str(tmp_path), **keys)
+    assert len(data) == 2 * 2 * 3 and set(data.seeds) == {2}  # module types, steps, rates
+    kind, rate, steps = data.iloc[0][["module_type", "recipe.learning_rate", "method.sample_steps"]]
+    own = [
+        len(r.plan.kept[kind])
+        for r in done
+        if (r.config["recipe"]["learning_rate"], r.config["method"]["sample_steps"])
+        == (rate, steps)
+    ]
+    assert data.iloc[0].kept == np.mean(own)
+    # a figure of one line would mix up the rates
+    with pytest.raises(UserError, match="measured in several settings"):
+        figure_data.convergence(frame, str(tmp_path), "method.sample_steps")
 
 
 def test_outlines_of_several_runs_are_not_mixed(tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ TOTALS = {
     ("llama2_7b", False): 6_607_351_808,
     ("llama2_7b", True): 6_738_415_616,
     ("deberta_v3_base", False): 184_423_682,
+    ("mpnet_base", False): 109_488_002,
 }
 
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from experiments import results
 from experiments.config.errors import describe, is_mistake
 from experiments.config.identity import run_id
-from experiments.config.schema import CONF
+from experiments.config.schema import CONF, UserError
 from experiments.config.sweep import check_names
 from experiments.config.validation import build, check_values
 from experiments.runner.execution import MISTAKES
@@ -128,7 +128,7 @@ def one_line(text: str) -> None:
     assert text and len(text) < 2000
 
 
-@examples(short=60, long=6000)
+@examples(short=60, long=4000)
 @given(overrides)
 def test_a_config_is_set_up_or_refused_in_one_line(given):
     try:
@@ -143,7 +143,7 @@ def test_a_config_is_set_up_or_refused_in_one_line(given):
     try:
         check_values(config)
         id = run_id(config)
-    except MISTAKES as error:
+    except (*MISTAKES, UserError) as error:
         one_line(" ".join(str(error).split()))
         counts["refused by value"] += 1
         return
@@ -151,7 +151,7 @@ def test_a_config_is_set_up_or_refused_in_one_line(given):
     assert folder.resolve().parent == OUTPUTS / "runs"
     try:
         build(config)
-    except MISTAKES as error:
+    except (*MISTAKES, UserError) as error:
         one_line(" ".join(str(error).split()))
         counts["refused by its class"] += 1
         return

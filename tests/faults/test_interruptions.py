@@ -17,6 +17,8 @@ import pytest
 from conftest import ROOT, clean_environment
 from helpers.faults import LONG, report
 
+from experiments.common.files import HOLDER, LOCK
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not LONG, reason="takes minutes: make test-faults"),
@@ -25,10 +27,10 @@ pytestmark = [
 COMMAND = (
     *(sys.executable, "-m", "experiments.run", "-m", "method=lora,lora_drop", "seed=0,1"),
     *("trainer.num_threads=1", "trainer.progress_bar=false", "trainer.checkpoint_minutes=0"),
-    *("task=mini_sentiment", "task.train_size=640", "task.validation_size=64", "recipe.epochs=3"),
+    *("task=mini_sentiment", "task.train_size=320", "task.validation_size=64", "recipe.epochs=2"),
     *("method.dropout=0.1", "paths.models=null", "paths.data=null"),
 )
-ATTEMPTS = 16
+ATTEMPTS = 6
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # mounts a disk of so many kilobytes at the outputs, runs the command, makes room, runs it again
 SMALL_DISK = """
@@ -66,9 +68,8 @@ def numbers(outputs: Path) -> dict[str, tuple]:
 
 def left_behind(outputs: Path) -> list[str]:
     """Temporary files and checkpoints."""
-    return [p.name for p in outputs.rglob("*") if p.name.startswith(".") and p.name != ".lock"] + [
-        p.name for p in outputs.rglob("*.ckpt")
-    ]
+    hidden = (p.name for p in outputs.rglob(".*") if p.name not in (LOCK, HOLDER))
+    return [*hidden, *(p.name for p in outputs.rglob("*.ckpt"))]
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +88,13 @@ def test_ended_at_random_moments(undisturbed, tmp_path, signum):
     for _ in range(ATTEMPTS):
         process = start(tmp_path)
         try:
-            printed, _ = process.communicate(timeout=draw.uniform(2, 30))
+            printed, _ = process.communicate(timeout=draw.uniform(4, 40))
         except subprocess.TimeoutExpired:
             process.send_signal(signum)
             printed, _ = process.communicate()
         if process.returncode == 0:
             break
-        assert process.returncode in (-signal.SIGKILL, 128 + signum), printed
+        assert process.returncode in (-signum, 128 + signum), printed  # -signum: at its very end
         assert "Traceback" not in printed, printed
         if signum != signal.SIGKILL:
             assert not [name for name in left_behind(tmp_path) if not name.endswith(".ckpt")]
@@ -111,7 +112,7 @@ def test_ended_at_random_moments(undisturbed, tmp_path, signum):
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs Linux's unshare and mount")
 def test_a_small_disk(undisturbed, tmp_path):
     counts = Counter()
-    for size in (40, 200, 600, 1200, 1800, 2600):  # kilobytes; a whole sweep takes about 3000
+    for size in (40, 600, 1200, 2000):  # kilobytes; a whole sweep takes about 3000
         outputs = tmp_path / str(size)
         outputs.mkdir()
         command = [sys.executable, "-c", SMALL_DISK, str(size), str(outputs), *COMMAND]
@@ -129,4 +130,4 @@ def test_a_small_disk(undisturbed, tmp_path):
         assert full[1] == room[1] == "False" and room[0] == "0", done.stdout
         counts["told and taken up again" if full[0] == "1" else "finished all the same"] += 1
         assert numbers(Path(f"{outputs}-copy")) == undisturbed
-    report("disk of 40 to 2,600 kB for a sweep of 4 runs", counts)
+    report("disk of 40 to 2,000 kB for a sweep of 4 runs", counts)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from conftest import FAMILIES, SHAPE, tiny_model
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from loradrop.backbones import Backbone
 from loradrop.heads import freeze_encoder, head_parameters
@@ -139,6 +144,22 @@ def test_a_local_folder_takes_the_place_of_the_hub(tmp_path, monkeypatch):
         ValueError, match=r"recipe\.max_length is 41, but backbone mine takes at most 40 tokens"
     ):
         backbone.check(task(), 41, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+def test_positions_that_start_after_the_padding_are_not_counted(tmp_path, monkeypatch, family):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    backbone = Backbone(name="mine", hub_id="someone/model", revision="abc", dtype="float32")
+    config = AutoConfig.for_model(family, **SHAPE, max_position_embeddings=40)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path / "someone" / "model")
+    longest = 40 - 2  # the padding's index is 1
+    backbone.check(task(), longest, tmp_path)
+    with pytest.raises(ValueError, match=rf"takes at most {longest} tokens"):
+        backbone.check(task(), longest + 1, tmp_path)
+    model(torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        model(torch.full((1, longest + 1), 5))
 
 
 def test_the_built_in_model_loads_ready_to_train():

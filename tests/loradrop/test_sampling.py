@@ -96,3 +96,11 @@ def test_ratios_out_of_range_are_refused(ratio):
 def test_nothing_to_sample_from():
     with pytest.raises(ValueError, match="no examples"):
         stratified_sample([], 0.5, seed=0)
+
+
+def test_defaults_are_the_documented_ones():
+    assert stratified_sample(LABELS, 0.1) == stratified_sample(LABELS, 0.1, seed=0)
+    assert stratified_sample(LABELS, 0.1) != stratified_sample(LABELS, 0.1, seed=1)
+    scores = [float(score) for score in range(110)]
+    assert quantile_bins(scores) == quantile_bins(scores, 10) != quantile_bins(scores, 11)
+    assert quantile_bins([]) == []

@@ -137,3 +137,23 @@ def test_a_mean_that_is_carried_out_again_changes_nothing():
     before = value.clone()
     share(model, plan, shared_init="mean")
     assert torch.equal(value, before)
+
+
+def test_both_matrices_of_a_shared_lora_start_as_the_mean():
+    model = adapted()
+    loras = [m for site, m in lora_sites(model).items() if site.module_type == "query"]
+    means = [
+        torch.stack([getattr(m, k).detach() for m in loras]).mean(0) for k in ("lora_A", "lora_B")
+    ]
+    share(model, plan_for(model, kept=()), "mean")
+    shared = next(iter(lora_sites(model).values()))
+    torch.testing.assert_close(shared.lora_A.detach(), means[0])
+    torch.testing.assert_close(shared.lora_B.detach(), means[1])
+
+
+def test_two_loras_of_different_shapes_are_not_shared():
+    model = adapted()
+    first, second, _ = (m for site, m in lora_sites(model).items() if site.module_type == "value")
+    second.lora_A = torch.nn.Parameter(first.lora_A[:2].detach().clone())
+    with pytest.raises(ValueError, match="value: LoRAs of different shapes cannot be shared"):
+        share(model, plan_for(model, kept=(2,)))

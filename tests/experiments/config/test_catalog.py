@@ -122,6 +122,7 @@ def test_mini_forms_run_on_built_in_models(name):
         "tiny_roberta",
         "tiny_llama",
         "all_minilm_l6",
+        "mpnet_base",
     }
     assert len({config["id"] for config in configs}) == len(configs)
     assert entry.mini or (name not in published() and entry.kind == STUDY)
@@ -146,6 +147,19 @@ def test_what_a_method_has_of_its_own_in_an_experiment_is_in_force(path):
         assert expected.get(path.parent.name, {}).items() <= config.items()
 
 
+def test_the_scaled_rank_study_keeps_alpha_over_rank():
+    configs = run_configs(["experiment=rank_study_scaled", "task=rte", "method=lora", "seed=0"])
+    found = {config["method"]["rank"]: config["method"]["alpha"] for config in configs}
+    assert found == {rank: 2 * rank for rank in (2, 4, 8, 16, 32, 64)}
+
+
+def test_kinds_of_tasks_are_compared_with_the_same_lora():
+    for name in ("understanding_generation", "cross_kind_stability"):
+        configs = run_configs([*experiment(name).overrides(), "seed=0"])
+        assert {(c["method"]["rank"], c["method"]["alpha"]) for c in configs} == {(8, 16)}
+        assert {c["recipe"]["epochs"] for c in configs} == {0}
+
+
 def make(*words: str) -> list[list[str]]:
     """What `make <words>` would carry out of `experiments.reproduce`: its arguments, command by
     command.
@@ -163,8 +177,12 @@ def make(*words: str) -> list[list[str]]:
 def test_the_makefile_reproduces_what_the_catalogue_has():
     papers = [name for name in names() if re.match("table|figure", name)]
     studies = [entry.name for entry in catalog().values() if entry.kind == STUDY and entry.mini]
-    assert sorted(make("tables", "SCALE=mini")) == sorted([name, "--mini"] for name in papers)
+    cores = "hydra/launcher=cores"
+    mini = sorted([name, "--mini", cores] for name in papers)
+    assert sorted(make("tables", "SCALE=mini")) == mini
+    assert make("table7", "SCALE=mini", "LAUNCHER=") == [["table7", "--mini"]]
     assert make("studies", "ARGS=seed=0") == [[name, "seed=0"] for name in studies]
-    assert sorted(make(*names())) == sorted([name] for name in names())
-    assert make("demo-nlg") == [["demo_nlg"]]
+    demos = {name: [cores] for name in names() if name.startswith("demo")}
+    assert sorted(make(*names())) == sorted([name, *demos.get(name, [])] for name in names())
+    assert make("demo-nlg") == [["demo_nlg", cores]]
     assert all(experiment(name).kind == FIGURE for name in papers if name.startswith("figure"))

@@ -50,6 +50,7 @@ NAMES = {
 NAMES |= {
     "deberta_v3_base": "DeBERTaV3-base",
     "all_minilm_l6": "all-MiniLM-L6-v2",
+    "mpnet_base": "all-mpnet-base-v2",
     "tiny_roberta": "[Tt]he built-in encoder",
 }
 NAMES |= {"tiny_llama": "[Tt]he built-in decoder"}

@@ -99,7 +99,7 @@ def test_the_library_alone_needs_four_packages():
         "numpy",
     ]
     assert (
-        "loradrop[experiments]" in EXTRAS["dev"]
+        "loradrop[experiments,cluster]" in EXTRAS["dev"]
         and "loradrop[peft,lightning]" in EXTRAS["experiments"]
     )
 

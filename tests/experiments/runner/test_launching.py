@@ -8,7 +8,6 @@ import pytest
 from helpers import result_files
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
 
 from experiments.config.schema import CONF
 from experiments.config.sweep import run_configs
@@ -26,13 +25,6 @@ def test_hydra_accepts_each_launcher(name):
     assert is_local(launcher._target_) == (name != "slurm")
 
 
-def launcher_of(outputs, *overrides):
-    given = [*SWEEP, *overrides]
-    config = {"hydra": {"overrides": {"task": given}}, "paths": {"outputs": str(outputs)}}
-    config["trainer"] = {"precision": "32-true"}
-    return SimpleNamespace(config=OmegaConf.create(config))
-
-
 def test_finished_runs_get_no_job(tmp_path):
     runs = run_configs(SWEEP)
     result_files.write(tmp_path, *SWEEP, leave=lambda config: config["id"] != runs[1]["id"])
@@ -40,11 +32,16 @@ def test_finished_runs_get_no_job(tmp_path):
     damaged = tmp_path / "runs" / runs[3]["id"] / "result.json"
     damaged.parent.mkdir()
     damaged.write_text("{")
-    jobs = [[str(i)] for i in range(4)]
-    assert unfinished(launcher_of(tmp_path), jobs, 0) == [["0"], ["2"], ["3"]]
-    assert unfinished(launcher_of(tmp_path), jobs[1:3], 1) == [["2"]]
-    # the id of a run in `auto` depends on the machine
-    assert unfinished(launcher_of(tmp_path, "trainer.precision=auto"), jobs, 0) == jobs
+    names = ["method=lora", "seed=0"], ["method=lora", "seed=1"], ["method=lora_drop", "seed=0"]
+    jobs = [[*job, f"paths.outputs={tmp_path}"] for job in (*names, ["method=lora_drop", "seed=1"])]
+    assert unfinished(jobs) == [jobs[0], jobs[2], jobs[3]]
+    # Hydra need not order a sweep as we do
+    turned = [job[::-1] for job in jobs[::-1]]
+    assert unfinished(turned) == [turned[0], turned[1], turned[3]]
+    # the id of a run in `auto` depends on the machine, and so does what has changed
+    for override in ("trainer.precision=auto", "rerun=changed", "~method.name"):
+        given = [[*job, override] for job in jobs]
+        assert unfinished(given) == given
 
 
 def test_a_lost_job_does_not_hide_those_after_it(capsys):

@@ -116,6 +116,14 @@ def test_the_sensitivity_is_adaloras_over_steps():
         assert layers[site.module_type][site.layer] == pytest.approx(total, rel=1e-4)
 
 
+def test_a_doublet_is_a_row_of_a_with_its_column_of_b():
+    A, B = (
+        torch.tensor([[1.0, 3.0], [5.0, 7.0]]),
+        torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+    )
+    assert criteria.doublets(A, B).tolist() == [2.0 + 3.0, 6.0 + 4.0]
+
+
 def test_an_overflow_does_not_stay_in_the_smoothed_averages():
     parameter = torch.nn.Parameter(torch.ones(2))
     smoothed = criteria.SmoothedSensitivity(0.5, 0.5)

@@ -182,6 +182,31 @@ def test_class_ids_of_another_order_are_mapped_by_name(tmp_path):
         assert make("rte").load(tmp_path / source).train["label"][:] == [1, 0]
 
 
+def test_rows_held_back_come_from_the_training_set_alone(tmp_path):
+    write_official(tmp_path / "CoLA", "cola")
+    whole = make("cola").splits(tmp_path)
+    rows = list(zip(whole.train["sentence"], whole.train["label"], strict=True))
+    task = make("cola", held_back=0.25)
+    splits = task.splits(tmp_path)
+    held = splits.evaluation["held_back"]
+    parts = [
+        list(zip(part["sentence"], part["label"], strict=True)) for part in (held, splits.train)
+    ]
+    assert len(parts[0]) == round(0.25 * len(rows)) and list(splits.evaluation) == ["held_back"]
+    assert sorted(parts[0] + parts[1]) == sorted(rows)
+    assert set(held["label"]) == set(whole.train["label"])  # stratified
+    assert f"{len(held)} rows held back" in splits.notes[0]
+    assert splits.fingerprint() != whole.fingerprint()
+    assert splits.fingerprint() == task.splits(tmp_path).fingerprint()
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 2])
+def test_a_share_to_hold_back_leaves_rows_on_both_sides(tmp_path, share):
+    write_official(tmp_path / "CoLA", "cola")
+    with pytest.raises(ValueError, match=r"task\.held_back must lie between 0 and 1"):
+        make("cola", held_back=share).splits(tmp_path)
+
+
 # bad input
 
 

@@ -1,0 +1,66 @@
+"""docs/evidence.md: filled in from the committed results, and no result is written by hand."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from experiments import claims
+from experiments.reporting.claims import markdown, mean_correlation, number
+
+# of the paper, of the models and of what was run; a result is never among them
+SETUP = {
+    "81",
+    "1e-3",
+    "2.5",
+    "855",
+    "0",
+    "2402.07721",
+    "12",
+    "768",
+    "0.9",
+    "2",
+    "3",
+    "5",
+    "7",
+    "9",
+    "24",
+    "243",
+    "1",
+    "3e-4",
+}
+
+
+def test_no_result_is_written_by_hand():
+    text = claims.TEMPLATE.read_text(encoding="utf-8")
+    for pattern in (r"\$\{\w+\}", r"`[^`]*`", r"\]\([^)]*\)", r"all-\S+", r"[A-Za-z]\w*-?\d\S*"):
+        text = re.sub(pattern, " ", text)
+    numbers = set(re.findall(r"\d[\d.,]*(?:e-?\d+)?", text))
+    assert {number.rstrip(".,") for number in numbers} <= SETUP
+
+
+@pytest.mark.slow
+def test_the_page_is_the_template_filled_in_from_the_results():
+    assert claims.PAGE.read_text(encoding="utf-8") == claims.rendered()
+    for name in claims.SHOWN:
+        assert (claims.FIGURES / f"{name}.png").is_file()
+
+
+def test_correlations_are_means_over_pairs():
+    data = pd.DataFrame(
+        [
+            (layer, seed, y)
+            for seed, ys in enumerate([[1, 2, 3], [1, 2, 3], [3, 2, 1]])
+            for layer, y in enumerate(ys)
+        ],
+        columns=["layer", "seed", "importance"],
+    )
+    assert mean_correlation(data, "seed") == pytest.approx((1 - 1 - 1) / 3)
+    assert number(mean_correlation(data[data.seed == 0], "seed")) == "-"
+
+
+def test_a_table_is_markdown():
+    assert markdown(["a"], []) == "No run is finished yet."
+    assert markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
