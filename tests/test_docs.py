@@ -74,7 +74,8 @@ def test_every_command_resolves(page, monkeypatch):
         arguments = first + [word for word in words[4:] if "=" in word]
         if module == "pytest":
             continue
-        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists(), command
+        path = ROOT / Path(*module.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), command
         if module == "experiments.table" and arguments[0] == PARAMETERS:
             continue
         if module in SHOWN:

@@ -1,7 +1,7 @@
 """Check a node of a config against the class that its `_target_` names.
 
-Hydra would call whatever is named there, at any depth. Here only the group itself names a class,
-and only one of its own kind.
+Hydra would call whatever is named there, at any depth. Here a group names a class of its own kind,
+and so does a key whose value the constructor declares to be of that kind (a task made of another).
 """
 
 from __future__ import annotations
@@ -35,20 +35,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def check_target(group: str, config: DictConfig) -> None:
     """Check a node's keys and types against the constructor that its `_target_` names."""
-    node: Any = OmegaConf.to_container(config, resolve=True)
+    kind = get_object(CLASSES[group]) if group in CLASSES else None
+    _check(group, OmegaConf.to_container(config, resolve=True), kind)
+
+
+def _check(group: str, node: Any, kind: type | None) -> None:
+    """Check a node of a class of some kind; None: of a function that makes a logger."""
     target = node.pop("_target_")
     try:
         called = get_object(target)
     except Exception as error:
         raise ValueError(f"{group}._target_: cannot import {target}: {error}") from error
-    if group in CLASSES:
-        kind = get_object(CLASSES[group])
+    if kind is not None:
         if not (inspect.isclass(called) and issubclass(called, kind)):
-            raise ValueError(f"{group}._target_: {target} is no {kind.__name__} ({CLASSES[group]})")
+            named = f"{kind.__module__}.{kind.__qualname__}"
+            raise ValueError(f"{group}._target_: {target} is no {kind.__name__} ({named})")
     elif SUPPLIED not in inspect.signature(called).parameters:
         raise ValueError(f"{group}._target_: {target} takes no `{SUPPLIED}`, as a logger does")
-    if nested := next(_targets(node, group), None):
-        raise ValueError(f"{nested}: only the group itself names a class")
     # the constructor of a dataclass cannot resolve the types of its fields; the class can
     plain = inspect.isclass(called) and not dataclasses.is_dataclass(called)
     hints = typing.get_type_hints(called.__init__ if plain else called)
@@ -58,12 +61,21 @@ def check_target(group: str, config: DictConfig) -> None:
             raise ValueError(
                 f"{group}.{name}: {target} has no such key.{did_you_mean(name, parameters)}"
             )
-        if not _fits(value, hints.get(name, Any)):
-            raise ValueError(f"{group}.{name} must be {_readable(hints[name])}, got {value!r:.80}")
+        hint = hints.get(name, Any)
+        if kind and isinstance(value, dict) and "_target_" in value and _is_kind(hint, kind):
+            _check(f"{group}.{name}", value, hint)  # a task that is made of another task
+        elif nested := next(_targets(value, f"{group}.{name}"), None):
+            raise ValueError(f"{nested}: no class can be named here")
+        elif not _fits(value, hint):
+            raise ValueError(f"{group}.{name} must be {_readable(hint)}, got {value!r:.80}")
     for name, parameter in parameters.items():
         required = parameter.default in (inspect.Parameter.empty, REQUIRED)
         if required and name not in node and name != SUPPLIED:
             raise ValueError(f"{group}.{name} is missing ({target})")
+
+
+def _is_kind(hint: Any, kind: type) -> bool:
+    return isinstance(hint, type) and issubclass(hint, kind)
 
 
 def _targets(node: Any, name: str) -> Iterator[str]:

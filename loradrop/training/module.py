@@ -193,7 +193,7 @@ class RunModule(pl.LightningModule):
             "method": {} if self.method is None else self.method.state_dict(),
             "epochs": self.epochs,
             "best": self.best,
-            "loss": (float(self.loss_sum), self.loss_steps),
+            "loss": (float(self._over_processes(self.loss_sum)), self.loss_steps),
             "step": self.global_step,
             "train_seconds": self.train_seconds + time.perf_counter() - self.resumed_at,
         }

@@ -89,7 +89,7 @@ CASES = {
     ),
     "a call inside a group": (
         ["method.target_modules={_target_: os.system}"],
-        "method.target_modules._target_: only the group itself names a class",
+        "method.target_modules._target_: no class can be named here",
     ),
     "weights elsewhere": (
         ["backbone.hub_id=../../x"],

@@ -32,7 +32,7 @@ class Scored(RunModule):
 
     def __init__(self, model, scores, method=None):
         task = SimpleNamespace(primary="accuracy", score=lambda _: {"accuracy": scores.pop(0)})
-        super().__init__(model, SimpleNamespace(task=task), RECIPE, method)
+        super().__init__(model, SimpleNamespace(task=task, world_size=1), RECIPE, method)
         self.epoch = 0
 
     @property
