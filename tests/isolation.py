@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # settings of the user, which say what our code or a library does, where it looks and how it prints
@@ -74,3 +75,8 @@ HOME = isolate()
 DATA = Path(
     os.environ.get(DATA_FOLDER, "/nonexistent")
 )  # official files; tests of real data are skipped without them
+
+# Its first import configures logging, which closes the handlers there are. absl's handler, which
+# rouge_score brings, would close the stream that pytest gave the test of that moment.
+with suppress(ImportError):
+    import submitit.core.logger  # noqa: F401

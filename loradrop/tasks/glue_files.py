@@ -93,6 +93,14 @@ def _parse_tsv(
 ) -> tuple[pa.Table, list[csv.InvalidRow]]:
     """Return the table, with the columns `texts` as texts, and lines that do not fit into it."""
     broken: list[csv.InvalidRow] = []
+    content = path.read_bytes()
+    try:
+        content.decode()  # first: pyarrow hands over no broken row that it cannot decode
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: not readable as a TSV in UTF-8 ({error.reason})."
+        ) from None
 
     def leave_out(row: csv.InvalidRow) -> str:
         broken.append(row)
@@ -100,7 +108,7 @@ def _parse_tsv(
 
     try:
         table = csv.read_csv(
-            path,
+            pa.BufferReader(content),
             # threads would not know the numbers of the lines
             csv.ReadOptions(use_threads=False, column_names=header),
             csv.ParseOptions(
@@ -113,9 +121,8 @@ def _parse_tsv(
                 column_types=dict.fromkeys(texts, pa.string()), strings_can_be_null=False
             ),
         )
-        _ = table.column_names  # fails if they are not UTF-8
         return table, broken
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not readable as a TSV in UTF-8 ({error}).") from None
 
 
