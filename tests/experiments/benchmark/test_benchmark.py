@@ -165,4 +165,5 @@ def test_mistakes_are_said(
 def test_the_page_shows_the_stored_results() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.rendered(text) == text
-    assert {name for _, name, _ in page.BLOCK.findall(text)} == set(page.TABLES)
+    shown = {name for _, name, _ in page.BLOCK.findall(text)}
+    assert shown == {path.stem for path in page.RESULTS.glob("*.json")}
