@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     table = compare(contestants)
     title = f"A training step, median of {given.steps}, batches of {configs[0].recipe.batch_size}"
     console.print_frame(table, title, text=("method",))
-    command = " ".join(["python -m experiments.benchmark", *(arguments or sys.argv[1:])])
+    command = " ".join(["python -m experiments.benchmark methods", *(arguments or [])])
     facts = environment()
     machine = ", ".join(
         [

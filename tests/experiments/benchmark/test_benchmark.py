@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 import loradrop
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import growth, limit, measuring, stand_ins, training
+from experiments.benchmark import growth, limit, measuring, page, stand_ins, training
 from experiments.benchmark.turns import Worker, median_ratio, take_turns
 from loradrop.lora.peft import adapted_sites
 
@@ -91,6 +92,45 @@ def test_operations_of_a_step_are_those_of_its_products(tmp_path: Path, small: s
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.15)
 
 
+def test_equal_steps_give_the_loss_of_peft(tmp_path: Path, small: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from torch import nn
+    from transformers import AutoModelForSequenceClassification
+
+    folder = stand_ins.write_model(tmp_path, small)
+    ours = limit.Step(folder, small, 16, rank=4)
+    theirs = limit.Step(folder, small, 16, rank=4)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    targets = list(stand_ins.SHAPES[small].target_modules)
+    theirs.model = get_peft_model(plain, LoraConfig(r=4, lora_alpha=16, target_modules=targets))
+    theirs.batch = ours.batch
+    state = {
+        name.replace("base_model.model.", "")
+        .replace("base_layer", "base")
+        .replace(".default.weight", ""): parameter
+        for name, parameter in theirs.model.named_parameters()
+    }
+    with torch.no_grad():
+        for name, parameter in ours.model.named_parameters():
+            state[name].copy_(parameter)
+            state[name].requires_grad_(parameter.requires_grad)
+    theirs.optimizer = torch.optim.AdamW(
+        [p for p in theirs.model.parameters() if p.requires_grad], lr=1e-4
+    )
+    losses = []
+    for step in (ours, theirs):
+        for module in step.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        step.model.eval()  # attention reads its own dropout probability
+        for _ in range(5):
+            step()
+        with torch.no_grad():
+            losses.append(float(step.model(**step.batch).loss))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != pytest.approx(math.log(2), abs=1e-6)  # it has trained
+
+
 def test_the_exponent_of_growth() -> None:
     assert growth.exponent({"2": 1.0, "8": 16.0}) == pytest.approx(2)
 
@@ -120,3 +160,10 @@ def test_mistakes_are_said(
     with pytest.raises(SystemExit):
         command.main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_the_page_shows_the_stored_results() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.rendered(text) == text
+    shown = {name for _, name, _ in page.BLOCK.findall(text)}
+    assert shown == {path.stem for path in page.RESULTS.glob("*.json")}
