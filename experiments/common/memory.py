@@ -13,7 +13,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def reset_peak_memory() -> None:
     """Let `peak_memory` count from here on, where the system can (Linux); do nothing elsewhere."""
     with suppress(OSError):
-        CLEAR.write_text("5")
+        CLEAR.write_text("5", encoding="ascii")
 
 
 def peak_memory() -> int:
