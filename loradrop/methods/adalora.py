@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from loradrop.lora.sites import Site, find_sites
 from loradrop.methods.base import Method, Probe
+from loradrop.methods.budgets import check_schedule
 
 ADAPTER = "default"  # PEFT's name for an unnamed adapter
 SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # PEFT's RankAllocator keeps these by parameter
@@ -57,23 +58,9 @@ class AdaLoRA(Method):
         orthogonality: float,
     ) -> None:
         super().__init__(name)
-        if not 1 <= target_rank < init_rank:
-            raise ValueError(
-                f"target_rank must be at least 1 and below init_rank ({init_rank}), "
-                f"got {target_rank}"
-            )
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1, got {interval}")
-        for key, value in (
-            ("warmup_ratio", warmup_ratio),
-            ("final_ratio", final_ratio),
-            ("dropout", dropout),
-        ):
-            if not 0 <= value < 1:
-                raise ValueError(f"{key} must lie in [0, 1), got {value}")
-        for key, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 < value < 1:
-                raise ValueError(f"{key} must lie in (0, 1), got {value}")
+        check_schedule(init_rank, target_rank, warmup_ratio, final_ratio, interval, beta1, beta2)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         if orthogonality < 0 or alpha <= 0:
             raise ValueError(
                 "orthogonality must not be negative and alpha positive, "

@@ -10,7 +10,6 @@ well: what keeps AdaLoRA's triplets alive, their vectors, is gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,39 +19,8 @@ from loradrop.importance.criteria import SmoothedSensitivity, doublets, lora_par
 from loradrop.lora.inject import lora_modules
 from loradrop.lora.layer import LoRALinear
 from loradrop.methods.base import Probe
+from loradrop.methods.budgets import CubicBudget, check_schedule
 from loradrop.methods.lora import LoRA
-
-
-@dataclass(frozen=True)
-class CubicBudget:
-    """AdaLoRA's schedule (Eq. 12).
-
-    Args:
-        initial: The number of doublets during the warm-up.
-        target: The number at the end.
-        warmup: The number of steps t_i with the initial budget.
-        last: The step after which the target budget is fixed, T - t_f.
-        interval: The number of steps between two cuts.
-    """
-
-    initial: int
-    target: int
-    warmup: int
-    last: int
-    interval: int
-
-    def at(self, step: int) -> int:
-        """Return the budget after optimiser step `step`, counted from 1."""
-        if step <= self.warmup:
-            return self.initial
-        if step >= self.last:
-            return self.target
-        left = 1 - (step - self.warmup) / (self.last - self.warmup)
-        return int(self.target + (self.initial - self.target) * left**3)
-
-    def cuts(self, step: int) -> bool:
-        """Whether doublets are pruned after this step."""
-        return step == self.last or (self.warmup < step < self.last and step % self.interval == 0)
 
 
 class PruneLoRA(LoRA):
@@ -84,19 +52,7 @@ class PruneLoRA(LoRA):
         beta2: float,
     ) -> None:
         super().__init__(name, init_rank, alpha, dropout, target_modules)
-        if not 1 <= target_rank < init_rank:
-            raise ValueError(
-                f"target_rank must be at least 1 and below init_rank ({init_rank}), "
-                f"got {target_rank}"
-            )
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1, got {interval}")
-        for key, value in (("warmup_ratio", warmup_ratio), ("final_ratio", final_ratio)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{key} must lie in [0, 1), got {value}")
-        for key, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 < value < 1:
-                raise ValueError(f"{key} must lie in (0, 1), got {value}")
+        check_schedule(init_rank, target_rank, warmup_ratio, final_ratio, interval, beta1, beta2)
         self.init_rank, self.target_rank = init_rank, target_rank
         self.warmup_ratio, self.final_ratio, self.interval = warmup_ratio, final_ratio, interval
         self.smoothed = SmoothedSensitivity(beta1, beta2)

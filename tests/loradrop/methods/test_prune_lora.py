@@ -11,7 +11,8 @@ from peft.tuners.adalora.layer import RankAllocator
 
 from loradrop.backbones import freeze_encoder
 from loradrop.lora.inject import lora_modules
-from loradrop.methods.prune_lora import CubicBudget, PruneLoRA
+from loradrop.methods.budgets import CubicBudget
+from loradrop.methods.prune_lora import PruneLoRA
 
 SETTINGS = {
     "init_rank": 3,
