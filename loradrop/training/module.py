@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from loradrop.heads import head_parameters
 from loradrop.methods.base import Method
 from loradrop.tasks.base import LabelTask, Values
-from loradrop.training.data import WEIGHT, TaskData
+from loradrop.training.batches import WEIGHT
+from loradrop.training.data import TaskData
 from loradrop.training.recipe import Recipe
 
 

@@ -35,7 +35,7 @@ from loradrop.methods.full import Full
 from loradrop.methods.lora import LoRA
 from loradrop.tasks.builtin.labels import Mini
 from loradrop.tasks.builtin.text import MiniText
-from loradrop.training.data import Collator
+from loradrop.training.batches import Collator
 
 SHAPE = {
     "hidden_size": 32,

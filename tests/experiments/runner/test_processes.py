@@ -20,7 +20,7 @@ from experiments.config.sweep import run_configs
 from experiments.results.result import to_plain
 from experiments.runner import processes
 from loradrop.tasks.text import IGNORED
-from loradrop.training.data import WEIGHT, PartOfBatches
+from loradrop.training.batches import WEIGHT, PartOfBatches
 
 # a decoder has no dropout; the last of 129 rows is a batch for one process only
 LABELS = ("task=mini_sentiment", "task.train_size=129", "task.validation_size=70")

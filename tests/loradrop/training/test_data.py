@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from loradrop.hub import ASSETS
 from loradrop.seeds import Seeds
 from loradrop.tasks.base import LabelTask, Splits
-from loradrop.training.data import Collator, LengthGroupedSampler, TaskData, TextCollator
+from loradrop.training.batches import Collator, LengthGroupedSampler, TextCollator
+from loradrop.training.data import TaskData
 
 LENGTHS = random.Random(0).choices(range(3, 61), k=1003)
 
