@@ -1,9 +1,9 @@
 """Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4).
 
-Pure Python. Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1 keeps all.
-Every module type is selected for itself, or all types are ranked together. Alternatively the
-largest set of kept layers is taken whose parameters, the shared LoRA included, stay within a ratio
-of plain LoRA's.
+Pure Python. Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1
+keeps all. Every module type is selected for itself, or all types are ranked together. Alternatively
+the largest set of kept layers is taken whose parameters, the shared LoRA included, stay within a
+ratio of plain LoRA's.
 """
 
 from __future__ import annotations
