@@ -12,6 +12,7 @@ from conftest import ROOT
 ORDER = {
     "loradrop": (
         ("checksums",),
+        ("plan",),
         ("lora", "sampling", "selection", "seeds", "metrics"),
         ("importance", "hub"),
         ("sharing", "tasks"),

@@ -17,7 +17,8 @@ from loradrop.importance.importance import Importance
 from loradrop.importance.measurement import check_measurement, measure, uniform
 from loradrop.importance.told_masks import Mask
 from loradrop.lora.peft import LoRA, adapted_sites
-from loradrop.selection import SelectionSettings, SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import SelectionSettings, select
 from loradrop.sharing import SHARED_INIT, share, share_after_training
 
 KEEP, FRESH = KEPT_INIT = ("keep", "fresh")

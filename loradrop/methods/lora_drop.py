@@ -21,7 +21,8 @@ from loradrop.importance.moments import AVERAGES
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA
-from loradrop.selection import SelectionSettings, SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import SelectionSettings, select
 from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"

@@ -17,7 +17,8 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora, lora_modules
-from loradrop.selection import SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import select
 from loradrop.sharing import plan_of, share
 
 
