@@ -46,19 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
         frame = results.load(overrides)
         seen.update(frame.id)
         if given.experiments or (frame.status != results.MISSING).any():
-            name = f"{entry.name} --mini" if mini else entry.name
+            name = entry.name + page.MINI if mini else entry.name
             command = " ".join(["python -m experiments.run", *overrides])
-            sections.append(_section(name, entry, command, frame, times))
+            sections.append(section(name, entry, command, frame, times))
     is_whole = not given.experiments and not given.mini
     if is_whole and all(override.startswith("paths.") for override in given.overrides):
         rest = results.others(outputs, seen)
-        sections += [_section(OTHERS, None, "", rest, times)] if len(rest) else []
-    for section in console.progress(sections, "drawing"):
-        section.draw(outputs)
+        sections += [section(OTHERS, None, "", rest, times)] if len(rest) else []
+    for one in console.progress(sections, "drawing"):
+        one.draw(outputs)
     path = _path(given.to, outputs)
     with atomic_write(path) as file:
         file.write_text(page.render(sections, outputs, START), encoding="utf-8")
-    if not any(len(section.finished) for section in sections):
+    if not any(len(one.finished) for one in sections):
         console.error(f"{outputs} has no finished run; start with: {START}")
     console.info(f"saved as {path}, {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -91,30 +91,27 @@ def _forms(given: argparse.Namespace) -> list[tuple[Experiment, bool]]:
     ]
 
 
-def _section(
+def section(
     name: str, entry: Experiment | None, command: str, frame: pd.DataFrame, times: pd.DataFrame
 ) -> page.Section:
     """The part of the page about an experiment, or about other runs, without its charts."""
-    row = status.line(name, frame, times)
-    section = page.Section(name, entry, command, row, frame)
-    if not (section.has_table and len(section.finished)):
-        return section
-    try:
-        heading, text = _table(entry.name if entry else "", section)
-    except UserError as error:  # a cell would mix up settings
-        section.notes.append(str(error))
-        return section
-    section.add_table(f"{heading}, {printing.evaluated_on(section.finished)}.", text)
-    return section
+    found = page.Section(name, entry, command, status.line(name, frame, times), frame)
+    if found.has_table and len(found.finished):
+        try:
+            heading, text = _table(entry.name if entry else "", found)
+            found.add_table(f"{heading}, {printing.evaluated_on(found.finished)}.", text)
+        except UserError as error:  # a cell would mix up settings
+            found.notes.append(str(error))
+    return found
 
 
-def _table(name: str, section: page.Section) -> tuple[str, str]:
+def _table(name: str, part: page.Section) -> tuple[str, str]:
     """The heading of a section's table, and the table as HTML."""
     if name in published():
-        compared = compare(name, section.frame)
+        compared = compare(name, part.frame)
         return table.comparison_heading(compared), tables.comparison(compared, "html")
-    lines = table.paired_lines(name, section.finished) if name else []
-    return table.plain_heading(), table.plain(section.finished, lines, "html")
+    lines = table.paired_lines(name, part.finished) if name else []
+    return table.plain_heading(), table.plain(part.finished, lines, "html")
 
 
 def _path(to: Path | None, outputs: str) -> Path:

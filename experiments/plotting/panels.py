@@ -10,32 +10,17 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+
+from experiments.plotting.style import STYLE
 
 MAX_TICKS = 16  # labelled layers on an axis
 DECADE = 10  # an axis whose values span less is linear
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "lines.markersize": 4.5,
-    "lines.linewidth": 1.5,
-    "hatch.linewidth": 0.6,
-}
+LEGEND_LINE = 0.2  # inches
 
 
 def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Let a function draw in the style of all figures, without a change of matplotlib's settings."""
+    """Let a function draw in the style of all figures. Matplotlib's settings stay as they are."""
 
     @wraps(plot)
     def drawn(*arguments: Any, **options: Any) -> Figure:
@@ -46,7 +31,7 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def grid(
-    rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **options: Any
+    rows: int, columns: int, size: tuple[float, float] = (3.6, 2.6), **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure of panels.
 
@@ -72,28 +57,36 @@ def line(
         axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def scale(axis: Any, values: pd.Series) -> None:
-    """Make the horizontal axis logarithmic if its values span a decade or more."""
+def scale(axis: Any, values: pd.Series, short: bool = False) -> None:
+    """Set up an axis for positive numbers: logarithmic if they span a decade or more.
+
+    Args:
+        axis: The x axis or y axis of a panel.
+        values: What it has to show.
+        short: Whether its numbers are written as 50 k and 1.2 M.
+    """
     if values.min() > 0 and values.max() >= DECADE * values.min():
-        axis.set_xscale("log")
-
-
-def counts(axis: Any) -> None:
-    """Write the numbers of an axis short: 50 k, 1.2 M."""
-    axis.set_major_formatter(EngFormatter(places=None, sep=" "))
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_minor_formatter(NullFormatter())
+        if not short and len(found := sorted(set(values))) <= MAX_TICKS // 2:
+            axis.set_ticks(found, [f"{value:g}" for value in found])
+            axis.set_ticks([], minor=True)
+    if short:
+        axis.set_major_formatter(EngFormatter(sep=" "))
 
 
 def whole_numbers(axis: Any) -> None:
-    """Have no ticks between the epochs, steps or layers of an axis."""
+    """Have no ticks between the epochs or layers of an axis."""
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def legend(figure: Figure, axis: Any, columns: int = 3, title: str | None = None) -> Figure:
-    """Put the legend of one axis below the panels, and return the figure."""
+def legend(figure: Figure, axis: Any, columns: int = 4, title: str | None = None) -> Figure:
+    """Put the legend of one axis below the panels, in space of its own, and return the figure."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), title=title
-    )
+    columns = min(columns, len(labels))
+    lines = -(-len(labels) // columns) + (title is not None)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
     return figure
 
 

@@ -11,15 +11,37 @@ from itertools import cycle
 from typing import Any
 
 BLACK, VERMILLION, GREY = "#000000", "#D55E00", "0.6"
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-OWN = {"lora": BLACK, "lora_drop": VERMILLION}  # in every figure
+BLUE = "#0072B2"
+COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+OWN = {"LoRA": BLACK, "LoRA-drop": VERMILLION}  # in every figure
 IMPORTANCE = "Blues"  # from zero
 CORRELATION = "PuOr"  # around zero
-DASHES, MARKERS = ("-", "--", ":", "-."), "sD^vPX<>ph"
+DASHES, MARKERS = ("-", "--", ":", "-."), "sD^vPX<>ph*"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.markersize": 4.5,
+    "lines.linewidth": 1.5,
+    "hatch.linewidth": 0.6,
+    "hatch.color": "0.6",
+}
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and marker for each name; LoRA and LoRA-drop look the same in every figure."""
+    """Colour, dashes and marker of each line; LoRA and LoRA-drop look the same in every figure."""
     free: Iterator[tuple[str, str, str]] = zip(
         cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False
     )

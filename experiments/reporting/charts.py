@@ -17,7 +17,7 @@ from experiments.config.schema import UserError
 from experiments.plotting import runs as plots
 from experiments.plotting.words import words
 from experiments.reporting import run_data
-from experiments.reporting.figures import figure_kind
+from experiments.reporting.figures import IMPORTANCES, figure_kind
 from experiments.runner import post_hoc
 
 DPI = 96  # of a browser's pixels
@@ -75,7 +75,7 @@ def charts(finished: pd.DataFrame, name: str, has_table: bool) -> Iterator[Chart
 
 
 def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Chart]:
-    """Draw the figure that the catalogue names, if runs have what it shows.
+    """Draw the figure that the catalogue names, if runs have what it shows and `charts` does not.
 
     Args:
         frame: Runs, from `results.load`.
@@ -86,7 +86,7 @@ def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Ch
         UserError: If the runs do not fit one figure, or their models were not measured yet.
     """
     finished = frame[frame.status == results.FINISHED]
-    if finished.empty:
+    if finished.empty or figure.kind == IMPORTANCES.kind:
         return
     if figure.kind in results.ANALYSES and not all(
         post_hoc.stored(id, outputs, figure.kind) for id in finished.id

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup, escape
 
 from experiments import results
 from experiments.common.console import first_line
@@ -16,6 +18,7 @@ from experiments.config.schema import UserError
 from experiments.reporting.charts import Chart, charts, own_figure
 from experiments.results import printing
 
+MINI = " --mini"  # behind the name of an experiment, as on the command line
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
@@ -46,7 +49,12 @@ class Section:
     @property
     def anchor(self) -> str:
         """The name of its heading in links."""
-        return self.name.replace(" --", "-").replace(" ", "-")
+        return self.name.replace(MINI, "-mini").replace(" ", "-")
+
+    @property
+    def is_mini(self) -> bool:
+        """Whether its runs are on built-in models, of which the paper says nothing."""
+        return self.name.endswith(MINI)
 
     @property
     def has_table(self) -> bool:
@@ -103,6 +111,7 @@ def render(sections: list[Section], outputs: str, start: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["code"] = _with_code
     ids = {id for section in sections for id in section.finished.id}
     days = sorted(run.started[:10] for section in sections for run in section.finished.result)
     columns = dict.fromkeys(key for section in sections for key in section.status)
@@ -115,3 +124,8 @@ def render(sections: list[Section], outputs: str, start: str) -> str:
         runs=len(ids),
         days=days,
     )
+
+
+def _with_code(text: str) -> Markup:
+    """Escape a text of the catalogue, and show what it has between backticks as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -23,9 +23,15 @@ def labelled(finished: pd.DataFrame) -> pd.DataFrame:
     Args:
         finished: Finished runs, from `results.load`.
     """
-    settings = results.settings(finished).map(lambda text: re.sub(r"[\w.]*\.(\w+)=", r"\1=", text))
-    labels = finished.method.map(words)
-    return finished.assign(label=labels.where(settings == "", labels + ", " + settings))
+    settings = results.settings(finished)
+    labels = [label(*each) for each in zip(finished.method, settings, strict=True)]
+    return finished.assign(label=labels)
+
+
+def label(method: str, setting: str) -> str:
+    """A method in words, and the keys and values of its setting without the keys' groups."""
+    short = re.sub(r"[\w.]*\.(\w+)=", r"\1=", setting)
+    return f"{words(method)}, {short}" if short else words(method)
 
 
 def importance_rows(runs: pd.DataFrame) -> pd.DataFrame:
@@ -57,14 +63,12 @@ def scores(runs: pd.DataFrame) -> pd.DataFrame:
         runs: From `labelled`.
 
     Returns:
-        Columns: backbone, task, method, label, metric, score and std (percent), seeds, adapter
+        Columns: backbone, task, label, metric, score and std (percent), seeds, adapter
         (trainable parameters outside the head, mean).
     """
     scored = runs[runs.best.notna()]
     scored = scored.assign(best=100 * scored.best.astype(float), metric=scored.primary)
-    groups = scored.groupby(
-        ["backbone", "task", "method", "label", "metric"], sort=False, as_index=False
-    )
+    groups = scored.groupby(["backbone", "task", "label", "metric"], sort=False, as_index=False)
     return groups.agg(
         score=("best", "mean"),
         std=("best", "std"),
@@ -80,13 +84,13 @@ def epochs(runs: pd.DataFrame) -> pd.DataFrame:
         runs: From `labelled`.
 
     Returns:
-        Columns: backbone, task, method, label, metric, epoch, score and std (percent), loss and
+        Columns: backbone, task, label, metric, epoch, score and std (percent), loss and
         loss_std (of training).
     """
-    names = ["backbone", "task", "method", "label", "metric", "epoch"]
+    names = ["backbone", "task", "label", "metric", "epoch"]
     rows = [
         (
-            *(run.backbone, run.task, run.method, run.label),
+            *(run.backbone, run.task, run.label),
             *(run.primary, epoch.epoch),
             *(100 * epoch.scores.get(run.primary, math.nan), epoch.train_loss),
         )
@@ -110,7 +114,7 @@ def paper_scores(name: str, data: pd.DataFrame) -> pd.DataFrame:
         data: From `scores`.
 
     Returns:
-        Columns: backbone, task, method, score, std, adapter. Empty if the paper has none.
+        Columns: backbone, task, label, score, adapter. Empty if the paper has none.
     """
     ((backbone, rows),) = published().get(name, {"models": {"": {}}})["models"].items()
     found = []
@@ -119,7 +123,7 @@ def paper_scores(name: str, data: pd.DataFrame) -> pd.DataFrame:
             known = score_of(row, Column("", task, (), part.metric.iloc[0]))
             text = row.get("trainable_params") or ""
             if known["paper"] is not None and text[-1:] in UNITS:
+                name = label(row.get("method", key), "")
                 count = float(text[:-1]) * UNITS[text[-1]]
-                method = row.get("method", key)
-                found.append((backbone, task, method, known["paper"], known["paper_std"], count))
-    return pd.DataFrame(found, columns=["backbone", "task", "method", "score", "std", "adapter"])
+                found.append((backbone, task, name, known["paper"], count))
+    return pd.DataFrame(found, columns=["backbone", "task", "label", "score", "adapter"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from experiments.reporting.statistics import AVERAGE
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "html": "html", "csv": "csv"}
 MISSING = "missing"
+NUMBER = re.compile(r"(<\w+>)*[-+]?\d")  # how a cell with a number starts
 KEPT = "layers with own LoRA"
 LEGEND = "Best {best}, second best {second}"
 BESIDE = (
@@ -223,12 +225,16 @@ def _latex(lines: list[list[str]]) -> str:
 
 
 def _html(lines: list[list[str]]) -> str:
-    """An HTML table. The first cell of each row is its heading."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in lines[0])
-    rows = [
-        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>\n'
-        for name, *cells in lines[1:]
-    ]
+    """An HTML table. A row starts with its heading; columns without numbers are text."""
+    columns = [cells[1:] for cells in zip(*lines, strict=True)]
+    sides = ["" if any(map(NUMBER.match, cells)) else ' class="text"' for cells in columns]
+    cells = zip(sides, lines[0], strict=True)
+    head = "".join(f'<th scope="col"{side}>{cell}</th>' for side, cell in cells)
+    rows = []
+    for name, *others in lines[1:]:
+        cells = zip(sides[1:], others, strict=True)
+        row = "".join(f"<td{side}>{cell}</td>" for side, cell in cells)
+        rows.append(f'<tr><th scope="row">{name}</th>{row}</tr>\n')
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
 
 
