@@ -55,9 +55,8 @@ def charts(finished: pd.DataFrame, name: str, has_table: bool) -> Iterator[Chart
     """
     runs = run_data.labelled(finished)
     for backbone, data in run_data.importance_rows(runs).groupby("backbone", sort=False):
-        rows = data.assign(row=_row_labels(data))
         caption = f"Importance of each layer of {words(backbone)}, and which keep their own LoRA"
-        yield _chart(plots.importance_map(rows), caption, _described_map(rows))
+        yield _chart(plots.importance_map(data), caption, _described_map(data))
     if not has_table:
         return
     scores, epochs = run_data.scores(runs), run_data.epochs(runs)
@@ -103,14 +102,6 @@ def _arguments(figure: Figure) -> str:
     """What the figure is drawn against."""
     texts = [words(value) for value in figure.arguments.values() if isinstance(value, str)]
     return f": {', '.join(texts)}" if texts else ""
-
-
-def _row_labels(data: pd.DataFrame) -> pd.Series:
-    """The task, the method or both: what differs between the rows."""
-    tasks, labels = data.task.map(words), data.label
-    if labels.nunique() == 1:
-        return tasks
-    return labels if tasks.nunique() == 1 else tasks + ", " + labels
 
 
 def _described_map(data: pd.DataFrame) -> str:

@@ -42,7 +42,7 @@ def importance_rows(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: backbone, task, label, module_type, layer, importance (y_i), kept (the fraction of
-        runs in which the layer kept its own LoRA), seeds.
+        runs in which the layer kept its own LoRA), row (task, method or both: what differs).
     """
     names = ["backbone", "task", "label", "module_type", "layer"]
     rows = [
@@ -51,9 +51,11 @@ def importance_rows(runs: pd.DataFrame) -> pd.DataFrame:
         for layer in run.result.layers()
     ]
     data = pd.DataFrame(rows, columns=[*names, "importance", "kept"])
-    return data.groupby(names, sort=False, as_index=False).agg(
-        importance=("importance", "mean"), kept=("kept", "mean"), seeds=("kept", "size")
-    )
+    data = data.groupby(names, sort=False, as_index=False).mean()
+    tasks = data.task.map(words)
+    if data.label.nunique() == 1:
+        return data.assign(row=tasks)
+    return data.assign(row=data.label if tasks.nunique() == 1 else tasks + ", " + data.label)
 
 
 def scores(runs: pd.DataFrame) -> pd.DataFrame:
