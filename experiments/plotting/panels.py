@@ -80,13 +80,23 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def legend(figure: Figure, axis: Any, columns: int = 4, title: str | None = None) -> Figure:
-    """Put the legend of one axis below the panels, in space of its own, and return the figure."""
+def legend(
+    figure: Figure, axis: Any, title: str | None = None, width: float = 1.6, side: str = "lower"
+) -> Figure:
+    """Put the legend of one axis outside the panels, in space of its own, and return the figure.
+
+    Args:
+        figure: The figure.
+        axis: The axis whose lines are named.
+        title: Of the legend.
+        width: Of an entry, in inches.
+        side: "lower" or "upper".
+    """
     handles, labels = axis.get_legend_handles_labels()
-    columns = min(columns, len(labels))
+    columns = max(1, min(int(figure.get_figwidth() / width), len(labels)))
     lines = -(-len(labels) // columns) + (title is not None)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+    figure.legend(handles, labels, loc=f"outside {side} center", ncols=columns, title=title)
     return figure
 
 

@@ -45,7 +45,7 @@ def importance_map(data: pd.DataFrame) -> Figure:
             axis.plot(x, y, **_mark(face))
         axis.set_yticks(range(len(rows)), rows)
         axis.set_xticks([layers.index(layer) for layer in ticks(layers)], ticks(layers))
-        axis.set_title(kind)
+        axis.set_title(words(kind))
         axis.grid(False)
     axes[-1, 0].set_xlabel("layer")
     figure.colorbar(image, ax=axes, label="importance $y_i$", aspect=30)
@@ -93,7 +93,7 @@ def score_against_parameters(data: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     placed = pd.concat([data.adapter, paper.adapter]).astype(float)
     scale(axis.xaxis, placed[placed > 0], short=True)
     axis.set(xlabel="trainable parameters outside the head", ylabel=_percent(data))
-    return legend(figure, axis, columns=2)
+    return legend(figure, axis, width=2.3)
 
 
 @styled
@@ -112,7 +112,7 @@ def training_curves(data: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel(_percent(data))
     axes[1, 0].set(ylabel="training loss", xlabel="epoch")
     whole_numbers(axes[1, 0].xaxis)
-    return legend(figure, axes[0, 0], columns=2)
+    return legend(figure, axes[0, 0], width=2.3)
 
 
 def _percent(data: pd.DataFrame) -> str:

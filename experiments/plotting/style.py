@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator
 from itertools import cycle
 from typing import Any
 
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+
 BLACK, VERMILLION, GREY = "#000000", "#D55E00", "0.6"
 BLUE = "#0072B2"
 COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
@@ -51,3 +55,14 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         colour, dash, marker = (own, "-", "o") if own else next(free)
         found[name] = {"color": colour, "linestyle": dash, "marker": marker}
     return found
+
+
+def ordered_looks(values: Iterable[float]) -> dict[str, dict[str, Any]]:
+    """A look for each value of a quantity, from dark for the smallest to light for the largest."""
+    labels = [f"{value:g}" for value in sorted(set(values))]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(labels)))
+    marks = zip(labels, map(to_hex, shades), cycle(MARKERS))
+    return {
+        label: {"color": colour, "linestyle": "-", "marker": marker}
+        for label, colour, marker in marks
+    }

@@ -1,4 +1,4 @@
-"""The words that figures use for metrics, methods, tasks and keys of the config."""
+"""The words that figures use for metrics, methods, tasks, modules and keys of the config."""
 
 from __future__ import annotations
 
@@ -53,6 +53,15 @@ WORDS = {
     "llama2_7b": "Llama-2-7b",
     "tiny_roberta": "tiny RoBERTa",
     "tiny_llama": "tiny Llama",
+    # module types
+    "q": "query",
+    "v": "value",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "query_proj": "query",
+    "key_proj": "key",
+    "value_proj": "value",
     # keys of the config
     "threshold": "threshold T",
     "rank": "rank r",

@@ -109,7 +109,7 @@ def _described_map(data: pd.DataFrame) -> str:
     for (row, kind), layers in data.groupby(["row", "module_type"], sort=False):
         top = layers.loc[layers.importance.idxmax()]
         own = ", ".join(str(layer) for layer in layers.layer[layers.kept > 0.5]) or "none"
-        text = f"{row}, {kind}: layer {top.layer} matters most ({top.importance:.2f})"
+        text = f"{row}, {words(kind)}: layer {top.layer} matters most ({top.importance:.2f})"
         parts.append(f"{text}; own LoRA: {own}")
     return ". ".join(parts)
 

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from experiments.plotting import panels
 from experiments.plotting.panels import styled
-from experiments.plotting.style import BLACK, BLUE, CORRELATION, GREY, looks
+from experiments.plotting.style import BLACK, BLUE, CORRELATION, GREY, looks, ordered_looks
 from experiments.plotting.words import words
 
 COLUMNS = 4  # of the grid of small panels
@@ -40,7 +40,7 @@ def importances(data: pd.DataFrame) -> Figure:
             for bar, own in zip(bars, layers.kept.mean() > 0.5, strict=True):
                 bar.set(**(OWN if own else SHARED))
             axis.set(
-                title=f"{kind}, {words(task)} on {words(backbone)}",
+                title=f"{words(kind)}, {words(task)} on {words(backbone)}",
                 xlabel="layer",
                 xticks=panels.ticks(mean.index),
             )
@@ -72,12 +72,12 @@ def distribution(data: pd.DataFrame, module: int) -> Figure:
         axis.set_title(f"layer {layer}")
     first = data.iloc[0]
     figure.supxlabel(
-        f"$\\log_{{10}} \\|\\Delta W x\\|^2$ of {first.module_type}, "
+        f"$\\log_{{10}} \\|\\Delta W x\\|^2$ of {words(first.module_type)}, "
         f"{words(first.task)} on {words(first.backbone)} (line: mean)",
         fontsize=9,
     )
     figure.supylabel("fraction of tokens", fontsize=9)
-    return panels.legend(figure, axes.flat[0])
+    return panels.legend(figure, axes.flat[0], side="upper")
 
 
 def _outline(axis: Any, part: pd.DataFrame, label: str, look: dict[str, Any], fill: bool) -> None:
@@ -96,10 +96,11 @@ def _by_module_type(data: pd.DataFrame, lines: str, draw: Callable[..., None]) -
     """Call `draw(axis, part, label=, look=)` for each line, in a panel per module type."""
     kinds, names = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data[lines]))
     figure, axes = panels.grid(1, len(kinds), sharey=True)
-    labels = {name: f"{name:g}" if isinstance(name, float) else words(name) for name in names}
-    look = looks(labels.values())
+    is_quantity = pd.api.types.is_numeric_dtype(data[lines])
+    labels = {name: f"{name:g}" if is_quantity else words(name) for name in names}
+    look = ordered_looks(names) if is_quantity else looks(labels.values())
     for axis, kind in zip(axes[0], kinds, strict=True):
-        axis.set_title(f"{kind} on {words(data.backbone.iloc[0])}")
+        axis.set_title(f"{words(kind)} on {words(data.backbone.iloc[0])}")
         for name, label in labels.items():
             part = data[(data.module_type == kind) & (data[lines] == name)]
             draw(axis, part, label=label, look=look[label])
@@ -121,7 +122,7 @@ def magnitudes(data: pd.DataFrame, lines: str) -> Figure:
 
     figure = _by_module_type(data, lines, draw)
     figure.axes[0].set_ylabel("$g_i$ over the largest layer's")
-    return panels.legend(figure, figure.axes[0], 5, None if lines == "task" else words(lines))
+    return panels.legend(figure, figure.axes[0], None if lines == "task" else words(lines))
 
 
 @styled
@@ -146,8 +147,9 @@ def agreement(data: pd.DataFrame) -> Figure:
         names = [words(task) for task in tasks]
         axis.set_xticks(range(len(tasks)), names, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(tasks)), names)
-        axis.set_title(f"{kind} on {words(data.backbone.iloc[0])}")
+        axis.set_title(f"{words(kind)} on {words(data.backbone.iloc[0])}")
         axis.grid(False)
+        axis.set_facecolor("0.92")  # where there is no correlation
         axis.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="Spearman's $\\rho$", shrink=0.8)
     return figure
@@ -191,6 +193,7 @@ def kept(data: pd.DataFrame, key: str, lines: str) -> Figure:
 
     figure = _by_module_type(data, lines, draw)
     for axis in figure.axes:
+        panels.whole_numbers(axis.yaxis)
         axis.axhline(most, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     figure.axes[0].set_ylabel("layers with an own LoRA")
     return panels.legend(figure, figure.axes[0], title=words(lines))
