@@ -84,7 +84,6 @@ def test_numbers_are_those_of_the_results(demo):
     assert progress[1].split() == ["83", "%", "83", "%"] and progress[2:6] == ["6", "5", "", "1"]
     head = next(row for row in page.rows if "adapter" in row)
     lora = [one.metrics.primary_at("best") for one in done if one.method == "lora"]
-    row = dict(zip(head, page.row("tiny_roberta"), strict=True)) if "method" not in head else None
     cells = [dict(zip(head, cells, strict=True)) for cells in page.rows if len(cells) == len(head)]
     (row,) = (row for row in cells if row.get("method") == "lora")
     mean, spread = 100 * statistics.mean(lora), 100 * statistics.stdev(lora)
@@ -141,6 +140,7 @@ def test_an_empty_folder_gives_a_page_that_says_what_to_run(tmp_path, monkeypatc
     assert not Page(text).all("table") and not Page(text).all("img")
 
 
+@pytest.mark.slow
 def test_without_names_all_that_the_folder_has_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "catalog", lambda: {n: catalog()[n] for n in ("table7", "demo")})
     done = result_files.write(tmp_path, "experiment=demo", "seed=0")
@@ -163,8 +163,8 @@ def test_a_figure_of_models_that_nobody_measured_is_named(tmp_path):
 
 def test_a_table_that_would_mix_settings_says_so(tmp_path):
     narrowed = ("task=rte", "seed=0", "method=lora", "method.rank=4,8")
-    result_files.write(tmp_path, "experiment=table7", *narrowed)
-    page = Page(build(tmp_path, "table7", *narrowed))
+    result_files.write(tmp_path, "experiment=table1", *narrowed)
+    page = Page(build(tmp_path, "table1", *narrowed))
     assert "differ in more than the seed" in page.text and len(page.all("img")) == 2
 
 
