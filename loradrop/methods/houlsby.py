@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from loradrop.lora.inject import set_module
-from loradrop.lora.sites import find_sites
+from loradrop.lora.sites import as_list, find_sites
 from loradrop.methods.base import Method, one_of
 
 # by family: the last linear modules of attention and feed-forward part; the first match is used
@@ -103,11 +103,7 @@ class Houlsby(Method):
             raise ValueError(f"init_std must be positive, got {init_std}")
         one_of("activation", activation, ACTIVATIONS)
         self.bottleneck, self.activation, self.init_std = bottleneck, activation, init_std
-        self.target_modules = (
-            [target_modules]
-            if isinstance(target_modules, str)
-            else target_modules and list(target_modules)
-        )
+        self.target_modules = as_list(target_modules)
 
     def install(self, model: nn.Module) -> None:
         sites = find_sites(model, self.target_modules or default_targets(model))
