@@ -82,12 +82,8 @@ class LoRADropSchedule:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got '{value}'")
         self.batches, self.steps, self.epochs = batches, steps, epochs
         self.selection: dict[str, Any] = {**selection, "seed": seed}
-        self.average_over, self.kept_init, self.shared_init, self.adapter = (
-            average_over,
-            kept_init,
-            shared_init,
-            adapter,
-        )
+        self.kept_init, self.shared_init = kept_init, shared_init
+        self.average_over, self.adapter = average_over, adapter
         self.token_mask = token_mask
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
@@ -131,9 +127,8 @@ class LoRADropSchedule:
                     " shared"
                 )
         loras = self._loras(model)
-        select(
-            uniform(model, self.adapter), **self.selection
-        )  # a number of layers or a ratio that cannot be met
+        # a number of layers or a ratio that cannot be met
+        select(uniform(model, self.adapter), **self.selection)
         if self.kept_init == FRESH:
             self._first = {
                 name: parameter.detach().clone() for name, parameter in _matrices(loras).items()

@@ -23,13 +23,8 @@ DEFAULT_TARGETS = (
     ("to_q", "to_v"),  # diffusers
 )
 # Query, key and value in one projection; for models that have none of the pairs.
-FUSED_TARGETS = (
-    "query_key_value",
-    "Wqkv",
-    "qkv_proj",
-    "qkv",
-    "c_attn",
-)  # GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
+# GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
+FUSED_TARGETS = ("query_key_value", "Wqkv", "qkv_proj", "qkv", "c_attn")
 ALL_LINEAR = "all-linear"  # as a target: every linear module of the stack of layers
 
 

@@ -58,10 +58,8 @@ class AdapterLinear(nn.Module):
         self.activation = getattr(torch.nn.functional, activation)
         # float32 even if the base is bfloat16, where rounding would lose the updates
         options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
-        self.down, self.up = (
-            nn.Linear(d, bottleneck, **options),
-            nn.Linear(bottleneck, d, **options),
-        )
+        self.down = nn.Linear(d, bottleneck, **options)
+        self.up = nn.Linear(bottleneck, d, **options)
         for linear in (self.down, self.up):
             nn.init.trunc_normal_(linear.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
             nn.init.zeros_(linear.bias)

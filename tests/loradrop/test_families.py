@@ -369,10 +369,8 @@ def table():
         "| --- | --- | --- | --- | --- |",
     ]
     for family in TABLE:
-        own, targets = (
-            "yes" if family.own else "no",
-            ", ".join(f"`{target}`" for target in family.targets),
-        )
+        own = "yes" if family.own else "no"
+        targets = ", ".join(f"`{target}`" for target in family.targets)
         rows.append(f"| {family.title} | {own} | yes | {targets} | {family.notes} |")
     return "\n".join(rows)
 

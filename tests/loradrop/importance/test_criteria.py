@@ -94,10 +94,8 @@ def test_the_sensitivity_is_adaloras_over_steps():
 
 
 def test_a_doublet_is_a_row_of_a_with_its_column_of_b():
-    A, B = (
-        torch.tensor([[1.0, 3.0], [5.0, 7.0]]),
-        torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
-    )
+    A = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    B = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert criteria.doublets(A, B).tolist() == [2.0 + 3.0, 6.0 + 4.0]
 
 

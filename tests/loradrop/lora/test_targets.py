@@ -147,10 +147,8 @@ def attention_norms(model, given):
 
     def hook(name):
         def keep(module, args):
-            A, B = (
-                module.lora_A["default"].weight.double(),
-                module.lora_B["default"].weight.double(),
-            )
+            A = module.lora_A["default"].weight.double()
+            B = module.lora_B["default"].weight.double()
             y = module.scaling["default"] * args[0].double() @ A.T @ B.T
             sums[name.rpartition(".")[2], int(name.split("layers.")[1].split(".")[0])] = float(
                 y.pow(2).sum(-1).mean()

@@ -54,9 +54,8 @@ def test_adaloras_training_is_pefts(batch):
         freeze_encoder(tiny_model("bert")),
         AdaLoraConfig(**rank, **schedule, target_modules=targets),
     ).eval()
-    theirs = (
-        theirs.base_model
-    )  # PeftModel.forward goes past the penalty where no task type is given
+    # PeftModel.forward goes past the penalty where no task type is given
+    theirs = theirs.base_model
     inner = theirs.model
     for _, parameter in head_parameters(inner):
         parameter.requires_grad_(True)

@@ -52,9 +52,8 @@ def test_veras_outputs_and_gradients_equal_pefts(family, batch):
             (module.lora_u, other.vera_lambda_d["default"]),
             (module.lora_v, other.vera_lambda_b["default"]),
         ]
-        torch.testing.assert_close(
-            module.lora_u, other.vera_lambda_d["default"]
-        )  # 0.1 at the start
+        # 0.1 at the start
+        torch.testing.assert_close(module.lora_u, other.vera_lambda_d["default"])
     assert len(pairs) == 2 * 2 * 3
     same_outputs_and_gradients(ours, theirs, batch, pairs)
 

@@ -216,10 +216,8 @@ def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub, away):
         '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]'
     )
     config = OmegaConf.load(CONF / "dart.yaml")
-    config.url, config.files = (
-        away,
-        {s: {"name": f, "rows": 1} for s, f in FILES.items()},
-    )
+    config.url = away
+    config.files = {s: {"name": f, "rows": 1} for s, f in FILES.items()}
     splits = instantiate(config).load(None)
     assert splits.train["source"][:] == splits.evaluation["test"]["source"][:] == ["a : b : c"]
 
