@@ -31,7 +31,7 @@ class LoRADropSchedule:
     model: the first on the sample, with a callback that has neither `steps` nor `epochs` and so
     shares at the end, the second without a callback. With `steps` or `epochs`, training goes on
     with the shared LoRAs, the same optimiser and the same schedule. In several processes that takes
-    Lightning's DDP, which can be wrapped around the model anew; sharing at the end always works.
+    Lightning's DDP, which can be wrapped around the model again; sharing at the end always works.
 
     Afterwards the attributes `importance` and `plan` hold the results.
 
@@ -107,7 +107,7 @@ class LoRADropSchedule:
 
         Args:
             model: The model that is to train, with LoRA.
-            processes: In how many processes, if their wrapper cannot be made anew.
+            processes: The number of processes, if their wrapper cannot be made again.
             steps: How many optimiser steps training has.
             epochs: How many epochs training has.
 
