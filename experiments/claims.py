@@ -3,7 +3,7 @@
     python -m experiments.claims
 
 The text is docs/evidence.md.in. Its placeholders, such as ${own_q}, are filled from the results in
-experiments/evidence, so a number cannot differ from its runs. The figures are drawn anew as well.
+experiments/evidence, so a number cannot differ from its runs. The figures are redrawn as well.
 """
 
 from __future__ import annotations
