@@ -1,8 +1,8 @@
 """Show the progress of experiments: runs planned, finished, running and failed; time left.
 
-python -m experiments.status table7                    one experiment, and why runs failed
-python -m experiments.status table7 task=rte           part of it
-python -m experiments.status all                       every experiment
+    python -m experiments.status table7                    one experiment, and why runs failed
+    python -m experiments.status table7 task=rte           part of it
+    python -m experiments.status all                       every experiment
 
 Experiments can share runs: the column "needed elsewhere" of `status all` counts the unfinished runs
 that other experiments need too. The time left assumes one run at a time, each as long as finished

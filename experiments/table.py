@@ -1,9 +1,9 @@
 """Print and save the table of an experiment, beside the paper's numbers if it has any.
 
-python -m experiments.table table1              print and save outputs/tables/table1.md
-python -m experiments.table table1 --epoch last --aggregate median --format latex
-python -m experiments.table demo seed=0 --format csv    part of an experiment, as CSV
-python -m experiments.table parameters          trainable parameters of the paper's tables
+    python -m experiments.table table1              print and save outputs/tables/table1.md
+    python -m experiments.table table1 --epoch last --aggregate median --format latex
+    python -m experiments.table demo seed=0 --format csv    part of an experiment, as CSV
+    python -m experiments.table parameters          trainable parameters of the paper's tables
 
 By default scores are aggregated as in the paper: the mean over seeds of each seed's best epoch.
 """
