@@ -208,7 +208,10 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         adapter=("adapter", "mean"),
     )
     keys = [data.backbone, data.task, data.method, data[key]]
-    data["paper"] = [score_at(*where, key, x) for *where, x in zip(*keys, strict=True)]
+    data["paper"] = [
+        score_at(backbone, task, method, key, x)
+        for backbone, task, method, x in zip(*keys, strict=True)
+    ]
     return data.rename(columns={"primary": "metric"}).sort_values(
         ["backbone", "task", "method", key]
     )

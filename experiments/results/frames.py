@@ -98,7 +98,7 @@ def others(outputs: str | Path, known: Collection[str]) -> pd.DataFrame:
         outputs: The folder of results.
         known: The ids to leave out.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for id in ids(outputs):
         if id in known:
             continue
@@ -108,8 +108,8 @@ def others(outputs: str | Path, known: Collection[str]) -> pd.DataFrame:
             rows.append({"id": id, "status": DAMAGED, "error": str(error)})
             continue
         if found is not None:
-            names = {"backbone": found.backbone, "task": found.task, "method": found.method}
             config = found.config
+            names = {group: config[group]["name"] for group in ("backbone", "task", "method")}
             rows.append(
                 {"id": id, **names, "seed": config["seed"], "config": config, **_row(found)}
             )
