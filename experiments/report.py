@@ -74,7 +74,8 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     given = parser.parse_intermixed_args(arguments)
     is_name = [word.startswith("experiment=") or "=" not in word for word in given.words]
     words = list(zip(given.words, is_name, strict=True))
-    given.experiments = [checked(parser, word, names()) for word, is_one in words if is_one]
+    wanted = [checked(parser, word, names()) for word, is_one in words if is_one]
+    given.experiments = list(dict.fromkeys(wanted))
     given.overrides = [word for word, is_one in words if not is_one]
     return given
 

@@ -30,7 +30,7 @@ class Chart:
 
     Attributes:
         caption: What it shows.
-        alt: The same in numbers, for those who do not see it.
+        alt: What is to be seen, for those who do not see it.
         source: A data URI.
         width: In pixels.
         height: In pixels.
@@ -95,7 +95,9 @@ def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Ch
     data = kind.data(frame, outputs, **figure.arguments)
     if len(data):
         caption = figure.kind.capitalize() + _arguments(figure)
-        yield _chart(kind.plot(data, **figure.arguments), caption, caption, is_wide=True)
+        models = " and ".join(map(words, dict.fromkeys(data.backbone)))
+        alt = f"{caption}, {models}. The command experiments.figure saves its numbers as CSV."
+        yield _chart(kind.plot(data, **figure.arguments), caption, alt, is_wide=True)
 
 
 def _arguments(figure: Figure) -> str:
