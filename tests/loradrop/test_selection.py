@@ -25,21 +25,17 @@ SIX = importance(query=[30, 5, 10, 40, 10, 5], value=[1, 1, 1, 1, 1, 95])
 
 def test_the_layer_that_crosses_the_threshold_is_kept():
     plan = select(SIX, threshold=0.75)
-    assert plan.kept == {
-        "query": (0, 2, 3),
-        "value": (5,),
-    }  # 40 + 30 = 70 < 75 <= 80; of the two 10s the lower layer
+    # 40 + 30 = 70 < 75 <= 80; of the two 10s the lower layer
+    assert plan.kept == {"query": (0, 2, 3), "value": (5,)}
     assert plan.others == {"query": (1, 4, 5), "value": (0, 1, 2, 3, 4)}
     assert (plan.lora_parameters, plan.parameters, plan.saved) == (1200, 600, 600)
 
 
 def test_a_sum_that_equals_the_threshold_reaches_it():
-    assert select(importance(q=[0.1] * 10), threshold=0.3).kept == {
-        "q": (0, 1, 2)
-    }  # 0.1 + 0.1 + 0.1 > 0.3 in floats
-    assert select(importance(q=[0.7, 0.1, 0.1, 0.1]), threshold=0.9).kept == {
-        "q": (0, 1, 2)
-    }  # 0.8999999999999999
+    # 0.1 + 0.1 + 0.1 > 0.3 in floats
+    assert select(importance(q=[0.1] * 10), threshold=0.3).kept == {"q": (0, 1, 2)}
+    # 0.8999999999999999
+    assert select(importance(q=[0.7, 0.1, 0.1, 0.1]), threshold=0.9).kept == {"q": (0, 1, 2)}
 
 
 def test_threshold_one_keeps_all_even_what_rounding_hides():
@@ -105,16 +101,13 @@ def test_a_budget_keeps_the_most_layers_that_fit(across_module_types, share):
 
 def test_half_the_budget_of_twelve_layers():
     plan = select(importance(query=range(1, 13), value=range(12, 0, -1)), parameter_ratio=0.5)
-    assert plan.kept == {
-        "query": (7, 8, 9, 10, 11),
-        "value": (0, 1, 2, 3, 4),
-    }  # five own and one shared: 6 of 12
+    # five own and one shared: 6 of 12
+    assert plan.kept == {"query": (7, 8, 9, 10, 11), "value": (0, 1, 2, 3, 4)}
 
 
 def test_a_plan_that_saves_nothing_says_so():
-    plan = select(
-        importance(query=[1] * 6, value=[1] * 6), threshold=0.8
-    )  # 5 of 6, one left to share
+    # 5 of 6, one left to share
+    plan = select(importance(query=[1] * 6, value=[1] * 6), threshold=0.8)
     assert plan.saved == 0 and len(plan.kept["query"]) == 5
     assert "layer 5 alone is left to share" in str(plan) and "saves no parameters" in str(plan)
     assert "saves no parameters" not in str(select(SIX, threshold=0.75))

@@ -31,9 +31,8 @@ def explicit(model, batch, adapter="default"):
     for name, layer in layers_of(model).items():
 
         def keep(module, args, out, name=name, scaling=layer.scaling[adapter]):
-            outputs.setdefault(
-                name, out.float() * scaling
-            )  # the first call is about tokens (DeBERTa's others are not)
+            # the first call is about tokens (DeBERTa's others are not)
+            outputs.setdefault(name, out.float() * scaling)
 
         hooks.append(layer.lora_B[adapter].register_forward_hook(keep))
     with torch.no_grad():
