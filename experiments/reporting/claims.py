@@ -11,9 +11,12 @@ import pandas as pd
 from experiments import results
 from experiments.reporting.figure_data import removal
 from experiments.reporting.measured import measured
+from experiments.reporting.statistics import paired_test
 
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
+HALF = "lora_drop, half"
+NOTHING = "No run is finished yet."
 TASKS = {
     "cola": "CoLA",
     "rte": "RTE",
@@ -109,7 +112,7 @@ def between_tasks(data: pd.DataFrame) -> dict[str, float]:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Format a Markdown table; a sentence where there are no rows."""
     if not rows:
-        return "No run is finished yet."
+        return NOTHING
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
@@ -273,13 +276,18 @@ def _rates(outputs: str | Path) -> dict[str, str]:
 def _scores(outputs: str | Path) -> dict[str, str]:
     frame = pd.concat([load(name, outputs) for name in ("mpnet_scores", "mpnet_ablations")])
     found = {"scores_runs": str(len(frame)), "scores_hours": hours(frame)}
+    labels = [
+        run.method + (", half" if run.config["method"].get("num_layers") else "")
+        for run in frame.itertuples()
+    ]
+    frame = frame.assign(label=labels)
     for task in ("cola", "rte"):
-        runs = frame[frame.task == task]
-        labels = [
-            run.method + (", half" if run.config["method"].get("num_layers") else "")
-            for run in runs.itertuples()
-        ]
-        found |= _scores_of(task, runs.assign(label=labels))
+        found |= _scores_of(task, frame[frame.task == task])
+    others = [label for label in dict.fromkeys(labels) if label not in ("lora", HALF)]
+    pairs = [(HALF, "lora"), *((label, HALF) for label in others)]
+    by_label = frame.assign(method=frame.label)
+    tests = [paired_test(by_label, "best", *pair) for pair in pairs]
+    found["scores_tests"] = "\n".join(f"- {text}" for text in tests if text) or NOTHING
     return found
 
 
