@@ -48,6 +48,20 @@ def line(result: Result, analyses: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**to_plain(result), **({ANALYSES: dict(analyses)} if analyses else {})}
 
 
+def merged(line: Line, other: Line) -> Line:
+    """Add to a line the later measurements that it lacks, from another line of its run.
+
+    Args:
+        line: A line, which keeps what it has.
+        other: Of the same run, carried out again perhaps. Measurements of a model with other scores
+            or importances are not those of the line's model, and are left out.
+    """
+    lacking = other.get(ANALYSES, {}).keys() - line.get(ANALYSES, {}).keys()
+    if not lacking or any(line.get(key) != other.get(key) for key in ("metrics", "importance")):
+        return line
+    return {**line, ANALYSES: {**other[ANALYSES], **line.get(ANALYSES, {})}}
+
+
 @lru_cache(maxsize=8)
 def _read(files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Line]:
     found: dict[str, Line] = {}
