@@ -1,29 +1,19 @@
-"""Plot the frames of figure_data.py with matplotlib.
-
-Lines also differ in dashes and markers, so figures work in print and in greyscale.
-"""
+"""Plot the frames of figure_data.py with matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-LOOKS = [
-    (dash, marker) for dash, marker in zip(["-", "--", ":", "-."] * 3, "os^Dvx*P<>h+", strict=True)
-]
+from experiments.reporting import panels
+
 COLUMNS = 4  # of the grid of small panels
-MAX_TICKS = 16  # labelled layers on an axis
 DARK, LIGHT = "0.15", "0.65"
 
 
-def importances(data: pd.DataFrame) -> Any:
+def importances(data: pd.DataFrame) -> Figure:
     """Plot y_i per layer: mean and standard deviation over seeds.
 
     Layers that have no LoRA of their own in most runs are hatched.
@@ -31,19 +21,14 @@ def importances(data: pd.DataFrame) -> Any:
     Args:
         data: From figure_data.importances.
     """
-    rows, kinds = (
-        list(data.groupby(["backbone", "task"], sort=False)),
-        list(dict.fromkeys(data.module_type)),
-    )
-    figure, axes = _panels(len(rows), len(kinds), sharey="row")
+    rows = list(data.groupby(["backbone", "task"], sort=False))
+    kinds = list(dict.fromkeys(data.module_type))
+    figure, axes = panels.grid(len(rows), len(kinds), sharey="row")
     for line, ((backbone, task), part) in zip(axes, rows, strict=True):
         for axis, kind in zip(line, kinds, strict=True):
             layers = part[part.module_type == kind].groupby("layer")
-            mean, spread, kept = (
-                layers.importance.mean(),
-                layers.importance.std(),
-                layers.kept.mean() > 0.5,
-            )
+            mean, spread = layers.importance.mean(), layers.importance.std()
+            kept = layers.kept.mean() > 0.5
             bars = axis.bar(
                 mean.index, mean, yerr=spread.fillna(0), capsize=2, color="0.35", edgecolor="black"
             )
@@ -51,11 +36,13 @@ def importances(data: pd.DataFrame) -> Any:
                 if not own:
                     bar.set(facecolor="white", hatch="////")
             axis.set(
-                title=f"{kind}, {task} on {backbone}", xlabel="layer", xticks=_ticks(mean.index)
+                title=f"{kind}, {task} on {backbone}",
+                xlabel="layer",
+                xticks=panels.ticks(mean.index),
             )
         line[0].set_ylabel("importance $y_i$")
     handles = [
-        plt.Rectangle((0, 0), 1, 1, fc=color, ec="black", hatch=hatch)
+        Rectangle((0, 0), 1, 1, fc=color, ec="black", hatch=hatch)
         for color, hatch in (("0.35", ""), ("white", "////"))
     ]
     figure.legend(
@@ -64,7 +51,7 @@ def importances(data: pd.DataFrame) -> Any:
     return figure
 
 
-def distribution(data: pd.DataFrame, module: int) -> Any:
+def distribution(data: pd.DataFrame, module: int) -> Figure:
     """Plot distributions: a panel per layer with the same axes, an outline per method.
 
     Args:
@@ -72,14 +59,14 @@ def distribution(data: pd.DataFrame, module: int) -> Any:
         module: As there.
     """
     layers, methods = sorted(set(data.layer)), list(dict.fromkeys(data.method))
-    figure, axes = _panels(
+    figure, axes = panels.grid(
         -(-len(layers) // COLUMNS), COLUMNS, (2.4, 1.7), sharex=True, sharey=True
     )
     for axis in axes.flat[len(layers) :]:
         axis.set_axis_off()
     for axis, layer in zip(axes.flat, layers, strict=False):
-        for i, (method, (dash, _)) in enumerate(zip(methods, LOOKS, strict=False)):
-            colour = _grey(i, len(methods))
+        for i, (method, (dash, _)) in enumerate(zip(methods, panels.LOOKS, strict=False)):
+            colour = panels.grey(i, len(methods))
             part = data[(data.layer == layer) & (data.method == method)]
             fraction = part.tokens / max(1, part.tokens.sum())
             edges = [*part.log10_from, part.log10_to.iloc[-1]]
@@ -114,7 +101,7 @@ def distribution(data: pd.DataFrame, module: int) -> Any:
     return figure
 
 
-def magnitudes(data: pd.DataFrame, lines: str) -> Any:
+def magnitudes(data: pd.DataFrame, lines: str) -> Figure:
     """Plot magnitudes: a panel per module type, a line per task or setting.
 
     Args:
@@ -122,26 +109,28 @@ def magnitudes(data: pd.DataFrame, lines: str) -> Any:
         lines: As there.
     """
     kinds, names = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data[lines]))
-    figure, axes = _panels(1, len(kinds), (4.6, 3.0), sharey=True)
+    figure, axes = panels.grid(1, len(kinds), (4.6, 3.0), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for i, name in enumerate(names):
             part = data[(data.module_type == kind) & (data[lines] == name)]
-            _line(axis, part.layer, part.magnitude, name, i, len(names))
+            panels.line(axis, part.layer, part.magnitude, name, i, len(names))
         axis.set(
-            title=f"{kind} on {data.backbone.iloc[0]}", xlabel="layer", xticks=_ticks(data.layer)
+            title=f"{kind} on {data.backbone.iloc[0]}",
+            xlabel="layer",
+            xticks=panels.ticks(data.layer),
         )
     axes[0][0].set_ylabel("$g_i$ over the largest layer's")
-    return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
+    return panels.with_legend(figure, axes[0][0], lines.rpartition(".")[2])
 
 
-def agreement(data: pd.DataFrame) -> Any:
+def agreement(data: pd.DataFrame) -> Figure:
     """Plot rank correlations between tasks; the diagonal is between seeds of one task.
 
     Args:
         data: From figure_data.agreement.
     """
     kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
-    figure, axes = _panels(1, len(kinds), (1.2 + 0.6 * len(tasks), 1.0 + 0.6 * len(tasks)))
+    figure, axes = panels.grid(1, len(kinds), (1.2 + 0.6 * len(tasks), 1.0 + 0.6 * len(tasks)))
     for axis, kind in zip(axes[0], kinds, strict=True):
         part = data[data.module_type == kind]
         table = (
@@ -160,7 +149,7 @@ def agreement(data: pd.DataFrame) -> Any:
     return figure
 
 
-def convergence(data: pd.DataFrame, key: str) -> Any:
+def convergence(data: pd.DataFrame, key: str) -> Figure:
     """Plot rank correlations with the largest sample: mean and standard deviation over seeds.
 
     Args:
@@ -168,19 +157,19 @@ def convergence(data: pd.DataFrame, key: str) -> Any:
         key: As there.
     """
     kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
-    figure, axes = _panels(1, len(kinds), (4.2, 3.0), sharey=True)
+    figure, axes = panels.grid(1, len(kinds), (4.2, 3.0), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for i, task in enumerate(tasks):
             groups = data[(data.module_type == kind) & (data.task == task)].groupby(key).correlation
-            _line(axis, groups.mean().index, groups.mean(), task, i, len(tasks), groups.std())
+            panels.line(axis, groups.mean().index, groups.mean(), task, i, len(tasks), groups.std())
         axis.set(
             title=f"{kind} on {data.backbone.iloc[0]}", xlabel=key.rpartition(".")[2], xscale="log"
         )
     axes[0][0].set_ylabel("Spearman's $\\rho$ with the largest")
-    return _with_legend(figure, axes[0][0])
+    return panels.with_legend(figure, axes[0][0])
 
 
-def kept(data: pd.DataFrame, key: str, lines: str) -> Any:
+def kept(data: pd.DataFrame, key: str, lines: str) -> Figure:
     """Plot the number of layers with a LoRA of their own: mean and standard deviation over seeds.
 
     Args:
@@ -189,11 +178,11 @@ def kept(data: pd.DataFrame, key: str, lines: str) -> Any:
         lines: As there.
     """
     kinds, names = list(dict.fromkeys(data.module_type)), sorted(set(data[lines]))
-    figure, axes = _panels(1, len(kinds), (4.2, 3.0), sharey=True)
+    figure, axes = panels.grid(1, len(kinds), (4.2, 3.0), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for i, name in enumerate(names):
             part = data[(data.module_type == kind) & (data[lines] == name)]
-            _line(axis, part[key], part.kept, f"{name:g}", i, len(names), part["std"])
+            panels.line(axis, part[key], part.kept, f"{name:g}", i, len(names), part["std"])
         axis.axhline(data.layers.max(), color=LIGHT, linewidth=0.7)
         axis.set(
             title=f"{kind}, {data.task.iloc[0]} on {data.backbone.iloc[0]}",
@@ -202,10 +191,10 @@ def kept(data: pd.DataFrame, key: str, lines: str) -> Any:
             ylim=(0, data.layers.max() + 0.5),
         )
     axes[0][0].set_ylabel("layers with an own LoRA")
-    return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
+    return panels.with_legend(figure, axes[0][0], lines.rpartition(".")[2])
 
 
-def curves(data: pd.DataFrame, key: str) -> Any:
+def curves(data: pd.DataFrame, key: str) -> Figure:
     """Plot scores (above) and trainable parameters (below) against a setting.
 
     Args:
@@ -213,12 +202,12 @@ def curves(data: pd.DataFrame, key: str) -> Any:
         key: As there.
     """
     tasks, methods = list(dict.fromkeys(data.task)), list(dict.fromkeys(data.method))
-    figure, axes = _panels(2, len(tasks), (4.2, 2.4), sharex=True)
+    figure, axes = panels.grid(2, len(tasks), (4.2, 2.4), sharex=True)
     for (score, count), task in zip(axes.T, tasks, strict=True):
         for i, method in enumerate(methods):
             part = data[(data.task == task) & (data.method == method)]
-            _line(score, part[key], part.score, method, i, len(methods), part["std"])
-            _line(count, part[key], part.adapter, method, i, len(methods))
+            panels.line(score, part[key], part.score, method, i, len(methods), part["std"])
+            panels.line(count, part[key], part.adapter, method, i, len(methods))
         values = data[key]
         if values.max() / values.min() > 5:
             score.set_xscale("log")
@@ -227,10 +216,10 @@ def curves(data: pd.DataFrame, key: str) -> Any:
             ylabel=data[data.task == task].metric.iloc[0],
         )
         count.set(xlabel=key.rpartition(".")[2], ylabel="parameters", yscale="log")
-    return _with_legend(figure, axes[0][0])
+    return panels.with_legend(figure, axes[0][0])
 
 
-def removal(data: pd.DataFrame) -> Any:
+def removal(data: pd.DataFrame) -> Figure:
     """Plot the effect of removing LoRAs.
 
     Above: score against the number of layers removed, mean over seeds and permutations. Below:
@@ -240,12 +229,12 @@ def removal(data: pd.DataFrame) -> Any:
         data: From figure_data.removal.
     """
     tasks = list(dict.fromkeys(data.task))
-    figure, axes = _panels(2, len(tasks), (4.2, 2.8))
+    figure, axes = panels.grid(2, len(tasks), (4.2, 2.8))
     for (curve, scatter), task in zip(axes.T, tasks, strict=True):
         part = data[(data.task == task) & (data.order != "alone")]
         for i, (order, steps) in enumerate(part.groupby("order", sort=False)):
             groups = steps.groupby("removed").score
-            _line(curve, groups.mean().index, groups.mean(), order, i, 3, groups.std())
+            panels.line(curve, groups.mean().index, groups.mean(), order, i, 3, groups.std())
         curve.set(
             title=f"{task} on {data.backbone.iloc[0]}",
             xlabel="layers without LoRA",
@@ -260,52 +249,4 @@ def removal(data: pd.DataFrame) -> Any:
             ylabel="loss added without it",
             title=f"Spearman's $\\rho$ = {rho:.2f}",
         )
-    return _with_legend(figure, axes[0][0])
-
-
-def _ticks(layers: Iterable[int]) -> list[int]:
-    """All layers, or every n-th if their labels would overlap."""
-    every = sorted(set(layers))
-    return every[:: -(-len(every) // MAX_TICKS)]
-
-
-def _grey(i: int, of: int) -> str:
-    """Shade number `i` of `of`, evenly spaced from black to a grey that is visible on white."""
-    return str(round(0.7 * i / max(1, of - 1), 2))
-
-
-def _panels(
-    rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **options: Any
-) -> tuple[Any, np.ndarray]:
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options
-    )
-    figure.set_layout_engine("constrained")
-    return figure, axes
-
-
-def _line(
-    axis: Any, x: Any, y: Any, label: Any, i: int, of: int, spread: pd.Series | None = None
-) -> None:
-    dash, marker = LOOKS[i % len(LOOKS)]
-    error = None if spread is None else spread.fillna(0)
-    axis.errorbar(
-        x,
-        y,
-        error,
-        label=str(label),
-        linestyle=dash,
-        marker=marker,
-        color=_grey(i, of),
-        markersize=4,
-        linewidth=1.3,
-        capsize=2,
-    )
-
-
-def _with_legend(figure: Any, axis: Any, title: str | None = None) -> Any:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside right center", title=title, frameon=False, fontsize=8
-    )
-    return figure
+    return panels.with_legend(figure, axes[0][0])
