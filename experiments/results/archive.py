@@ -57,9 +57,18 @@ def merged(line: Line, other: Line) -> Line:
             or importances are not those of the line's model, and are left out.
     """
     lacking = other.get(ANALYSES, {}).keys() - line.get(ANALYSES, {}).keys()
-    if not lacking or any(line.get(key) != other.get(key) for key in ("metrics", "importance")):
+    if not lacking or not _same_numbers(line, other):
         return line
     return {**line, ANALYSES: {**other[ANALYSES], **line.get(ANALYSES, {})}}
+
+
+def _same_numbers(line: Line, other: Line) -> bool:
+    """Whether two runs of a config agree in all that both recorded; metrics are added at times."""
+    epochs, others = ((one.get("metrics") or {}).get("epochs", []) for one in (line, other))
+    if line.get("importance") != other.get("importance") or len(epochs) != len(others):
+        return False
+    pairs = zip(epochs, others, strict=True)
+    return all(mine[key] == its[key] for mine, its in pairs for key in mine.keys() & its.keys())
 
 
 @lru_cache(maxsize=8)
