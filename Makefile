@@ -59,7 +59,7 @@ studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond 
 $(EXPERIMENTS): $(STAMP)
 	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
 
-evidence: $(STAMP) ## docs/evidence.md and its figures, from the committed results
+evidence: $(STAMP) ## docs/evidence.md, its figures and docs/questions.md, from the committed results
 	$(RUN).claims
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
