@@ -105,10 +105,10 @@ def _models(outputs: str | Path) -> dict[str, str]:
                 name,
                 data.layer.nunique(),
                 data.task.nunique(),
-                *(_both(means[column], digits) for column, digits in MEASURES.values()),
+                *(both(means[column], digits) for column, digits in MEASURES.values()),
             ]
         )
-        found[f"seeds_{study}"] = _both(means.agreement)
+        found[f"seeds_{study}"] = both(means.agreement)
     return found | {"models_table": markdown(["model", "layers", "tasks", *MEASURES], rows)}
 
 
@@ -125,7 +125,7 @@ def _kinds(outputs: str | Path) -> dict[str, str]:
         "between": generates != other,
     }
     return {
-        f"kinds_{name}": _both(data[rows].groupby("module_type").correlation.mean())
+        f"kinds_{name}": both(data[rows].groupby("module_type").correlation.mean())
         for name, rows in groups.items()
     }
 
@@ -158,7 +158,7 @@ def _samples(outputs: str | Path) -> dict[str, str]:
     data = convergence(frame, str(outputs), key=RATIO)
     part = data[data[RATIO] < data[RATIO].max()]
     means = part.groupby([RATIO, "module_type"]).correlation.mean()
-    rows = [[f"{100 * ratio:g} %", _both(means[ratio])] for ratio in part[RATIO].unique()]
+    rows = [[f"{100 * ratio:g} %", both(means[ratio])] for ratio in part[RATIO].unique()]
     return {"sampling_table": markdown(["sample", "built-in encoder, query / value"], rows)}
 
 
@@ -219,6 +219,6 @@ def _best_and_share(runs: pd.DataFrame) -> str:
     return f"{best(runs)} ({share_of_lora(runs):.0f} %)"
 
 
-def _both(by_type: pd.Series, digits: int = 2) -> str:
+def both(by_type: pd.Series, digits: int = 2) -> str:
     """Join the numbers of query and value, whose names sort in this order in every family."""
     return " / ".join(number(one, digits) for one in by_type.sort_index())

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments import claims
+from experiments.reporting.answers import best, both, grid
 from experiments.reporting.summaries import markdown, mean_correlation, number
 
 # of the paper, of the models and of what was run; a result is never among them
@@ -70,3 +71,25 @@ def test_correlations_are_means_over_pairs():
 def test_a_table_is_markdown():
     assert markdown(["a"], []) == "No run is finished yet."
     assert markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+
+
+def test_a_grid_has_a_dash_where_nothing_ran():
+    frame = pd.DataFrame(
+        [
+            ("a", "x", 0.5),
+            ("a", "mini_sentiment", 0.2),
+            ("a", "x", 0.7),
+            ("b", "mini_sentiment", 1),
+        ],
+        columns=["method", "task", "best"],
+    )
+    assert grid(frame, "method", "task", best, "method").splitlines()[0::2] == [
+        "| method | x | sentiment |",
+        "| a | 60.0 ± 14.1 | 20.0 |",
+    ]
+    assert grid(frame, "method", "task", best, "").endswith("| b | - | 100.0 |")
+
+
+def test_query_comes_before_value_under_any_name():
+    for names in (["q", "v"], ["q_proj", "v_proj"], ["query", "value"]):
+        assert both(pd.Series([0.5, 0.25], index=names[::-1])) == "0.25 / 0.50"
