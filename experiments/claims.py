@@ -4,7 +4,7 @@
 
 The texts are docs/evidence.md.in and docs/questions.md.in. Their placeholders, such as ${own_q},
 are filled from the results in experiments/evidence, so a number cannot differ from its runs;
-${cost_gsm8k} is what the runs of gsm8k cost. The figures are drawn anew as well.
+${cost_gsm8k} is what the runs of gsm8k cost. The figures are redrawn as well.
 """
 
 from __future__ import annotations

@@ -61,9 +61,8 @@ def export(
         model, tokenizer, result = restored
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
-        model.config.name_or_path = result.config["backbone"][
-            "hub_id"
-        ]  # not the path of a local copy
+        # not the path of a local copy
+        model.config.name_or_path = result.config["backbone"]["hub_id"]
         if form == MERGED:
             ordinary: Any = merge(model)
             ordinary.save_pretrained(folder)

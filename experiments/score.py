@@ -44,10 +44,8 @@ def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
         FileNotFoundError: If there is no such run, it is not finished, or it predicted nothing.
         UserError: If the file is damaged.
     """
-    result, path = (
-        results.finished_result(outputs, id),
-        results.run_folder(outputs, id) / results.PREDICTIONS,
-    )
+    result = results.finished_result(outputs, id)
+    path = results.run_folder(outputs, id) / results.PREDICTIONS
     if result is None or not path.exists():
         raise FileNotFoundError(
             f"there is no finished run with {path}; runs that only measure do not write it"

@@ -96,9 +96,10 @@ def test_token_ids_are_made_once_for_the_same_rows_tokenizer_and_length(tmp_path
         *toy(("no", "yes"), [0, 1, 1]), tokenizer, 8, 2, seeds=Seeds(1), cache=tmp_path
     )
     assert len(calls) == made > 0 and again.train["input_ids"][:] == first.train["input_ids"][:]
+    # other labels
     other = TaskData(
         *toy(("no", "yes"), [1, 1, 1]), tokenizer, 8, 2, seeds=Seeds(0), cache=tmp_path
-    )  # other labels
+    )
     assert other.train["label"][:] == [1, 1, 1] and len(calls) > made
     with pytest.raises(ValueError, match=r"recipe\.max_length must be at least 3 for toy, got 2"):
         TaskData(*toy(("no", "yes"), [0, 1, 1]), tokenizer, 2, 2, seeds=Seeds(0))
