@@ -24,7 +24,7 @@ LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Pu
 LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg evidence docs bench tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg evidence report docs bench tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest test-slurm test-faults audit
 
 help: ## list the targets
@@ -61,6 +61,9 @@ $(EXPERIMENTS): $(STAMP)
 
 evidence: $(STAMP) ## docs/evidence.md, its figures and docs/questions.md, from the committed results
 	$(RUN).claims
+
+report: $(STAMP) ## all results as one page, outputs/report.html; ARGS: experiments, overrides, --to PATH
+	$(RUN).report $(ARGS)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs

@@ -1,6 +1,6 @@
 """Write the list of experiments in experiments/README.md.
 
-python -m experiments.catalog
+    python -m experiments.catalog
 
 It is made from catalog.yaml, the configs (number of runs, GPU hours) and our results.
 """

@@ -26,7 +26,8 @@ PAGES = (DOCS / "evidence.md", DOCS / "questions.md")
 FIGURES = DOCS / "evidence"
 EVIDENCE = Path(__file__).with_name("evidence")
 COST = "cost_"  # begins a placeholder
-SHOWN = ("mpnet_importance", "mpnet_stage1")  # the experiments whose figures the page shows
+MAP = "mpnet_importance"  # shown as a map of layers, not as its figure in the catalogue
+SHOWN = (MAP, "mpnet_stage1")  # the experiments whose figures the page shows
 
 
 def template(page: Path) -> Path:
@@ -60,16 +61,22 @@ def rendered() -> dict[Path, str]:
 def draw(name: str) -> Path:
     """Draw the figure of an experiment from the committed results."""
     from experiments import results
+    from experiments.plotting.runs import importance_map
     from experiments.reporting.figures import IMPORTANCES, figure_kind
+    from experiments.reporting.run_data import importance_rows, labelled
 
-    figure = IMPORTANCES if name == "mpnet_importance" else experiment(name).figure or IMPORTANCES
-    kind = figure_kind(figure)
-    data = kind.data(results.load(name, outputs=EVIDENCE), str(EVIDENCE), **figure.arguments)
-    FIGURES.mkdir(exist_ok=True)
+    frame = results.load(name, outputs=EVIDENCE)
+    if name == MAP:
+        finished = frame[frame.status == results.FINISHED]
+        drawn = importance_map(importance_rows(labelled(finished)))
+    else:
+        figure = experiment(name).figure or IMPORTANCES
+        kind = figure_kind(figure)
+        data = kind.data(frame, str(EVIDENCE), **figure.arguments)
+        drawn = kind.plot(data, **figure.arguments)
     path = FIGURES / f"{name}.png"
     with atomic_write(path) as file:
-        drawn = kind.plot(data, **figure.arguments)
-        drawn.savefig(file, format="png", dpi=110, bbox_inches="tight")
+        drawn.savefig(file, format="png", dpi=160, bbox_inches="tight")
     return path
 
 

@@ -1,8 +1,8 @@
 """Export the adapter and head of a finished run's best epoch for other programs.
 
-python -m experiments.export <run id> --to peft <folder>       for PEFT and loradrop
-python -m experiments.export <run id> --to merged <folder>     an ordinary model with its tokenizer
-python -m experiments.export <run id> --to compact <folder>    each shared LoRA once, for loradrop
+    python -m experiments.export <run id> --to peft <folder>     for PEFT and loradrop
+    python -m experiments.export <run id> --to merged <folder>   a plain model with its tokenizer
+    python -m experiments.export <run id> --to compact <folder>  each shared LoRA once, for loradrop
 
 PeftModel.from_pretrained loads the first form, the model class's own from_pretrained the second,
 and loradrop.from_pretrained the first and the third.

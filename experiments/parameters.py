@@ -1,6 +1,6 @@
 """Compare the published numbers of trainable parameters with those of our methods.
 
-python -m experiments.table parameters
+    python -m experiments.table parameters
 
 Models are built on the meta device, without weights, tokenizer or network: their shapes come from
 paper/architectures.yaml, the methods from conf/method. The published numbers, and why some differ,

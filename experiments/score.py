@@ -1,7 +1,7 @@
 """Score what a run predicted once more, without its model.
 
-python -m experiments.score <run id> [--outputs outputs]
-python -m experiments.score <run id> --export folder     also write generated texts for sacrebleu
+    python -m experiments.score <run id> [--outputs outputs]
+    python -m experiments.score <run id> --export folder  also write generated texts for sacrebleu
 
 Reads outputs/runs/<run id>/predictions.jsonl.
 """

@@ -24,7 +24,7 @@ ORDER = {
     "experiments": (
         ("common", "paper"),
         ("config",),
-        ("results",),
+        ("results", "plotting"),
         ("runner",),
         ("reporting",),
         ("builtin_models", "benchmark"),

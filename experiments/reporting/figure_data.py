@@ -13,6 +13,7 @@ from experiments import results
 from experiments.common import console
 from experiments.config.schema import UserError
 from experiments.reporting.measured import check_one_setting, measured, value
+from experiments.reporting.published import score_at
 from experiments.runner import post_hoc
 
 
@@ -188,7 +189,8 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
 
     Returns:
         Columns: backbone, task, method, `key`, metric, score and std (percent, at the best epoch,
-        over seeds), seeds, adapter (trainable parameters, mean).
+        over seeds), seeds, adapter (trainable parameters, mean), paper (the published score; NaN
+        if there is none).
     """
     finished = frame[(frame.status == results.FINISHED) & frame.best.notna()]
     keyed = {
@@ -205,6 +207,11 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         seeds=("best", "size"),
         adapter=("adapter", "mean"),
     )
+    keys = [data.backbone, data.task, data.method, data[key]]
+    data["paper"] = [
+        score_at(backbone, task, method, key, x)
+        for backbone, task, method, x in zip(*keys, strict=True)
+    ]
     return data.rename(columns={"primary": "metric"}).sort_values(
         ["backbone", "task", "method", key]
     )

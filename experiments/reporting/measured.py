@@ -20,14 +20,11 @@ def measured(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     Returns:
         Columns: backbone, task, seed, the keys, module_type, layer, importance (y_i), kept.
     """
-    rows = []
-    for run in frame[frame.status == results.FINISHED].itertuples():
-        importance, plan = run.result.importance, run.result.plan
-        where = (run.backbone, run.task, run.seed, *(value(run, key) for key in keys))
-        for kind, layers in (importance.normalized if importance and plan else {}).items():
-            rows += [
-                (*where, kind, layer, y, layer in plan.kept[kind]) for layer, y in layers.items()
-            ]
+    rows = [
+        (run.backbone, run.task, run.seed, *(value(run, key) for key in keys), *layer)
+        for run in frame[frame.status == results.FINISHED].itertuples()
+        for layer in run.result.layers()
+    ]
     return pd.DataFrame(
         rows,
         columns=["backbone", "task", "seed", *keys, "module_type", "layer", "importance", "kept"],
