@@ -191,8 +191,7 @@ def _tests(outputs: str | Path) -> dict[str, str]:
         name = paired.key.partition(".")[2]
         lines = paired_tests(frame, "best", paired.key, paired.against)
         found[f"{study}_table"] = grid(_with(frame, name, paired.key), name, "task", best, name)
-        found[f"{study}_tests"] = "\n".join(f"- {line}" for line in lines)
-        found[f"{study}_runs"] = str(len(frame))
+        found[f"{study}_tests"] = "\n".join(f"- {line}" for line in lines or ["No pair yet."])
     return found
 
 
