@@ -1,0 +1,32 @@
+"""The demo: its first and its second time on every core, and its runs in a single process.
+
+The share that a sweep spends outside training, evaluation and measuring is that of the process's
+wall time, from its start to its end, that is not in the stages `prepare` and `fit` of its runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from typing import Any
+
+from experiments import results
+from experiments.benchmark.commands import timed
+
+DEMO = ("-m", "experiments.reproduce", "demo", "hydra/launcher=cores")
+ONE_PROCESS = ("-m", "experiments.run", "experiment=demo")
+STAGES = ("prepare", "fit")  # training, evaluation and measuring
+
+
+def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Time the demo twice, and then all its runs in one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        demo = [timed((*DEMO, f"paths.outputs={folder}/demo"))["wall_seconds"] for _ in range(2)]
+        outputs = f"{folder}/one"
+        one = timed((*ONE_PROCESS, f"paths.outputs={outputs}"))["wall_seconds"]
+        stages = [results.finished_result(outputs, id).seconds for id in results.ids(outputs)]
+    outside = 1 - sum(seconds[stage] for seconds in stages for stage in STAGES) / one
+    found = {"first_seconds": demo[0], "second_seconds": demo[1], "one_process_seconds": one}
+    found |= {"runs": len(stages), "stages": stages, "share_outside": round(outside, 4)}
+    print({key: value for key, value in found.items() if key != "stages"})
+    return found
