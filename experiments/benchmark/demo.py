@@ -14,7 +14,7 @@ from experiments import results
 from experiments.benchmark.commands import timed
 
 DEMO = ("-m", "experiments.reproduce", "demo", "hydra/launcher=cores")
-ONE_PROCESS = ("-m", "experiments.run", "experiment=demo")
+EXPERIMENT = "experiment=demo"
 STAGES = ("prepare", "fit")  # training, evaluation and measuring
 
 
@@ -22,11 +22,12 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     """Time the demo twice, and then all its runs in one process."""
     with tempfile.TemporaryDirectory() as folder:
         demo = [timed((*DEMO, f"paths.outputs={folder}/demo"))["wall_seconds"] for _ in range(2)]
-        outputs = f"{folder}/one"
-        one = timed((*ONE_PROCESS, f"paths.outputs={outputs}"))["wall_seconds"]
-        stages = [results.finished_result(outputs, id).seconds for id in results.ids(outputs)]
-    outside = 1 - sum(seconds[stage] for seconds in stages for stage in STAGES) / one
-    found = {"first_seconds": demo[0], "second_seconds": demo[1], "one_process_seconds": one}
-    found |= {"runs": len(stages), "stages": stages, "share_outside": round(outside, 4)}
+        overrides = (EXPERIMENT, f"paths.outputs={folder}/one")
+        one = timed(("-m", "experiments.run", *overrides))["wall_seconds"]
+        stages = [result.seconds for result in results.load(overrides).result]
+    inside = sum(seconds[stage] for seconds in stages for stage in STAGES)
+    found: dict[str, Any] = {"first_seconds": demo[0], "second_seconds": demo[1]}
+    found |= {"runs": len(stages), "one_process_seconds": one}
+    found |= {"share_outside": round(1 - inside / one, 4), "stages": stages}
     print({key: value for key, value in found.items() if key != "stages"})
     return found
