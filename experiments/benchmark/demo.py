@@ -16,6 +16,7 @@ from experiments.benchmark.commands import timed
 DEMO = ("-m", "experiments.reproduce", "demo", "hydra/launcher=cores")
 EXPERIMENT = "experiment=demo"
 STAGES = ("prepare", "fit")  # training, evaluation and measuring
+LOADING = "load"  # weights, tokenizer and rows, for each run
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
@@ -26,8 +27,10 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         one = timed(("-m", "experiments.run", *overrides))["wall_seconds"]
         stages = [result.seconds for result in results.load(overrides).result]
     inside = sum(seconds[stage] for seconds in stages for stage in STAGES)
+    loading = sum(seconds[LOADING] for seconds in stages)
     found: dict[str, Any] = {"first_seconds": demo[0], "second_seconds": demo[1]}
     found |= {"runs": len(stages), "one_process_seconds": one}
-    found |= {"share_outside": round(1 - inside / one, 4), "stages": stages}
+    found |= {"share_outside": round(1 - inside / one, 4)}
+    found |= {"share_loading": round(loading / one, 4), "stages": stages}
     print({key: value for key, value in found.items() if key != "stages"})
     return found

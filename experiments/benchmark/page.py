@@ -115,6 +115,7 @@ def _demo(found: dict[str, Any]) -> list[dict[str, str]]:
             "again, s": f"{found['second_seconds']:.0f}",
             "in one process, s": f"{found['one_process_seconds']:.0f}",
             "of it outside training, evaluation and measuring": f"{found['share_outside']:.1%}",
+            "of it loading": f"{found['share_loading']:.1%}",
         }
     ]
 

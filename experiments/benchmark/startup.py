@@ -29,6 +29,14 @@ COMMANDS: dict[str, tuple[tuple[str, ...], int]] = {
     "a run of 10 steps": ((*RUN, *TINY), 0),
 }
 
+# `python -m experiments.<command>`, but the expanded sweeps of the checkout are not there
+WITH_OWN_CACHE = """
+import pathlib, runpy, sys
+from experiments.config import sweep_cache
+sweep_cache.SWEEPS = pathlib.Path(sys.argv.pop(1), "sweeps")
+runpy.run_module(f"experiments.{sys.argv.pop(1)}", run_name="__main__", alter_sys=True)
+"""
+
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
     """Time every command cold once and then warm, `rounds` times."""
@@ -37,9 +45,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             for evidence in Path(__file__).parents[1].glob("evidence/*.jsonl"):
                 shutil.copy(evidence, folder)
-            outputs = () if "parameters" in command else (f"paths.outputs={folder}",)
-            module, *rest = command
-            arguments = ("-m", f"experiments.{module}", *rest, *outputs)
+            arguments = ("-c", WITH_OWN_CACHE, folder, *command, f"paths.outputs={folder}")
             timings = [
                 timed(arguments, expected, OMP_NUM_THREADS="1") for _ in range(given.rounds + 1)
             ]
