@@ -8,9 +8,7 @@ are in paper/lora_drop.yaml and paper/prilora.yaml. reporting/parameter_table.py
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +70,6 @@ def skeleton(backbone: str, generates: bool = False) -> nn.Module:
         backbone: A key of ARCHITECTURES.
         generates: Whether it has its lm_head, instead of a head for two classes.
     """
-    return deepcopy(_skeleton(backbone, generates))
-
-
-@cache
-def _skeleton(backbone: str, generates: bool) -> nn.Module:
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
     with meta_device():
         return freeze_encoder(auto.from_config(AutoConfig.for_model(**ARCHITECTURES[backbone])))
