@@ -24,7 +24,7 @@ LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Pu
 LAUNCHER = $(if $(filter mini,$(SCALE))$(filter demo%,$@),hydra/launcher=cores)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo-nlg evidence docs bench tables studies $(EXPERIMENTS) check test lint format clean
+.PHONY: help install demo-nlg evidence report docs bench tables studies $(EXPERIMENTS) check test lint format clean
 .PHONY: lock test-newest test-oldest test-slurm test-faults audit
 
 help: ## list the targets
@@ -39,12 +39,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 # torch: always TORCH, without a local version, so that pip's configuration picks the CPU's or a GPU's build. What only its GPU
 # builds need is left out: each build names exact versions of its own
-lock: $(UV) ## constraints.txt anew: the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
+lock: $(UV) ## rewrite constraints.txt with the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
 	echo torch==$(TORCH) | $(UV) pip compile pyproject.toml --all-extras --constraints - --upgrade --universal --python-version 3.11 \
 	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
 	sed -i.old -E '/^(nvidia|cuda)-|^triton=/d' constraints.txt && rm constraints.txt.old
 
-$(UV): # a resolver for all Pythons at once, and for lowest versions; no part of the environment, whose versions it finds
+$(UV): # a resolver for all Pythons at once, and for lowest versions; it is not installed into the environment that it resolves
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/$(PIP_INSTALL) uv
 
@@ -61,6 +61,9 @@ $(EXPERIMENTS): $(STAMP)
 
 evidence: $(STAMP) ## docs/evidence.md and its figures, from the committed results
 	$(RUN).claims
+
+report: $(STAMP) ## all results as one page, outputs/report.html; ARGS: experiments, overrides, --to PATH
+	$(RUN).report $(ARGS)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
@@ -99,7 +102,7 @@ test-oldest: $(UV) ## the tests with every direct dependency at its lower bound,
 	.venv-oldest/$(PIP_INSTALL) -c .venv-oldest/constraints.txt -e '.[dev]'
 	.venv-oldest/bin/python -X utf8 -m pytest -n 2
 
-lint: $(STAMP) ## style, and the types of what `import loradrop` offers
+lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,7 +1,7 @@
 """Add the finished results of an experiment to an archive for version control.
 
-python -m experiments.archive table7 --mini --to experiments/evidence
-python -m experiments.archive demo seed=0 paths.outputs=elsewhere --to experiments/evidence
+    python -m experiments.archive table7 --mini --to experiments/evidence
+    python -m experiments.archive demo seed=0 paths.outputs=elsewhere --to experiments/evidence
 
 An archive has a JSON-lines file per backbone and a line per run, which includes later measurements
 of its model but no weights or predictions. It is read like any folder of results:

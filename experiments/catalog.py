@@ -1,6 +1,6 @@
 """Write the list of experiments in experiments/README.md.
 
-python -m experiments.catalog
+    python -m experiments.catalog
 
 It is made from catalog.yaml, the configs (number of runs, GPU hours) and our results.
 """
@@ -30,10 +30,8 @@ COSTS = yaml.safe_load((PAPER / "costs.yaml").read_text(encoding="utf-8"))
 
 def hours(config: dict[str, Any]) -> float | None:
     """The GPU hours of a run by costs.yaml; None if that lacks its model or task."""
-    size, task = (
-        COSTS["parameters"].get(config["backbone"]["name"]),
-        COSTS["tasks"].get(config["task"]["name"]),
-    )
+    size = COSTS["parameters"].get(config["backbone"]["name"])
+    task = COSTS["tasks"].get(config["task"]["name"])
     if size is None or task is None:
         return None
     method, epochs = config["method"], config["recipe"]["epochs"]

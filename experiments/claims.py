@@ -3,7 +3,7 @@
     python -m experiments.claims
 
 The text is docs/evidence.md.in. Its placeholders, such as ${own_q}, are filled from the results in
-experiments/evidence, so a number cannot differ from its runs. The figures are drawn anew as well.
+experiments/evidence, so a number cannot differ from its runs. The figures are redrawn as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from experiments.config.schema import CONF, UserError
 DOCS = Path(CONF).parent / "docs"
 TEMPLATE, PAGE, FIGURES = DOCS / "evidence.md.in", DOCS / "evidence.md", DOCS / "evidence"
 EVIDENCE = Path(__file__).with_name("evidence")
-SHOWN = ("mpnet_importance", "mpnet_stage1")  # the experiments whose figures the page shows
+MAP = "mpnet_importance"  # shown as a map of layers, not as its figure in the catalogue
+SHOWN = (MAP, "mpnet_stage1")  # the experiments whose figures the page shows
 
 
 def rendered() -> str:
@@ -41,16 +42,22 @@ def rendered() -> str:
 def draw(name: str) -> Path:
     """Draw the figure of an experiment from the committed results."""
     from experiments import results
+    from experiments.plotting.runs import importance_map
     from experiments.reporting.figures import IMPORTANCES, figure_kind
+    from experiments.reporting.run_data import importance_rows, labelled
 
-    figure = IMPORTANCES if name == "mpnet_importance" else experiment(name).figure or IMPORTANCES
-    kind = figure_kind(figure)
-    data = kind.data(results.load(name, outputs=EVIDENCE), str(EVIDENCE), **figure.arguments)
-    FIGURES.mkdir(exist_ok=True)
+    frame = results.load(name, outputs=EVIDENCE)
+    if name == MAP:
+        finished = frame[frame.status == results.FINISHED]
+        drawn = importance_map(importance_rows(labelled(finished)))
+    else:
+        figure = experiment(name).figure or IMPORTANCES
+        kind = figure_kind(figure)
+        data = kind.data(frame, str(EVIDENCE), **figure.arguments)
+        drawn = kind.plot(data, **figure.arguments)
     path = FIGURES / f"{name}.png"
     with atomic_write(path) as file:
-        drawn = kind.plot(data, **figure.arguments)
-        drawn.savefig(file, format="png", dpi=110, bbox_inches="tight")
+        drawn.savefig(file, format="png", dpi=160, bbox_inches="tight")
     return path
 
 

@@ -69,9 +69,7 @@ def parse(
         parser.add_argument("--format", choices=sorted(formats), default=default)
     more(parser)
     given = parser.parse_intermixed_args(arguments)  # allows overrides after --format
-    given.experiment = given.experiment.removeprefix("experiment=")
-    if given.experiment not in known:
-        parser.error(f"there is no experiment '{given.experiment}'.{hint(given.experiment, known)}")
+    given.experiment = checked(parser, given.experiment, known)
     wrong = [override for override in given.overrides if "=" not in override]
     if wrong:
         parser.error(f"'{wrong[0]}' is not an override; write key=value")
@@ -81,6 +79,14 @@ def parse(
     overrides = [*own, *given.overrides]
     outputs = str(paths_of(overrides)["outputs"])
     return Options(given.experiment, overrides, getattr(given, "format", ""), outputs, given)
+
+
+def checked(parser: argparse.ArgumentParser, name: str, known: list[str]) -> str:
+    """The name of an experiment, which may be written experiment=<name>; exit if it is unknown."""
+    name = name.removeprefix("experiment=")
+    if name not in known:
+        parser.error(f"there is no experiment '{name}'.{hint(name, known)}")
+    return name
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Estimate the optimiser steps and the GPU memory of a run, without loading a model.
 
-python -m experiments.estimate backbone=llama2_7b task=e2e method=lora
-python -m experiments.estimate backbone=roberta_large task=cola recipe.batch_size=64
+    python -m experiments.estimate backbone=llama2_7b task=e2e method=lora
+    python -m experiments.estimate backbone=roberta_large task=cola recipe.batch_size=64
 
 Takes the overrides of experiments.run. The model is built on the meta device, without weights. Its
 shape comes from a local folder or the Hub, or else from paper/architectures.yaml. The largest

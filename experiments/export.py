@@ -1,8 +1,8 @@
 """Export the adapter and head of a finished run's best epoch for other programs.
 
-python -m experiments.export <run id> --to peft <folder>       for PEFT and loradrop
-python -m experiments.export <run id> --to merged <folder>     an ordinary model with its tokenizer
-python -m experiments.export <run id> --to compact <folder>    each shared LoRA once, for loradrop
+    python -m experiments.export <run id> --to peft <folder>     for PEFT and loradrop
+    python -m experiments.export <run id> --to merged <folder>   a plain model with its tokenizer
+    python -m experiments.export <run id> --to compact <folder>  each shared LoRA once, for loradrop
 
 PeftModel.from_pretrained loads the first form, the model class's own from_pretrained the second,
 and loradrop.from_pretrained the first and the third.
@@ -61,9 +61,8 @@ def export(
         model, tokenizer, result = restored
         if not lora_modules(model):
             raise ValueError(f"the run {id} has no LoRA to export: its method is {result.method}")
-        model.config.name_or_path = result.config["backbone"][
-            "hub_id"
-        ]  # not the path of a local copy
+        # not the path of a local copy
+        model.config.name_or_path = result.config["backbone"]["hub_id"]
         if form == MERGED:
             ordinary: Any = merge(model)
             ordinary.save_pretrained(folder)

@@ -27,10 +27,8 @@ FORMATS = ("png", "pdf", "svg")
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, FORMATS, "png")
-    from experiments.reporting.figures import (
-        IMPORTANCES,
-        figure_kind,
-    )  # imported late: matplotlib takes half a second
+    # imported late: matplotlib takes half a second
+    from experiments.reporting.figures import IMPORTANCES, figure_kind
 
     figure = experiment(options.experiment).figure or IMPORTANCES
     kind = figure_kind(figure)

@@ -1,7 +1,7 @@
 """Give stored results the ids of this version, computed from their recorded configs.
 
-python -m experiments.rekey               runs in outputs/
-python -m experiments.rekey elsewhere     runs in another folder
+    python -m experiments.rekey               runs in outputs/
+    python -m experiments.rekey elsewhere     runs in another folder
 
 Run this once after an update that renames a key, a method or a backbone, or changes what an id
 covers; until then runs with an old id count as missing. Results of an older schema are converted

@@ -1,8 +1,8 @@
 """Reproduce an experiment: its runs, then its table and figure if catalog.yaml lists them.
 
-python -m experiments.reproduce table7                  on the paper's models and tasks
-python -m experiments.reproduce table7 --mini           on built-in models
-python -m experiments.reproduce table7 task=rte seed=0  part of it
+    python -m experiments.reproduce table7                  on the paper's models and tasks
+    python -m experiments.reproduce table7 --mini           on built-in models
+    python -m experiments.reproduce table7 task=rte seed=0  part of it
 
 Repeat the command to continue after an interruption; finished runs are not repeated. If some runs
 fail, the table and figure show the others. The exit status is 0 only if every step succeeded.

@@ -1,7 +1,7 @@
 """Score what a run predicted once more, without its model.
 
-python -m experiments.score <run id> [--outputs outputs]
-python -m experiments.score <run id> --export folder     also write generated texts for sacrebleu
+    python -m experiments.score <run id> [--outputs outputs]
+    python -m experiments.score <run id> --export folder  also write generated texts for sacrebleu
 
 Reads outputs/runs/<run id>/predictions.jsonl.
 """
@@ -44,10 +44,8 @@ def predictions(id: str, outputs: str) -> tuple[Result, BySplit]:
         FileNotFoundError: If there is no such run, it is not finished, or it predicted nothing.
         UserError: If the file is damaged.
     """
-    result, path = (
-        results.finished_result(outputs, id),
-        results.run_folder(outputs, id) / results.PREDICTIONS,
-    )
+    result = results.finished_result(outputs, id)
+    path = results.run_folder(outputs, id) / results.PREDICTIONS
     if result is None or not path.exists():
         raise FileNotFoundError(
             f"there is no finished run with {path}; runs that only measure do not write it"

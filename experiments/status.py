@@ -1,8 +1,8 @@
 """Show the progress of experiments: runs planned, finished, running and failed; time left.
 
-python -m experiments.status table7                    one experiment, and why runs failed
-python -m experiments.status table7 task=rte           part of it
-python -m experiments.status all                       every experiment
+    python -m experiments.status table7                    one experiment, and why runs failed
+    python -m experiments.status table7 task=rte           part of it
+    python -m experiments.status all                       every experiment
 
 Experiments can share runs: the column "needed elsewhere" of `status all` counts the unfinished runs
 that other experiments need too. The time left assumes one run at a time, each as long as finished
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     times = results.times(options.outputs)
     if options.experiment != ALL:
         frame = results.load(options.overrides)
-        _show([_line(options.experiment, frame, times)])
+        _show([line(options.experiment, frame, times)])
         _details(frame, options.outputs)
         return 0
     frames = {}
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         mini = options.given.mini and bool(experiment(name).mini)
         frames[name] = results.load([*experiment(name).overrides(mini), *options.overrides[1:]])
     needed = Counter(id for frame in frames.values() for id in set(frame.id))
-    _show([_line(name, frame, times, needed) for name, frame in frames.items()])
+    _show([line(name, frame, times, needed) for name, frame in frames.items()])
     return 0
 
 
@@ -52,10 +52,17 @@ def _show(lines: list[dict[str, Any]]) -> None:
     )
 
 
-def _line(
+def line(
     name: str, frame: pd.DataFrame, times: pd.DataFrame, needed: Counter[str] | None = None
 ) -> dict[str, Any]:
-    """The row of an experiment; `needed` maps each id to the number of experiments that need it."""
+    """The row of an experiment in the table of the status.
+
+    Args:
+        name: What the row is called.
+        frame: The runs, from `results.load`.
+        times: From `results.times`.
+        needed: The number of experiments that need each id.
+    """
     left = frame[frame.status != results.FINISHED]
     counts = {state: int((frame.status == state).sum()) for state in STATES}
     row = {

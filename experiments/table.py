@@ -1,9 +1,9 @@
 """Print and save the table of an experiment, beside the paper's numbers if it has any.
 
-python -m experiments.table table1              print and save outputs/tables/table1.md
-python -m experiments.table table1 --epoch last --aggregate median --format latex
-python -m experiments.table demo seed=0 --format csv    part of an experiment, as CSV
-python -m experiments.table parameters          trainable parameters of the paper's tables
+    python -m experiments.table table1              print and save outputs/tables/table1.md
+    python -m experiments.table table1 --epoch last --aggregate median --format latex
+    python -m experiments.table demo seed=0 --format csv    part of an experiment, as CSV
+    python -m experiments.table parameters          trainable parameters of the paper's tables
 
 By default scores are aggregated as in the paper: the mean over seeds of each seed's best epoch.
 """
@@ -11,7 +11,9 @@ By default scores are aggregated as in the paper: the mean over seeds of each se
 from __future__ import annotations
 
 import argparse
+import html
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +25,7 @@ from experiments.common.files import atomic_write
 from experiments.config.catalog import experiment
 from experiments.config.schema import UserError
 from experiments.reporting import parameter_table, tables
-from experiments.reporting.comparison import SEED_AGGREGATES, compare
+from experiments.reporting.comparison import SEED_AGGREGATES, Comparison, compare
 from experiments.reporting.published import published
 from experiments.reporting.statistics import paired_tests
 from experiments.results import printing
@@ -86,8 +88,7 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
     """Print a comparison; return its heading and its text in the chosen format."""
     epoch, aggregate = options.given.epoch, options.given.aggregate
     table = compare(options.experiment, frame, epoch, aggregate)
-    ours = f"{aggregate} over seeds ± std at the {epoch} epoch of each, in percent"
-    heading = f"{options.experiment}: {table.caption}. Ours: {ours}"
+    heading = f"{options.experiment}: {comparison_heading(table, epoch, aggregate)}"
     console.terminal.print(heading)
     for part in tables.for_terminal(table, console.terminal.width):
         console.terminal.print(part, soft_wrap=isinstance(part, str))
@@ -95,32 +96,54 @@ def _compared(frame: pd.DataFrame, options: Options) -> tuple[str, str]:
 
 
 def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
-    epoch, aggregate = options.given.epoch, options.given.aggregate
+    """Print a table over seeds; return its heading and its text in the chosen format."""
+    epoch, aggregate, format = options.given.epoch, options.given.aggregate, options.format
     printing.overview(results.over_seeds(finished, aggregate), epoch, aggregate)
-    heading = (
+    paired = paired_lines(options.experiment, finished, epoch)
+    for line in paired:
+        console.terminal.print(line, soft_wrap=True)
+    return plain_heading(aggregate), plain(finished, paired, format, aggregate)
+
+
+def comparison_heading(table: Comparison, epoch: str = "best", aggregate: str = "mean") -> str:
+    """What a comparison with the paper shows."""
+    ours = f"{aggregate} over seeds ± std at the {epoch} epoch of each, in percent"
+    return f"{table.caption}. Ours: {ours}"
+
+
+def plain_heading(aggregate: str = "mean") -> str:
+    """What a table over seeds shows."""
+    return (
         "Kept: layers with their own LoRA. "
         f"{aggregate.capitalize()} ± std over seeds, in percent, at best and last epoch"
     )
-    text = tables.frame(
-        results.over_seeds(finished, aggregate, ids=options.format == "csv"), options.format
-    )
-    return heading, text + _paired(finished, options)
 
 
-def _paired(finished: pd.DataFrame, options: Options) -> str:
-    """Print the paired tests of a study that has them; return them as text, "" for CSV."""
-    paired = experiment(options.experiment).paired
-    if paired is None:
-        return ""
-    lines = paired_tests(finished, options.given.epoch, paired.key, paired.against)
-    for line in lines:
-        console.terminal.print(line, soft_wrap=True)
-    style = tables.STYLES.get(options.format)
-    return "".join(f"\n{style.plain(line)}\n" for line in lines) if style else ""
+def plain(
+    finished: pd.DataFrame, paired: Iterable[str], format: str, aggregate: str = "mean"
+) -> str:
+    """Format a table over seeds, with the paired tests below it.
+
+    Args:
+        finished: Finished runs, from `results.load`.
+        paired: From `paired_lines`. CSV leaves them out.
+        format: A key of tables.SUFFIXES.
+        aggregate: How to combine seeds: "mean" or "median".
+    """
+    text = tables.frame(results.over_seeds(finished, aggregate, ids=format == "csv"), format)
+    style = tables.STYLES.get(format)
+    return text + "".join(style.below.format(style.plain(line)) for line in paired if style)
+
+
+def paired_lines(name: str, finished: pd.DataFrame, epoch: str = "best") -> list[str]:
+    """The paired tests of a study that has them, one sentence each."""
+    paired = experiment(name).paired
+    return paired_tests(finished, epoch, paired.key, paired.against) if paired else []
 
 
 def _save(text: str, caption: str, options: Options) -> None:
-    head = {"csv": "", "latex": f"% {caption}\n"}.get(options.format, f"{caption}\n\n")
+    heads = {"csv": "", "latex": f"% {caption}\n", "html": f"<p>{html.escape(caption)}</p>\n"}
+    head = heads.get(options.format, f"{caption}\n\n")
     path = (
         Path(options.outputs) / "tables" / f"{options.experiment}.{tables.SUFFIXES[options.format]}"
     )
@@ -131,15 +154,8 @@ def _save(text: str, caption: str, options: Options) -> None:
 
 def _source(finished: pd.DataFrame, options: Options) -> str:
     """What was scored, by which command, and where the results are."""
-    rows = sorted(
-        {
-            f"{rows} rows of {split}"
-            for r in finished.result
-            for split, rows in r.evaluated_on.items()
-        }
-    )
     return (
-        f"on {' and '.join(rows)}. Heads are trained but not counted. "
+        f"{printing.evaluated_on(finished)}. Heads are trained but not counted. "
         f"Made by `{options.command}` from {len(finished)} results in {options.outputs}."
     )
 

@@ -14,11 +14,15 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
+# of the extra `cluster`; without one of them there is nothing to build on
+PLUGINS = ("hydra_plugins.hydra_joblib_launcher", "hydra_plugins.hydra_submitit_launcher")
+
 try:
     from hydra_plugins.hydra_joblib_launcher.joblib_launcher import JoblibLauncher
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-except ImportError:  # without the extra `cluster` there is nothing to build on
-    pass
+except ModuleNotFoundError as error:
+    if error.name not in PLUGINS:  # a fault of a plugin that is there
+        raise
 else:
 
     class CoresLauncher(JoblibLauncher):

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from loradrop.lora.inject import add_lora as add_lora
     from loradrop.lora.inject import remove_lora as remove_lora
     from loradrop.lora.layer import LoRALinear as LoRALinear
+    from loradrop.plan import SharingPlan as SharingPlan
     from loradrop.sampling import stratified_sample as stratified_sample
-    from loradrop.selection import SharingPlan as SharingPlan
     from loradrop.selection import select as select
     from loradrop.sharing import plan_of as plan_of
     from loradrop.sharing import share as share
@@ -42,7 +42,7 @@ _HOME = {
     "remove_lora": "lora.inject",
     "Importance": "importance.importance",
     "measure": "importance.measurement",
-    "SharingPlan": "selection",
+    "SharingPlan": "plan",
     "select": "selection",
     "share": "sharing",
     "plan_of": "sharing",

@@ -1,10 +1,9 @@
-"""Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4). Pure
-Python.
+"""Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4).
 
-Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1 keeps all.
-Every module type is selected for itself, or all types are ranked together. Alternatively the
-largest set of kept layers is taken whose parameters, the shared LoRA included, stay within a ratio
-of plain LoRA's.
+Pure Python. Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1
+keeps all. Every module type is selected for itself, or all types are ranked together. Alternatively
+the largest set of kept layers is taken whose parameters, the shared LoRA included, stay within a
+ratio of plain LoRA's.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from loradrop.checksums import read_json, write_json
+from loradrop.plan import Key, SharingPlan
 
 STRATEGIES = ("largest", "smallest", "unselected", "random", "upper_layers")
-Key = tuple[str, int]  # module type, layer
 
 
 class Measured(Protocol):
@@ -79,73 +76,6 @@ class SelectionSettings:
             raise ValueError(
                 "strategy=unselected keeps what a threshold would leave out: give a threshold"
             )
-
-
-@dataclass(frozen=True)
-class SharingPlan:
-    """Which layers keep an own LoRA; the others use one common LoRA for each module type,
-    or none."""
-
-    kept: dict[str, tuple[int, ...]]  # module type -> layers, ascending
-    others: dict[str, tuple[int, ...]]
-    share: bool  # do the others share a LoRA (True) or get none (False)?
-    lora_parameters: int  # of plain LoRA in all layers
-    parameters: int  # of this plan, each shared LoRA counted once
-    # layers of the same types that LoRA was never put into, as plan_of finds them; no part of the
-    # plan
-    never_adapted: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
-
-    @property
-    def saved(self) -> int:
-        """The number of LoRA parameters that the plan saves."""
-        return self.lora_parameters - self.parameters
-
-    @property
-    def notes(self) -> list[str]:
-        """What might surprise a user about this plan."""
-        notes = [
-            f"{kind}: layer {layers[0]} alone is left to share, which costs what it replaces"
-            for kind, layers in self.others.items()
-            if self.share and len(layers) == 1
-        ]
-        return [*notes, "the plan saves no parameters"] if self.saved == 0 else notes
-
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
-        values = asdict(self)
-        if not self.never_adapted:
-            del values["never_adapted"]
-        return {
-            key: _listed(value) if isinstance(value, dict) else value
-            for key, value in values.items()
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SharingPlan:
-        parts = [part for part in ("kept", "others", "never_adapted") if part in data]
-        layers = {part: {k: tuple(v) for k, v in data[part].items()} for part in parts}
-        return cls(**{**data, **layers})
-
-    def save(self, path: str | Path) -> None:
-        write_json(Path(path), self.to_dict(), indent=1)
-
-    @classmethod
-    def load(cls, path: str | Path) -> SharingPlan:
-        return cls.from_dict(read_json(Path(path)))
-
-    def __str__(self) -> str:
-        lines = []
-        for kind, layers in self.kept.items():
-            rest = self.others[kind]
-            fate = "one shared LoRA in" if self.share else "no LoRA in"
-            never = self.never_adapted.get(kind)
-            end = f"; never adapted: {_layers(never)}" if never else ""
-            lines.append(f"{kind}: own LoRA in {_layers(layers)}; {fate} {_layers(rest)}{end}")
-        percent = 100 * self.parameters / self.lora_parameters
-        lines.append(
-            f"{self.parameters:,} of LoRA's {self.lora_parameters:,} parameters ({percent:.1f} %)"
-        )
-        return "\n".join([*lines, *self.notes])
 
 
 def select(
@@ -212,14 +142,10 @@ def _count(
 
 def _groups(importance: Measured, across_module_types: bool) -> list[dict[Key, float]]:
     """The normalised importances in groups that are ranked together: each module type, or all."""
+    by_type = importance.normalized  # refuses values that are all zero or not finite
     if not across_module_types:
-        return [
-            {(kind, i): y for i, y in layers.items()}
-            for kind, layers in importance.normalized.items()
-        ]
+        return [{(kind, i): y for i, y in layers.items()} for kind, layers in by_type.items()]
     total = math.fsum(g for layers in importance.values.values() for g in layers.values())
-    if not (math.isfinite(total) and total > 0):
-        raise ValueError("importances must be finite and not all zero")
     return [
         {
             (kind, i): g / total
@@ -307,16 +233,4 @@ def _plan(importance: Measured, kept: set[Key], share: bool) -> SharingPlan:
     )
     return SharingPlan(
         split[True], split[False], share, sum(sum(s.values()) for s in sizes.values()), own + shared
-    )
-
-
-def _listed(layers: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
-    return {kind: list(part) for kind, part in layers.items()}
-
-
-def _layers(layers: tuple[int, ...]) -> str:
-    return (
-        ("layers " if len(layers) > 1 else "layer ") + ", ".join(map(str, layers))
-        if layers
-        else "no layer"
     )

@@ -18,7 +18,7 @@ from loradrop.lora.layer import LoRALinear
 from loradrop.lora.peft import LoRA, adapted_sites, remove_adapter
 from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.wrappers import unwrap, unwrap_to_change
-from loradrop.selection import Key, SharingPlan
+from loradrop.plan import Key, SharingPlan
 
 SHARED_INIT = ("first", "mean")
 

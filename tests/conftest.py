@@ -15,6 +15,7 @@ import isolation  # noqa: F401 (the first one: others read the environment)
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from huggingface_hub import constants
 from omegaconf import DictConfig
 from transformers import (
     BertConfig,
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from experiments.config.schema import CONF
+from loradrop import hub
 
 ROOT = Path(__file__).parents[1]
 SHAPE = {
@@ -92,6 +94,18 @@ def environment() -> Iterator[None]:
         del os.environ[name]
     os.environ.update(before)
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def hub_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """HF_HOME: an empty folder, on a machine that may go online and has not asked the Hub yet."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    hub._answers.cache_clear()
+    yield tmp_path / "home"
+    hub._answers.cache_clear()
 
 
 @pytest.fixture

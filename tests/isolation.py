@@ -72,9 +72,8 @@ def isolate() -> tempfile.TemporaryDirectory | None:
 
 
 HOME = isolate()
-DATA = Path(
-    os.environ.get(DATA_FOLDER, "/nonexistent")
-)  # official files; tests of real data are skipped without them
+# official files; tests of real data are skipped without them
+DATA = Path(os.environ.get(DATA_FOLDER, "/nonexistent"))
 
 # Its first import configures logging, which closes the handlers there are. absl's handler, which
 # rouge_score brings, would close the stream that pytest gave the test of that moment.

@@ -12,6 +12,7 @@ from conftest import ROOT
 ORDER = {
     "loradrop": (
         ("checksums",),
+        ("plan",),
         ("lora", "sampling", "selection", "seeds", "metrics"),
         ("importance", "hub"),
         ("sharing", "tasks"),
@@ -23,13 +24,13 @@ ORDER = {
     "experiments": (
         ("common", "paper"),
         ("config",),
-        ("results",),
+        ("results", "plotting"),
         ("runner",),
         ("reporting",),
         ("builtin_models", "benchmark"),
     ),
 }
-# free of torch, so that a mistake in a config is said at once: loradrop.training.recipe
+# free of torch, so that a mistake in a config is reported at once: loradrop.training.recipe
 LIGHT = ("experiments/common", "experiments/config", "experiments/results")
 
 

@@ -50,17 +50,11 @@ def test_the_users_settings_reach_no_test(tmp_path):
     left, _, rest = done.stdout.rpartition("} ")
     found = ast.literal_eval(left + "}")
     assert rest == "/no/data True\n"  # where the tests of real data look
-    kept = {
-        "HOME",
-        "HF_HOME",
-        "LC_ALL",
-        "COLUMNS",
-        "OMP_NUM_THREADS",
-    }  # with values of the tests' own
+    # with values of the tests' own
+    kept = {"HOME", "HF_HOME", "LC_ALL", "COLUMNS", "OMP_NUM_THREADS"}
     assert not (set(USERS) - kept) & set(found) and all(found[name] != USERS[name] for name in kept)
-    assert Path(found["HOME"]).is_relative_to(tmp_path) and not list(
-        tmp_path.iterdir()
-    )  # it is gone with its owner
+    # it is gone with its owner
+    assert Path(found["HOME"]).is_relative_to(tmp_path) and not list(tmp_path.iterdir())
 
 
 def test_a_background_job_can_interrupt_its_runs(tmp_path):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 
-import matplotlib
-import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT
 
@@ -26,12 +24,10 @@ def code(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(path, monkeypatch):
-    matplotlib.use("Agg")
     monkeypatch.chdir(ROOT / "notebooks")
     names: dict = {}
     for cell in code(path):
         exec(re.sub(r"^%.*$", "", cell, flags=re.MULTILINE), names)
-        plt.close("all")  # as a notebook does behind each cell
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -94,9 +94,8 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
     configs, is_portable = [], True
     with config_loader() as loader, recorded_sources(loader) as sources:
         for config in _expand(overrides, loader):
-            is_portable = (
-                is_portable and config.trainer.precision != AUTO
-            )  # else ids depend on the machine
+            # else ids depend on the machine
+            is_portable = is_portable and config.trainer.precision != AUTO
             resolve_precision(config)
             plain: Any = OmegaConf.to_container(config, resolve=True)
             del plain["paths"]

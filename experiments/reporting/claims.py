@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from experiments import results
-from experiments.reporting.figure_data import measured, removal
+from experiments.reporting.figure_data import removal
+from experiments.reporting.measured import measured
 
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")

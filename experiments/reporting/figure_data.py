@@ -7,13 +7,13 @@ folder that holds their results.
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from experiments import results
 from experiments.common import console
 from experiments.config.schema import UserError
+from experiments.reporting.measured import check_one_setting, measured, value
+from experiments.reporting.published import score_at
 from experiments.runner import post_hoc
 
 
@@ -30,53 +30,8 @@ def importances(frame: pd.DataFrame, outputs: str = "") -> pd.DataFrame:
     data = measured(frame, [])
     keys = ["backbone", "task", "seed", "module_type", "layer"]
     data = data.groupby([*keys, "importance"], sort=False, as_index=False).kept.mean()
-    _check_one_setting(data, keys)
+    check_one_setting(data, keys)
     return data
-
-
-def _check_one_setting(data: pd.DataFrame, keys: list[str]) -> None:
-    """Raise UserError if `keys` do not tell the rows apart: a figure would mix up settings."""
-    twice = data[data.duplicated(keys)]
-    if len(twice):
-        backbone, task, seed = twice.iloc[0][["backbone", "task", "seed"]]
-        raise UserError(
-            f"{task} on {backbone}, seed {seed}, was measured in several settings; "
-            "name one, e.g. method.rank=8"
-        )
-
-
-def measured(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Importance per layer of each run that has a plan.
-
-    Args:
-        frame: Runs, from `results.load`.
-        keys: Keys of the config, or columns of `frame`, to add as columns.
-
-    Returns:
-        Columns: backbone, task, seed, the keys, module_type, layer, importance (y_i), kept.
-    """
-    rows = []
-    for run in frame[frame.status == results.FINISHED].itertuples():
-        importance, plan = run.result.importance, run.result.plan
-        where = (run.backbone, run.task, run.seed, *(value(run, key) for key in keys))
-        for kind, layers in (importance.normalized if importance and plan else {}).items():
-            rows += [
-                (*where, kind, layer, y, layer in plan.kept[kind]) for layer, y in layers.items()
-            ]
-    return pd.DataFrame(
-        rows,
-        columns=["backbone", "task", "seed", *keys, "module_type", "layer", "importance", "kept"],
-    )
-
-
-def value(run: Any, key: str) -> Any:
-    """Look up a column of a run, or a dotted key of its config."""
-    if hasattr(run, key):
-        return getattr(run, key)
-    node = run.config
-    for part in key.split("."):
-        node = node[part]
-    return node
 
 
 def distribution(frame: pd.DataFrame, outputs: str, module: int) -> pd.DataFrame:
@@ -190,7 +145,7 @@ def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         Columns: backbone, task, seed, module_type, `key`, correlation.
     """
     data = measured(frame, [key])
-    _check_one_setting(data, ["backbone", "task", "seed", key, "module_type", "layer"])
+    check_one_setting(data, ["backbone", "task", "seed", key, "module_type", "layer"])
     largest = max(value(run, key) for run in frame.itertuples())
     rows = []
     for where, part in data.groupby(["backbone", "task", "seed", "module_type"], sort=False):
@@ -217,7 +172,7 @@ def kept(frame: pd.DataFrame, outputs: str, key: str, lines: str) -> pd.DataFram
         UserError: If a seed has several measurements at one `key` and value of `lines`.
     """
     data = measured(frame, [key, lines])
-    _check_one_setting(data, ["backbone", "task", "seed", key, lines, "module_type", "layer"])
+    check_one_setting(data, ["backbone", "task", "seed", key, lines, "module_type", "layer"])
     group = ["backbone", "task", "module_type", lines, key]
     runs = data.groupby([*group, "seed"], sort=False, as_index=False).kept.agg(["sum", "size"])
     found = runs.groupby(group, as_index=False).agg(
@@ -234,7 +189,8 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
 
     Returns:
         Columns: backbone, task, method, `key`, metric, score and std (percent, at the best epoch,
-        over seeds), seeds, adapter (trainable parameters, mean).
+        over seeds), seeds, adapter (trainable parameters, mean), paper (the published score; NaN
+        if there is none).
     """
     finished = frame[(frame.status == results.FINISHED) & frame.best.notna()]
     keyed = {
@@ -251,6 +207,11 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         seeds=("best", "size"),
         adapter=("adapter", "mean"),
     )
+    keys = [data.backbone, data.task, data.method, data[key]]
+    data["paper"] = [
+        score_at(backbone, task, method, key, x)
+        for backbone, task, method, x in zip(*keys, strict=True)
+    ]
     return data.rename(columns={"primary": "metric"}).sort_values(
         ["backbone", "task", "method", key]
     )

@@ -1,29 +1,27 @@
-"""Plot the frames of figure_data.py with matplotlib.
-
-Lines also differ in dashes and markers, so figures work in print and in greyscale.
-"""
+"""Plot the frames of figure_data.py with matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-LOOKS = [
-    (dash, marker) for dash, marker in zip(["-", "--", ":", "-."] * 3, "os^Dvx*P<>h+", strict=True)
-]
+from experiments.plotting import panels
+from experiments.plotting.panels import styled
+from experiments.plotting.style import BLACK, BLUE, CORRELATION, GREY, looks, ordered_looks
+from experiments.plotting.words import words
+
 COLUMNS = 4  # of the grid of small panels
-MAX_TICKS = 16  # labelled layers on an axis
-DARK, LIGHT = "0.15", "0.65"
+OWN, SHARED = {"fc": BLUE, "ec": BLUE}, {"fc": "white", "ec": BLUE, "hatch": "////"}
+DARK = 0.6  # correlations beyond it are written in white
 
 
-def importances(data: pd.DataFrame) -> Any:
+@styled
+def importances(data: pd.DataFrame) -> Figure:
     """Plot y_i per layer: mean and standard deviation over seeds.
 
     Layers that have no LoRA of their own in most runs are hatched.
@@ -31,40 +29,30 @@ def importances(data: pd.DataFrame) -> Any:
     Args:
         data: From figure_data.importances.
     """
-    rows, kinds = (
-        list(data.groupby(["backbone", "task"], sort=False)),
-        list(dict.fromkeys(data.module_type)),
-    )
-    figure, axes = _panels(len(rows), len(kinds), sharey="row")
+    rows = list(data.groupby(["backbone", "task"], sort=False))
+    kinds = list(dict.fromkeys(data.module_type))
+    figure, axes = panels.grid(len(rows), len(kinds), (3.6, 2.2), sharey="row")
     for line, ((backbone, task), part) in zip(axes, rows, strict=True):
         for axis, kind in zip(line, kinds, strict=True):
             layers = part[part.module_type == kind].groupby("layer")
-            mean, spread, kept = (
-                layers.importance.mean(),
-                layers.importance.std(),
-                layers.kept.mean() > 0.5,
-            )
-            bars = axis.bar(
-                mean.index, mean, yerr=spread.fillna(0), capsize=2, color="0.35", edgecolor="black"
-            )
-            for bar, own in zip(bars, kept, strict=True):
-                if not own:
-                    bar.set(facecolor="white", hatch="////")
+            mean, spread = layers.importance.mean(), layers.importance.std()
+            bars = axis.bar(mean.index, mean, yerr=spread, capsize=2, error_kw={"linewidth": 0.9})
+            for bar, own in zip(bars, layers.kept.mean() > 0.5, strict=True):
+                bar.set(**(OWN if own else SHARED))
             axis.set(
-                title=f"{kind}, {task} on {backbone}", xlabel="layer", xticks=_ticks(mean.index)
+                title=f"{words(kind)}, {words(task)} on {words(backbone)}",
+                xlabel="layer",
+                xticks=panels.ticks(mean.index),
             )
+            axis.grid(False, axis="x")
         line[0].set_ylabel("importance $y_i$")
-    handles = [
-        plt.Rectangle((0, 0), 1, 1, fc=color, ec="black", hatch=hatch)
-        for color, hatch in (("0.35", ""), ("white", "////"))
-    ]
-    figure.legend(
-        handles, ["own LoRA", "shared or none"], loc="outside upper center", ncols=2, frameon=False
-    )
+    handles = [Rectangle((0, 0), 1, 1, **look) for look in (OWN, SHARED)]
+    figure.legend(handles, ["own LoRA", "shared or none"], loc="outside lower center", ncols=2)
     return figure
 
 
-def distribution(data: pd.DataFrame, module: int) -> Any:
+@styled
+def distribution(data: pd.DataFrame, module: int) -> Figure:
     """Plot distributions: a panel per layer with the same axes, an outline per method.
 
     Args:
@@ -72,115 +60,123 @@ def distribution(data: pd.DataFrame, module: int) -> Any:
         module: As there.
     """
     layers, methods = sorted(set(data.layer)), list(dict.fromkeys(data.method))
-    figure, axes = _panels(
-        -(-len(layers) // COLUMNS), COLUMNS, (2.4, 1.7), sharex=True, sharey=True
-    )
+    rows = -(-len(layers) // COLUMNS)
+    figure, axes = panels.grid(rows, COLUMNS, (2.0, 1.5), sharex=True, sharey=True)
     for axis in axes.flat[len(layers) :]:
         axis.set_axis_off()
+    look = looks(map(words, methods))
     for axis, layer in zip(axes.flat, layers, strict=False):
-        for i, (method, (dash, _)) in enumerate(zip(methods, LOOKS, strict=False)):
-            colour = _grey(i, len(methods))
+        for method in methods:
             part = data[(data.layer == layer) & (data.method == method)]
-            fraction = part.tokens / max(1, part.tokens.sum())
-            edges = [*part.log10_from, part.log10_to.iloc[-1]]
-            axis.stairs(
-                fraction,
-                edges,
-                fill=len(methods) == 1,
-                color=colour,
-                label=method,
-                linestyle=dash,
-                linewidth=1.3,
-            )
-            if part["mean"].iloc[0] > 0:
-                axis.axvline(
-                    np.log10(part["mean"].iloc[0]), color=colour, linestyle=dash, linewidth=0.7
-                )
-        axis.set_title(f"layer {layer}", fontsize=8)
+            _outline(axis, part, words(method), look[words(method)], fill=len(methods) == 1)
+        axis.set_title(f"layer {layer}")
     first = data.iloc[0]
     figure.supxlabel(
-        f"$\\log_{{10}} \\|\\Delta W x\\|^2$ of {first.module_type}, "
-        f"{first.task} on {first.backbone} (line: mean)",
+        f"$\\log_{{10}} \\|\\Delta W x\\|^2$ of {words(first.module_type)}, "
+        f"{words(first.task)} on {words(first.backbone)} (line: mean)",
         fontsize=9,
     )
     figure.supylabel("fraction of tokens", fontsize=9)
-    if len(methods) > 1:
-        figure.legend(
-            *axes.flat[0].get_legend_handles_labels(),
-            loc="outside upper center",
-            ncols=len(methods),
-            frameon=False,
-        )
+    return panels.legend(figure, axes.flat[0], side="upper")
+
+
+def _outline(axis: Any, part: pd.DataFrame, label: str, look: dict[str, Any], fill: bool) -> None:
+    """Draw one method's distribution in one layer, and its mean."""
+    fraction = part.tokens / max(1, part.tokens.sum())
+    edges = [*part.log10_from, part.log10_to.iloc[-1]]
+    same = {"color": look["color"], "linestyle": look["linestyle"]}
+    axis.stairs(fraction, edges, label=label, linewidth=1.3, **same)
+    if fill:
+        axis.stairs(fraction, edges, fill=True, color=look["color"], alpha=0.15)
+    if part["mean"].iloc[0] > 0:
+        axis.axvline(np.log10(part["mean"].iloc[0]), linewidth=0.8, **same)
+
+
+def _by_module_type(data: pd.DataFrame, lines: str, draw: Callable[..., None]) -> Figure:
+    """Call `draw(axis, part, label=, look=)` for each line, in a panel per module type."""
+    kinds, names = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data[lines]))
+    figure, axes = panels.grid(1, len(kinds), sharey=True)
+    is_quantity = pd.api.types.is_numeric_dtype(data[lines])
+    labels = {name: f"{name:g}" if is_quantity else words(name) for name in names}
+    look = ordered_looks(names) if is_quantity else looks(labels.values())
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        axis.set_title(f"{words(kind)} on {words(data.backbone.iloc[0])}")
+        for name, label in labels.items():
+            part = data[(data.module_type == kind) & (data[lines] == name)]
+            draw(axis, part, label=label, look=look[label])
     return figure
 
 
-def magnitudes(data: pd.DataFrame, lines: str) -> Any:
+@styled
+def magnitudes(data: pd.DataFrame, lines: str) -> Figure:
     """Plot magnitudes: a panel per module type, a line per task or setting.
 
     Args:
         data: From figure_data.magnitudes.
         lines: As there.
     """
-    kinds, names = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data[lines]))
-    figure, axes = _panels(1, len(kinds), (4.6, 3.0), sharey=True)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        for i, name in enumerate(names):
-            part = data[(data.module_type == kind) & (data[lines] == name)]
-            _line(axis, part.layer, part.magnitude, name, i, len(names))
-        axis.set(
-            title=f"{kind} on {data.backbone.iloc[0]}", xlabel="layer", xticks=_ticks(data.layer)
-        )
-    axes[0][0].set_ylabel("$g_i$ over the largest layer's")
-    return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
+
+    def draw(axis: Any, part: pd.DataFrame, **line: Any) -> None:
+        panels.line(axis, part.layer, part.magnitude, **line)
+        axis.set(xlabel="layer", xticks=panels.ticks(data.layer))
+
+    figure = _by_module_type(data, lines, draw)
+    figure.axes[0].set_ylabel("$g_i$ over the largest layer's")
+    return panels.legend(figure, figure.axes[0], None if lines == "task" else words(lines))
 
 
-def agreement(data: pd.DataFrame) -> Any:
+@styled
+def agreement(data: pd.DataFrame) -> Figure:
     """Plot rank correlations between tasks; the diagonal is between seeds of one task.
 
     Args:
         data: From figure_data.agreement.
     """
     kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
-    figure, axes = _panels(1, len(kinds), (1.2 + 0.6 * len(tasks), 1.0 + 0.6 * len(tasks)))
+    side = 0.9 + 0.5 * len(tasks)
+    figure, axes = panels.grid(1, len(kinds), (side + 0.3, side), sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         part = data[data.module_type == kind]
-        table = (
-            part.pivot(index="task", columns="other", values="correlation")
-            .astype(float)
-            .loc[tasks, tasks]
-        )
-        axis.imshow(table, vmin=-1, vmax=1, cmap="Greys")
-        for i, j in np.ndindex(table.shape):
-            text = "" if pd.isna(table.iloc[i, j]) else f"{table.iloc[i, j]:.2f}"
-            colour = "white" if table.iloc[i, j] > 0.3 else "black"
+        table = part.pivot(index="task", columns="other", values="correlation")
+        table = table.astype(float).loc[tasks, tasks]
+        image = axis.imshow(table, vmin=-1, vmax=1, cmap=CORRELATION)
+        for (i, j), r in np.ndenumerate(table.to_numpy()):
+            colour = "white" if abs(r) > DARK else "black"
+            text = "" if np.isnan(r) else f"{r:.2f}"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
-        axis.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
-        axis.set_yticks(range(len(tasks)), tasks)
-        axis.set_title(f"{kind} on {data.backbone.iloc[0]}: Spearman's $\\rho$", fontsize=9)
+        names = [words(task) for task in tasks]
+        axis.set_xticks(range(len(tasks)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(tasks)), names)
+        axis.set_title(f"{words(kind)} on {words(data.backbone.iloc[0])}")
+        axis.grid(False)
+        axis.set_facecolor("0.92")  # where there is no correlation
+        axis.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="Spearman's $\\rho$", shrink=0.8)
     return figure
 
 
-def convergence(data: pd.DataFrame, key: str) -> Any:
+@styled
+def convergence(data: pd.DataFrame, key: str) -> Figure:
     """Plot rank correlations with the largest sample: mean and standard deviation over seeds.
 
     Args:
         data: From figure_data.convergence.
         key: As there.
     """
-    kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
-    figure, axes = _panels(1, len(kinds), (4.2, 3.0), sharey=True)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        for i, task in enumerate(tasks):
-            groups = data[(data.module_type == kind) & (data.task == task)].groupby(key).correlation
-            _line(axis, groups.mean().index, groups.mean(), task, i, len(tasks), groups.std())
-        axis.set(
-            title=f"{kind} on {data.backbone.iloc[0]}", xlabel=key.rpartition(".")[2], xscale="log"
-        )
-    axes[0][0].set_ylabel("Spearman's $\\rho$ with the largest")
-    return _with_legend(figure, axes[0][0])
+
+    def draw(axis: Any, part: pd.DataFrame, **line: Any) -> None:
+        groups = part.groupby(key).correlation
+        panels.line(axis, groups.mean().index, groups.mean(), spread=groups.std(), **line)
+        panels.scale(axis.xaxis, data[key])
+        axis.set_xlabel(words(key))
+
+    figure = _by_module_type(data, "task", draw)
+    figure.axes[0].set_ylabel("Spearman's $\\rho$ with the largest")
+    return panels.legend(figure, figure.axes[0])
 
 
-def kept(data: pd.DataFrame, key: str, lines: str) -> Any:
+@styled
+def kept(data: pd.DataFrame, key: str, lines: str) -> Figure:
     """Plot the number of layers with a LoRA of their own: mean and standard deviation over seeds.
 
     Args:
@@ -188,49 +184,51 @@ def kept(data: pd.DataFrame, key: str, lines: str) -> Any:
         key: As there.
         lines: As there.
     """
-    kinds, names = list(dict.fromkeys(data.module_type)), sorted(set(data[lines]))
-    figure, axes = _panels(1, len(kinds), (4.2, 3.0), sharey=True)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        for i, name in enumerate(names):
-            part = data[(data.module_type == kind) & (data[lines] == name)]
-            _line(axis, part[key], part.kept, f"{name:g}", i, len(names), part["std"])
-        axis.axhline(data.layers.max(), color=LIGHT, linewidth=0.7)
-        axis.set(
-            title=f"{kind}, {data.task.iloc[0]} on {data.backbone.iloc[0]}",
-            xlabel=key.rpartition(".")[2],
-            xscale="log",
-            ylim=(0, data.layers.max() + 0.5),
-        )
-    axes[0][0].set_ylabel("layers with an own LoRA")
-    return _with_legend(figure, axes[0][0], lines.rpartition(".")[2])
+    data, most = data.sort_values([lines, key]), data.layers.max()
+
+    def draw(axis: Any, part: pd.DataFrame, **line: Any) -> None:
+        panels.line(axis, part[key], part.kept, spread=part["std"], **line)
+        panels.scale(axis.xaxis, data[key])
+        axis.set(xlabel=words(key), ylim=(0, most + 0.5))
+
+    figure = _by_module_type(data, lines, draw)
+    for axis in figure.axes:
+        panels.whole_numbers(axis.yaxis)
+        axis.axhline(most, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    figure.axes[0].set_ylabel("layers with an own LoRA")
+    return panels.legend(figure, figure.axes[0], title=words(lines))
 
 
-def curves(data: pd.DataFrame, key: str) -> Any:
+@styled
+def curves(data: pd.DataFrame, key: str) -> Figure:
     """Plot scores (above) and trainable parameters (below) against a setting.
+
+    The paper's scores are hollow.
 
     Args:
         data: From figure_data.curves.
         key: As there.
     """
-    tasks, methods = list(dict.fromkeys(data.task)), list(dict.fromkeys(data.method))
-    figure, axes = _panels(2, len(tasks), (4.2, 2.4), sharex=True)
+    tasks, look = list(dict.fromkeys(data.task)), looks(map(words, dict.fromkeys(data.method)))
+    figure, axes = panels.grid(2, len(tasks), (3.6, 1.9), sharex=True)
     for (score, count), task in zip(axes.T, tasks, strict=True):
-        for i, method in enumerate(methods):
-            part = data[(data.task == task) & (data.method == method)]
-            _line(score, part[key], part.score, method, i, len(methods), part["std"])
-            _line(count, part[key], part.adapter, method, i, len(methods))
-        values = data[key]
-        if values.max() / values.min() > 5:
-            score.set_xscale("log")
-        score.set(
-            title=f"{task} on {data.backbone.iloc[0]}",
-            ylabel=data[data.task == task].metric.iloc[0],
-        )
-        count.set(xlabel=key.rpartition(".")[2], ylabel="parameters", yscale="log")
-    return _with_legend(figure, axes[0][0])
+        for method, part in data[data.task == task].groupby("method", sort=False):
+            name, style = words(method), look[words(method)]
+            panels.line(score, part[key], part.score, name, style, part["std"])
+            panels.line(count, part[key], part.adapter, name, style)
+            hollow = {**style, "linestyle": "none", "markerfacecolor": "none"}
+            if part.paper.notna().any():
+                score.plot(part[key], part.paper, label=f"{name}, the paper's", **hollow)
+        panels.scale(count.xaxis, data[key])
+        panels.scale(count.yaxis, data.adapter, short=True)
+        metric = words(data[data.task == task].metric.iloc[0])
+        score.set(title=f"{words(task)} on {words(data.backbone.iloc[0])}", ylabel=f"{metric}, %")
+        count.set(xlabel=words(key), ylabel="parameters")
+    return panels.legend(figure, axes[0, 0])
 
 
-def removal(data: pd.DataFrame) -> Any:
+@styled
+def removal(data: pd.DataFrame) -> Figure:
     """Plot the effect of removing LoRAs.
 
     Above: score against the number of layers removed, mean over seeds and permutations. Below:
@@ -240,72 +238,26 @@ def removal(data: pd.DataFrame) -> Any:
         data: From figure_data.removal.
     """
     tasks = list(dict.fromkeys(data.task))
-    figure, axes = _panels(2, len(tasks), (4.2, 2.8))
+    look = looks(dict.fromkeys(data.order[data.order != "alone"]))
+    figure, axes = panels.grid(2, len(tasks), (3.6, 2.2))
     for (curve, scatter), task in zip(axes.T, tasks, strict=True):
         part = data[(data.task == task) & (data.order != "alone")]
-        for i, (order, steps) in enumerate(part.groupby("order", sort=False)):
+        for order, steps in part.groupby("order", sort=False):
             groups = steps.groupby("removed").score
-            _line(curve, groups.mean().index, groups.mean(), order, i, 3, groups.std())
+            panels.line(curve, groups.mean().index, groups.mean(), order, look[order], groups.std())
         curve.set(
-            title=f"{task} on {data.backbone.iloc[0]}",
+            title=f"{words(task)} on {words(data.backbone.iloc[0])}",
             xlabel="layers without LoRA",
-            ylabel="score, percent",
+            ylabel="score, %",
         )
+        panels.whole_numbers(curve.xaxis)
         alone = data[(data.task == task) & (data.order == "alone")]
         rho = alone.importance.corr(alone.added, method="spearman")
-        scatter.plot(alone.importance, alone.added, "o", color=DARK, markersize=4)
-        scatter.axhline(0, color=LIGHT, linewidth=0.7)
+        scatter.plot(alone.importance, alone.added, "o", color=BLACK, markersize=4)
+        scatter.axhline(0, color=GREY, linewidth=0.8)
         scatter.set(
             xlabel="importance $y$ of the layer",
             ylabel="loss added without it",
             title=f"Spearman's $\\rho$ = {rho:.2f}",
         )
-    return _with_legend(figure, axes[0][0])
-
-
-def _ticks(layers: Iterable[int]) -> list[int]:
-    """All layers, or every n-th if their labels would overlap."""
-    every = sorted(set(layers))
-    return every[:: -(-len(every) // MAX_TICKS)]
-
-
-def _grey(i: int, of: int) -> str:
-    """Shade number `i` of `of`, evenly spaced from black to a grey that is visible on white."""
-    return str(round(0.7 * i / max(1, of - 1), 2))
-
-
-def _panels(
-    rows: int, columns: int, size: tuple[float, float] = (4.2, 2.7), **options: Any
-) -> tuple[Any, np.ndarray]:
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False, **options
-    )
-    figure.set_layout_engine("constrained")
-    return figure, axes
-
-
-def _line(
-    axis: Any, x: Any, y: Any, label: Any, i: int, of: int, spread: pd.Series | None = None
-) -> None:
-    dash, marker = LOOKS[i % len(LOOKS)]
-    error = None if spread is None else spread.fillna(0)
-    axis.errorbar(
-        x,
-        y,
-        error,
-        label=str(label),
-        linestyle=dash,
-        marker=marker,
-        color=_grey(i, of),
-        markersize=4,
-        linewidth=1.3,
-        capsize=2,
-    )
-
-
-def _with_legend(figure: Any, axis: Any, title: str | None = None) -> Any:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside right center", title=title, frameon=False, fontsize=8
-    )
-    return figure
+    return panels.legend(figure, axes[0, 0])

@@ -117,6 +117,21 @@ def score_of(row: Mapping[str, Any], column: Column) -> dict[str, float | None]:
     return {"paper": value.get(column.published), "paper_std": None}
 
 
+def score_at(backbone: str, task: str, method: str, key: str, value: float) -> float:
+    """The published score of a row that sets one key, as Table 6's set method.threshold.
+
+    NaN if the papers have none.
+    """
+    for table in published().values():
+        for name, row in table["models"].get(backbone, {}).items():
+            given = [text.partition("=") for text in row.get("overrides", ())]
+            if row.get("method", name) == method and [one[0] for one in given] == [key]:
+                found = score_of(row, Column("", task, (), task))["paper"]
+                if found is not None and float(given[0][2]) == value:
+                    return found
+    return math.nan
+
+
 def layers_of(row: Mapping[str, Any]) -> str:
     """The published number of layers of each module type with their own LoRA, on average."""
     return ", ".join(f"{name} {number}" for name, number in row["avg_layers"].items())

@@ -1,11 +1,13 @@
-"""Format tables for the terminal and as text, Markdown, LaTeX and CSV.
+"""Format tables for the terminal and as text, Markdown, LaTeX, HTML and CSV.
 
 Both plain frames and comparisons with the paper.
 """
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +21,9 @@ from rich.table import Table
 from experiments.reporting.comparison import Comparison
 from experiments.reporting.statistics import AVERAGE
 
-SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
+SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "html": "html", "csv": "csv"}
 MISSING = "missing"
+NUMBER = re.compile(r"(^|<br>)(<\w+>)*[-+]?\d")  # how a line of a cell with a number starts
 KEPT = "layers with own LoRA"
 LEGEND = "Best {best}, second best {second}"
 BESIDE = (
@@ -46,6 +49,7 @@ class Style:
     note: str  # template of a footnote mark
     lines: Callable[[list[str]], str]
     plain: Callable[[str], str] = str  # escapes text
+    below: str = "\n{}\n"  # template of a line below the table
 
     def marked(self, text: str, rank: Any) -> str:
         """Escape a text, and mark it if it is the best (1) or second best (2) of its column."""
@@ -74,6 +78,14 @@ STYLES = {
         lambda lines: "\\shortstack{" + " \\\\ ".join(lines) + "}",
         tex,
     ),
+    "html": Style(
+        "<strong>{}</strong>",
+        "<u>{}</u>",
+        "<sup>{}</sup>",
+        "<br>".join,
+        html.escape,
+        "<p>{}</p>\n",
+    ),
 }
 
 
@@ -101,7 +113,8 @@ def comparison(table: Comparison, format: str) -> str:
         return table.cells.to_csv(index=False)
     style = STYLES[format]
     lines, notes = _grid(table, style)
-    return _written(lines, format) + "".join(f"\n{line}\n" for line in _below(table, style, notes))
+    below = "".join(style.below.format(line) for line in _below(table, style, notes))
+    return _written(lines, format) + below
 
 
 def for_terminal(table: Comparison, width: int) -> list[Table | str]:
@@ -196,7 +209,7 @@ def _written(lines: list[list[str]], format: str) -> str:
     """Format lines of escaped cells, header first."""
     if format == "text":
         return _text(_rich(lines))
-    return {"markdown": _markdown, "latex": _latex}[format](lines)
+    return {"markdown": _markdown, "latex": _latex, "html": _html}[format](lines)
 
 
 def _markdown(lines: list[list[str]]) -> str:
@@ -209,6 +222,20 @@ def _latex(lines: list[list[str]]) -> str:
     columns = "l" + "r" * (len(lines[0]) - 1)
     table = pd.DataFrame(lines[1:], columns=lines[0])
     return table.to_latex(index=False, escape=False, column_format=columns)
+
+
+def _html(lines: list[list[str]]) -> str:
+    """An HTML table. A row starts with its heading; columns without numbers are text."""
+    columns = [cells[1:] for cells in zip(*lines, strict=True)]
+    sides = ["" if any(map(NUMBER.search, cells)) else ' class="text"' for cells in columns]
+    cells = zip(sides, lines[0], strict=True)
+    head = "".join(f'<th scope="col"{side}>{cell}</th>' for side, cell in cells)
+    rows = []
+    for name, *others in lines[1:]:
+        cells = zip(sides[1:], others, strict=True)
+        row = "".join(f"<td{side}>{cell}</td>" for side, cell in cells)
+        rows.append(f'<tr><th scope="row">{name}</th>{row}</tr>\n')
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>\n</table>\n"
 
 
 def _rich(lines: list[list[str]]) -> Table:

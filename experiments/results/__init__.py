@@ -1,6 +1,6 @@
 """Results: the only code that reads and writes result files."""
 
-from experiments.results.frames import kept_layers, load, over_seeds, times
+from experiments.results.frames import kept_layers, load, others, over_seeds, settings, times
 from experiments.results.result import (
     AGGREGATES,
     FAILED,
@@ -11,6 +11,7 @@ from experiments.results.result import (
     as_shown,
 )
 from experiments.results.store import (
+    ANALYSES,
     CHANGED,
     DAMAGED,
     MISSING,
@@ -26,6 +27,7 @@ from experiments.results.store import (
 
 __all__ = [
     "AGGREGATES",
+    "ANALYSES",
     "CHANGED",
     "DAMAGED",
     "FAILED",
@@ -40,10 +42,12 @@ __all__ = [
     "finished_result",
     "kept_layers",
     "load",
+    "others",
     "over_seeds",
     "read",
     "read_analysis",
     "run_folder",
+    "settings",
     "times",
     "write",
     "write_analysis",

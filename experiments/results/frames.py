@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,31 @@ def load(
     return frame[frame.status == FINISHED]
 
 
+def others(outputs: str | Path, known: Collection[str]) -> pd.DataFrame:
+    """Load the results of a folder besides those of known runs, as `load` does.
+
+    Args:
+        outputs: The folder of results.
+        known: The ids to leave out.
+    """
+    rows: list[dict[str, Any]] = []
+    for id in ids(outputs):
+        if id in known:
+            continue
+        try:
+            found = read(outputs, id)
+        except UserError as error:
+            rows.append({"id": id, "status": DAMAGED, "error": str(error)})
+            continue
+        if found is not None:
+            config = found.config
+            names = {group: config[group]["name"] for group in ("backbone", "task", "method")}
+            rows.append(
+                {"id": id, **names, "seed": config["seed"], "config": config, **_row(found)}
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
 def _row(result: Result | Failure | None) -> dict[str, Any]:
     if result is None:
         return {"status": MISSING}
@@ -132,7 +157,7 @@ def over_seeds(frame: pd.DataFrame, aggregate: str = "mean", ids: bool = False) 
         Scores as text, in percent. If runs of one method differ in more than the seed, the column
         `setting` names the keys and values in which they differ.
     """
-    frame = frame.assign(setting=_settings(frame))
+    frame = frame.assign(setting=settings(frame))
     rows = []
     for names, runs in frame.groupby(list(BY), sort=False):
         named = pd.Series(names, index=BY).to_dict()
@@ -165,8 +190,11 @@ def kept_layers(runs: pd.DataFrame) -> str:
     return ", ".join(f"{name} {mean:.1f}" for name, mean in means.items())
 
 
-def _settings(frame: pd.DataFrame) -> pd.Series:
-    """For each run, how its config differs from others of its backbone, task and method."""
+def settings(frame: pd.DataFrame) -> pd.Series:
+    """For each finished run, how its config differs from others of its backbone, task and method.
+
+    Texts such as "method.rank=8, recipe.epochs=3"; "" where runs differ in the seed alone.
+    """
     counted = [
         {**(same := identity(result.config)), "seed": None}
         # keys with a default count for no id, but tell settings apart

@@ -116,6 +116,14 @@ def changed(frame: pd.DataFrame) -> None:
         console.error(f"{runs.id.iloc[0]}: {runs.error.iloc[0]}{others}")
 
 
+def evaluated_on(finished: pd.DataFrame) -> str:
+    """What was scored: "on 277 rows of validation"."""
+    rows = {
+        f"{rows} rows of {split}" for r in finished.result for split, rows in r.evaluated_on.items()
+    }
+    return f"on {' and '.join(sorted(rows))}"
+
+
 def version_mix(frame: pd.DataFrame) -> str:
     """Which libraries had several versions in these finished runs, in one line; "" if none had."""
     found: dict[str, Counter[str]] = defaultdict(Counter)

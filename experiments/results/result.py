@@ -6,6 +6,7 @@ record more about their environment without a new schema.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -168,6 +169,13 @@ class Result(Record):
     def total_seconds(self) -> float:
         """The wall time of all stages."""
         return sum(self.seconds.values())
+
+    def layers(self) -> Iterator[tuple[str, int, float, bool]]:
+        """Module type, layer, importance y_i, whether it kept its own LoRA; none without a plan."""
+        if self.importance and self.plan:
+            for kind, shares in self.importance.normalized.items():
+                own = self.plan.kept[kind]
+                yield from ((kind, layer, y, layer in own) for layer, y in shares.items())
 
 
 class Failure(Record):

@@ -1,4 +1,4 @@
-"""What is said and recorded of a run that failed."""
+"""Report and record a run that failed."""
 
 from __future__ import annotations
 

@@ -66,11 +66,23 @@ def removal(id: str, outputs: str | Path) -> dict[str, Any]:
     return _kept(id, outputs, "removal", _removal)
 
 
+def stored(id: str, outputs: str | Path, name: str) -> dict[str, Any] | None:
+    """A measurement that was made before; None if there is none, or an older version made it.
+
+    Args:
+        id: The run.
+        outputs: The folder of results.
+        name: One of results.ANALYSES.
+    """
+    content = results.read_analysis(outputs, id, name)
+    return content if content is not None and content["version"] == VERSION else None
+
+
 def _kept(
     id: str, outputs: str | Path, name: str, compute: Callable[[str, Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    content = results.read_analysis(outputs, id, name)
-    if content is None or content["version"] != VERSION:
+    content = stored(id, outputs, name)
+    if content is None:
         content = {"version": VERSION, **compute(id, Path(outputs))}
         results.write_analysis(outputs, id, name, content)
     return content

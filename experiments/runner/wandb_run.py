@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import pandas as pd
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
 from experiments.common import console
 from experiments.common.files import check_writable
 from experiments.config.identity import group_id
+from experiments.plotting.runs import importance_map
+from experiments.plotting.words import words
 from experiments.results import AGGREGATES, Result
 from experiments.results.result import to_plain
 from experiments.runner.loggers import RunInfo
@@ -95,33 +98,18 @@ def _attempt(action: Callable[..., Any], *arguments: Any) -> None:
 def _log_result(result: Result) -> None:
     wandb.run.summary.update(dict(_summary(result)))
     charts: dict[str, Any] = {}
-    for kind, layers in (result.importance.normalized if result.importance else {}).items():
-        table = wandb.Table(["layer", "importance"], [[layer, y] for layer, y in layers.items()])
-        charts[f"importance/{kind}"] = wandb.plot.bar(
-            table, "layer", "importance", f"Importance of {kind} by layer"
-        )
-    for kind, kept, others in _plan(result):
-        rows = [[layer, int(layer in kept)] for layer in sorted([*kept, *others])]
-        charts[f"plan/{kind}"] = wandb.plot.bar(
-            wandb.Table(["layer", "own LoRA"], rows),
-            "layer",
-            "own LoRA",
-            f"Layers of {kind} with an own LoRA",
-        )
+    layers = pd.DataFrame(result.layers(), columns=["module_type", "layer", "importance", "kept"])
+    if len(layers):
+        layers = layers.assign(row=words(result.method), kept=layers.kept.astype(float))
+        charts["importance"] = wandb.Image(importance_map(layers))
     if result.metrics:
         name, adapter = result.metrics.primary, "parameters of the adapter"
         point = [result.parameters.adapter, result.metrics.primary_at("best")]
         table = wandb.Table([adapter, name], [point])
-        charts["score"] = wandb.plot.scatter(table, adapter, name, f"{name} against parameters")
+        title = f"{words(name)} against parameters"
+        charts["score"] = wandb.plot.scatter(table, adapter, name, title)
     if charts:
         wandb.log(charts)
-
-
-def _plan(result: Result) -> Iterator[tuple[str, list[int], list[int]]]:
-    """For each module type, the layers with an own LoRA and the others."""
-    if result.plan:
-        for kind, kept in result.plan.kept.items():
-            yield kind, kept, result.plan.others[kind]
 
 
 def _summary(result: Result) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,8 @@ from loradrop.importance.importance import Importance
 from loradrop.importance.measurement import check_measurement, measure, uniform
 from loradrop.importance.told_masks import Mask
 from loradrop.lora.peft import LoRA, adapted_sites
-from loradrop.selection import SelectionSettings, SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import SelectionSettings, select
 from loradrop.sharing import SHARED_INIT, share, share_after_training
 
 KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
@@ -30,7 +31,7 @@ class LoRADropSchedule:
     model: the first on the sample, with a callback that has neither `steps` nor `epochs` and so
     shares at the end, the second without a callback. With `steps` or `epochs`, training goes on
     with the shared LoRAs, the same optimiser and the same schedule. In several processes that takes
-    Lightning's DDP, which can be wrapped around the model anew; sharing at the end always works.
+    Lightning's DDP, which can be wrapped around the model again; sharing at the end always works.
 
     Afterwards the attributes `importance` and `plan` hold the results.
 
@@ -81,12 +82,8 @@ class LoRADropSchedule:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got '{value}'")
         self.batches, self.steps, self.epochs = batches, steps, epochs
         self.selection: dict[str, Any] = {**selection, "seed": seed}
-        self.average_over, self.kept_init, self.shared_init, self.adapter = (
-            average_over,
-            kept_init,
-            shared_init,
-            adapter,
-        )
+        self.kept_init, self.shared_init = kept_init, shared_init
+        self.average_over, self.adapter = average_over, adapter
         self.token_mask = token_mask
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
@@ -110,7 +107,7 @@ class LoRADropSchedule:
 
         Args:
             model: The model that is to train, with LoRA.
-            processes: In how many processes, if their wrapper cannot be made anew.
+            processes: The number of processes, if their wrapper cannot be made again.
             steps: How many optimiser steps training has.
             epochs: How many epochs training has.
 
@@ -130,9 +127,8 @@ class LoRADropSchedule:
                     " shared"
                 )
         loras = self._loras(model)
-        select(
-            uniform(model, self.adapter), **self.selection
-        )  # a number of layers or a ratio that cannot be met
+        # a number of layers or a ratio that cannot be met
+        select(uniform(model, self.adapter), **self.selection)
         if self.kept_init == FRESH:
             self._first = {
                 name: parameter.detach().clone() for name, parameter in _matrices(loras).items()

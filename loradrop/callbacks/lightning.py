@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from loradrop.callbacks.base import LoRADropSchedule
-from loradrop.selection import SharingPlan
+from loradrop.plan import SharingPlan
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

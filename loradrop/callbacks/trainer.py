@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loradrop.callbacks.base import LoRADropSchedule
-from loradrop.selection import SharingPlan
+from loradrop.plan import SharingPlan
 
 PLAN = "plan.json"
 # Where trainer_state.json of a checkpoint keeps the plan. No class has this name: of a class that

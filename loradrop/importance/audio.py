@@ -50,9 +50,8 @@ def _mapped(
     # Whisper has the lengths alone; of other models they are not what masks are made of
     if getattr(getattr(module, "config", None), "model_type", None) != "whisper":
         return None
-    in_front = bool(
-        (mask.diff(dim=-1) <= 0).all()
-    )  # lengths mean nothing if padding is not at the end
+    # lengths mean nothing if padding is not at the end
+    in_front = bool((mask.diff(dim=-1) <= 0).all())
     if not in_front or lengths(mask.shape[1]) != count:
         return None
     return (torch.arange(count, device=mask.device) < lengths(mask.sum(-1))[:, None]).long()

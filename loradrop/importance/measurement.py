@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,6 @@ from loradrop.lora.peft import LoRA, activated, adapted_sites, skipped_parameter
 from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.sites import Site
 from loradrop.lora.wrappers import unwrap
-
-if TYPE_CHECKING:
-    pass
 
 
 def measure(
@@ -93,9 +90,8 @@ def measure(
             (lora.peft.adapted_sites), or padding that cannot be told from the batch.
     """
     check_measurement(batches, average_over)
-    model = unwrap(
-        model
-    )  # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
+    # a forward pass of DistributedDataParallel waits for processes that may have fewer batches
+    model = unwrap(model)
     sites = adapted_sites(model, adapter)
     check_called(model, [site.name for site in sites])
     if skipped := skipped_parameters(model, adapter):
@@ -110,17 +106,14 @@ def measure(
     }
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
-    loras = sites.values()
-    with torch.no_grad(), evaluating(model), activated(model, loras):
+    with torch.no_grad(), evaluating(model), activated(model, sites.values()):
         smallest = _Smallest()
         with hooked(meters.values()):
             for batch in batches:
                 given = to_device(batch, device)
-                for meter in meters.values():
-                    meter.called = False
                 with uncompiled(), mixed:
-                    _run(model, given, masks)
-                smallest.see(given, [site for site, meter in meters.items() if meter.called])
+                    reached = _run(model, given, masks, meters)
+                smallest.see(given, reached)
         with uncompiled(), mixed:
             _check_effect(model, smallest.batch, {site: sites[site] for site in smallest.sites})
     sum_over_processes(meters.values())
@@ -148,18 +141,23 @@ def check_measurement(batches: Iterable[Any], average_over: str) -> None:
         )
 
 
-def _run(model: nn.Module, batch: Any, masks: TokenMask) -> None:
-    """Run a forward pass that the meters see, with the batch's masks."""
+def _run(
+    model: nn.Module, batch: Any, masks: TokenMask, meters: Mapping[Site, MomentAccumulator]
+) -> list[Site]:
+    """Run a forward pass that the meters see, and return the sites that it has reached."""
     if not isinstance(batch, dict | list | Tensor):
         raise TypeError(
             f"a batch must be a dictionary, tensor, list or tuple, got {type(batch).__name__}"
         )
+    for meter in meters.values():
+        meter.called = False
     marked = masks.read([batch] if isinstance(batch, Tensor) else batch)
     with masks.lineage:
         if isinstance(marked, dict):
             model(**marked)
         else:
             model(*marked)
+    return [site for site, meter in meters.items() if meter.called]
 
 
 class _Smallest:

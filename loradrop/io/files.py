@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loradrop.checksums import CHECKSUM, check_tensors, read_json, seal_tensors
-from loradrop.selection import SharingPlan
+from loradrop.plan import SharingPlan
 
 PEFT_FORM = ("adapter_config.json", "adapter_model.safetensors")
 COMPACT_FORM = ("compact_config.json", "compact_model.safetensors")

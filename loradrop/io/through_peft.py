@@ -87,9 +87,8 @@ def _check_loaded(model: Any, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the adapter's files have no {missing}, which its config promises")
     every = model.state_dict()
     for name, value in state.items():
-        there = held.get(
-            name, every.get(name)
-        )  # embeddings that were saved with the adapter are the base's own
+        # embeddings that were saved with the adapter are the base's own
+        there = held.get(name, every.get(name))
         if there is None:
             raise ValueError(f"the adapter does not fit the model: PEFT finds no place for {name}")
         if not torch.allclose(value.to(there), there, rtol=0, atol=0, equal_nan=True):

@@ -43,7 +43,7 @@ def dropped_rank(module: nn.Module, adapter: str | None = None, config: Any = No
 
 
 def forget_dropped(modules: Iterable[nn.Module], adapter: str | None = None) -> None:
-    """Remove the notes of an adapter that is added anew or has been deleted.
+    """Remove the notes of an adapter that is added again or has been deleted.
 
     Args:
         modules: All modules of a model.

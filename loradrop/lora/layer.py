@@ -128,9 +128,7 @@ def fresh_matrices(base: Any, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     # GPTQ and its like have no `weight` but buffers of other names
     device = (base.weight if hasattr(base, "weight") else next(base.buffers())).device
     options: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    A, B = (
-        nn.Parameter(torch.empty(rank, d_in, **options)),
-        nn.Parameter(torch.zeros(d_out, rank, **options)),
-    )
+    A = nn.Parameter(torch.empty(rank, d_in, **options))
+    B = nn.Parameter(torch.zeros(d_out, rank, **options))
     nn.init.kaiming_uniform_(A, a=math.sqrt(5))
     return A, B

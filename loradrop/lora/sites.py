@@ -23,13 +23,8 @@ DEFAULT_TARGETS = (
     ("to_q", "to_v"),  # diffusers
 )
 # Query, key and value in one projection; for models that have none of the pairs.
-FUSED_TARGETS = (
-    "query_key_value",
-    "Wqkv",
-    "qkv_proj",
-    "qkv",
-    "c_attn",
-)  # GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
+# GPT-NeoX, ModernBERT, Phi-3, BLIP, GPT-2
+FUSED_TARGETS = ("query_key_value", "Wqkv", "qkv_proj", "qkv", "c_attn")
 ALL_LINEAR = "all-linear"  # as a target: every linear module of the stack of layers
 
 
@@ -40,6 +35,13 @@ class Site:
     name: str  # e.g. roberta.encoder.layer.3.attention.self.query
     module_type: str  # e.g. query
     layer: int  # e.g. 3
+
+
+def as_list(target_modules: Iterable[str] | str | None) -> list[str] | None:
+    """Return targets as a list. One name may be given alone; None stands for the default."""
+    if isinstance(target_modules, str):
+        return [target_modules]
+    return None if target_modules is None else list(target_modules)
 
 
 def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) -> list[Site]:
@@ -57,20 +59,20 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
         ValueError: No module fits a target. The message lists the linear modules.
     """
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
-    if target_modules is None:
-        target_modules = _default_targets(model, linear)
-    target_modules = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+    targets = as_list(target_modules)
+    if targets is None:
+        targets = list(_default_targets(model, linear))
     tree = ModuleTree(model)
     stack = {name for name in linear if tree.stack_number(name) is not None}
-    if target_modules == [ALL_LINEAR]:
+    if targets == [ALL_LINEAR]:
         if not stack:
             raise ValueError(
                 f"target_modules: no layer has a linear module. {_listing(model, linear)}"
             )
         return sites_of(model, [name for name in linear if name in stack])
-    if not target_modules:
+    if not targets:
         raise ValueError(f"target_modules: none are named. {_listing(model, linear)}")
-    for target in target_modules:
+    for target in targets:
         if not any(_ends(name, target) for name in linear):
             other = next(
                 (
@@ -85,7 +87,7 @@ def find_sites(model: nn.Module, target_modules: Iterable[str] | None = None) ->
                 f"target_modules: no linear module's name ends in '{target}'{what}."
                 f" {_listing(model, linear)}"
             )
-    names = [name for name in linear if any(_ends(name, target) for target in target_modules)]
+    names = [name for name in linear if any(_ends(name, target) for target in targets)]
     return sites_of(model, [name for name in names if name in stack] or names)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loradrop.lora.sites import Site, find_sites
+from loradrop.lora.sites import Site, as_list, find_sites
 from loradrop.methods.base import Method, Probe
 from loradrop.methods.budgets import check_schedule
 
@@ -66,17 +66,9 @@ class AdaLoRA(Method):
                 "orthogonality must not be negative and alpha positive, "
                 f"got {orthogonality} and {alpha}"
             )
-        self.init_rank, self.target_rank, self.alpha, self.dropout = (
-            init_rank,
-            target_rank,
-            alpha,
-            dropout,
-        )
-        self.target_modules = (
-            [target_modules]
-            if isinstance(target_modules, str)
-            else target_modules and list(target_modules)
-        )
+        self.init_rank, self.target_rank = init_rank, target_rank
+        self.alpha, self.dropout = alpha, dropout
+        self.target_modules = as_list(target_modules)
         self.warmup_ratio, self.final_ratio, self.interval = warmup_ratio, final_ratio, interval
         self.beta1, self.beta2, self.orthogonality = beta1, beta2, orthogonality
         self.sites: list[Site] = []

@@ -83,7 +83,7 @@ class AdapterDrop(LoRA):
         layers = sorted({site.layer for site in modules})
         number = self.dropped_layers
         if model.training:
-            # from torch's generator, which a run seeds anew in every step
+            # from torch's generator, which a run reseeds in every step
             number = int(torch.randint(len(layers), ()))
         for site, module in modules.items():
             module.dropped = site.layer in layers[:number]

@@ -79,12 +79,8 @@ class HiFi(Method):
             raise ValueError(f"energy must lie in (0, 1), got {energy}")
         if not 0 <= damping < 1:
             raise ValueError(f"damping must lie in [0, 1), got {damping}")
-        self.heads, self.sample_ratio, self.energy, self.damping = (
-            heads,
-            sample_ratio,
-            energy,
-            damping,
-        )
+        self.heads, self.sample_ratio = heads, sample_ratio
+        self.energy, self.damping = energy, damping
         self.in_layer = 0  # heads of a layer
         self.outputs: list[Site] = []  # modules that take the heads' outputs
         self.changed: list[Site] = []

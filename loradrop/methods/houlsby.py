@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from loradrop.lora.inject import set_module
-from loradrop.lora.sites import find_sites
+from loradrop.lora.sites import as_list, find_sites
 from loradrop.methods.base import Method, one_of
 
 # by family: the last linear modules of attention and feed-forward part; the first match is used
@@ -58,10 +58,8 @@ class AdapterLinear(nn.Module):
         self.activation = getattr(torch.nn.functional, activation)
         # float32 even if the base is bfloat16, where rounding would lose the updates
         options: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
-        self.down, self.up = (
-            nn.Linear(d, bottleneck, **options),
-            nn.Linear(bottleneck, d, **options),
-        )
+        self.down = nn.Linear(d, bottleneck, **options)
+        self.up = nn.Linear(bottleneck, d, **options)
         for linear in (self.down, self.up):
             nn.init.trunc_normal_(linear.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
             nn.init.zeros_(linear.bias)
@@ -103,11 +101,7 @@ class Houlsby(Method):
             raise ValueError(f"init_std must be positive, got {init_std}")
         one_of("activation", activation, ACTIVATIONS)
         self.bottleneck, self.activation, self.init_std = bottleneck, activation, init_std
-        self.target_modules = (
-            [target_modules]
-            if isinstance(target_modules, str)
-            else target_modules and list(target_modules)
-        )
+        self.target_modules = as_list(target_modules)
 
     def install(self, model: nn.Module) -> None:
         sites = find_sites(model, self.target_modules or default_targets(model))

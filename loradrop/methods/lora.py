@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from loradrop.lora.inject import add_lora, lora_modules
+from loradrop.lora.sites import as_list
 from loradrop.methods.base import Method
 
 
@@ -38,11 +39,7 @@ class LoRA(Method):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self.target_modules = (
-            [target_modules]
-            if isinstance(target_modules, str)
-            else target_modules and list(target_modules)
-        )
+        self.target_modules = as_list(target_modules)
         self.lora_parameters = 0
 
     def install(self, model: nn.Module) -> None:

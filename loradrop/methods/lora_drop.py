@@ -21,7 +21,8 @@ from loradrop.importance.moments import AVERAGES
 from loradrop.lora.inject import lora_sites
 from loradrop.methods.base import Probe, Stage1, load_values, one_of, trainable_values
 from loradrop.methods.lora import LoRA
-from loradrop.selection import SelectionSettings, SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import SelectionSettings, select
 from loradrop.sharing import share
 
 FRESH, KEEP = "fresh", "keep"
@@ -98,20 +99,12 @@ class LoRADrop(LoRA):
             raise ValueError(f"criterion={criterion} ranks for strategy=largest, not {strategy}")
         if not 0 < sample_ratio <= 1:
             raise ValueError(f"sample_ratio must lie in (0, 1], got {sample_ratio}")
-        least_one = {
-            "sample_epochs": sample_epochs,
-            "sample_steps": sample_steps,
-            "sample_batch_size": sample_batch_size,
-        }
-        for key, value in least_one.items():
+        self.sample_ratio, self.sample_epochs = sample_ratio, sample_epochs
+        self.sample_steps, self.sample_batch_size = sample_steps, sample_batch_size
+        for key in ("sample_epochs", "sample_steps", "sample_batch_size"):
+            value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1, got {value}")
-        self.sample_ratio, self.sample_epochs, self.average_over = (
-            sample_ratio,
-            sample_epochs,
-            average_over,
-        )
-        self.sample_steps, self.sample_batch_size = sample_steps, sample_batch_size
         self.selection: dict[str, Any] = {
             "threshold": threshold,
             "parameter_ratio": parameter_ratio,
@@ -123,8 +116,8 @@ class LoRADrop(LoRA):
         SelectionSettings(**self.selection)
         if criterion == criteria.RANDOM:
             self.selection["strategy"] = "random"
+        self.measure_on, self.average_over, self.criterion = measure_on, average_over, criterion
         self.kept_init, self.shared_init = kept_init, shared_init
-        self.measure_on, self.criterion = measure_on, criterion
         self.importance: Importance | None = None
         self.ranking: ByLayer | None = None  # of another criterion than the output
         self.plan: SharingPlan | None = None
@@ -206,9 +199,7 @@ class LoRADrop(LoRA):
         return state if self.ranking is None else state | {"ranking": self.ranking}
 
     def load_state_dict(self, model: nn.Module, state: Mapping[str, Any]) -> None:
-        self.importance, self.plan = (
-            Importance.from_dict(state["importance"]),
-            SharingPlan.from_dict(state["plan"]),
-        )
+        self.importance = Importance.from_dict(state["importance"])
+        self.plan = SharingPlan.from_dict(state["plan"])
         self.ranking = state.get("ranking")  # not among a finished run's results
         share(model, self.plan)

@@ -105,10 +105,8 @@ class PrefixTuning(VirtualTokens):
         self, encoder: PreTrainedModel, args: tuple, inputs: dict[str, Any], output: Any
     ) -> None:
         """Raise RuntimeError unless every layer has appended the text's keys to the prefix's."""
-        cache, expected = (
-            inputs[str(cache_argument(encoder))],
-            self.virtual_tokens + inputs["input_ids"].shape[1],
-        )
+        cache = inputs[str(cache_argument(encoder))]
+        expected = self.virtual_tokens + inputs["input_ids"].shape[1]
         ignored = [
             i
             for i in range(encoder.config.num_hidden_layers)

@@ -162,10 +162,8 @@ class PRILoRA(LoRA):
             return {}
         pruned = [getattr(module, f"lora_{self.matrix}") for module in self.adapted.values()]
         zeros = sum(int((weight == 0).sum()) for weight in pruned)
-        size, adapter = (
-            sum(weight.numel() for weight in pruned),
-            sum(module.size for module in self.adapted.values()),
-        )
+        size = sum(weight.numel() for weight in pruned)
+        adapter = sum(module.size for module in self.adapted.values())
         kept = "stay zero" if not self.regrow else "may grow until the next pruning"
         return {
             "notes": [

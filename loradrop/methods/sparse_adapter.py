@@ -77,11 +77,9 @@ class SparseAdapter(LoRA):
             raise ValueError(f"init_std must be positive or null, got {init_std}")
         self.sparsity, self.scope, self.init_std = sparsity, scope, init_std
         self.pruner = pruner
-        self.sample_ratio, self.warmup_epochs, self.warmup_batch_size = (
-            sample_ratio,
-            warmup_epochs,
-            warmup_batch_size,
-        )
+        self.sample_ratio = sample_ratio
+        self.warmup_epochs = warmup_epochs
+        self.warmup_batch_size = warmup_batch_size
         self.masks: dict[str, Tensor] = {}  # by parameter: True for kept entries
         self.inactive = 0
 

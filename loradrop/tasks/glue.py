@@ -29,6 +29,7 @@ from loradrop.tasks.glue_files import (
     read_tsv,
     tsv_name,
 )
+from loradrop.tasks.missing import no_data, no_split
 from loradrop.tasks.quoting import brief
 
 DROP = "drop"  # of broken_rows
@@ -85,12 +86,8 @@ class Glue(LabelTask):
         }
         missing = [split for part, split in self.evaluation.items() if evaluation[part] is None]
         if train is None or len(missing) == len(evaluation):
-            lacks = TRAIN if train is None else " and no ".join(missing)
-            raise FileNotFoundError(
-                f"{self.name}: {folder} has no {lacks} split. It needs "
-                f"{self._expected()}; it holds "
-                f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
-            )
+            lacks = [TRAIN] if train is None else missing
+            raise no_split(self.name, folder, lacks, self._expected())
         notes += [
             f"{self.name}: no {split} split in the data folder; the scores leave it out"
             for split in missing
@@ -147,12 +144,8 @@ class Glue(LabelTask):
         try:
             return fetch_dataset(self.hub_id, self.revision, patterns)
         except FileNotFoundError as error:
-            place = Path(data or "<paths.data>") / self.official
-            shown = place.absolute() if data else place
-            raise FileNotFoundError(
-                f"{self.name}: there is no folder {shown}, and {error}. To use local data, put "
-                f"{self._expected()} there, or set paths.data to the folder that has "
-                f"{self.official}/ in it."
+            raise no_data(
+                self.name, self.official, data, self._expected(), error
             ) from error.__cause__
 
     def _dataset(self, rows: Rows) -> Dataset:

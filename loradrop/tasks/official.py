@@ -12,6 +12,7 @@ from datasets import Dataset
 from loradrop.hub import find_local
 from loradrop.tasks.base import TRAIN, Splits
 from loradrop.tasks.download import cache_folder, fetch_file
+from loradrop.tasks.missing import no_data, no_split
 from loradrop.tasks.quoting import brief, is_text
 from loradrop.tasks.text import Entry, TextTask, evaluation_rows, training_rows
 
@@ -84,20 +85,12 @@ class OfficialTask(TextTask):
         paths = {split: path for split in splits if folder and (path := self.find(folder, split))}
         missing = [split for split in splits if split not in paths]
         if folder and missing:
-            raise FileNotFoundError(
-                f"{self.name}: {folder} has no {' and no '.join(missing)} split. It needs "
-                f"{self._expected()}; it holds "
-                f"{', '.join(sorted(path.name for path in folder.iterdir())[:20]) or 'nothing'}."
-            )
+            raise no_split(self.name, folder, missing, self._expected())
         try:
             paths |= {split: self.fetch(split) for split in missing}
         except FileNotFoundError as error:
-            place = Path(data or "<paths.data>") / self.official
-            shown = place.absolute() if data else place
-            raise FileNotFoundError(
-                f"{self.name}: there is no folder {shown}, and {error}. To use local data, put "
-                f"{self._expected()} there, or set paths.data to the folder that has "
-                f"{self.official}/ in it."
+            raise no_data(
+                self.name, self.official, data, self._expected(), error
             ) from error.__cause__
         train, notes = self._train_rows(self.entries(paths[TRAIN], training=True), paths[TRAIN])
         evaluation = {

@@ -98,10 +98,8 @@ class GenerationModule(RunModule):
         return super().remembered() | {"predictions": self.predictions, "unended": self.unended}
 
     def notes(self) -> list[str]:
-        name, sizes = (
-            self.task.name,
-            {split: len(rows) for split, rows in self.data.evaluation.items()},
-        )
+        name = self.task.name
+        sizes = {split: len(rows) for split, rows in self.data.evaluation.items()}
         return [
             f"{name}: {count} of {sizes[split]} texts for {split} were cut off at "
             "task.max_new_tokens"

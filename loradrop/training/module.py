@@ -201,11 +201,9 @@ class RunModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         run = checkpoint["run"]
-        self.epochs, self.best, self.train_seconds = (
-            run["epochs"],
-            run["best"],
-            run["train_seconds"],
-        )
+        self.epochs = run["epochs"]
+        self.best = run["best"]
+        self.train_seconds = run["train_seconds"]
         self.loss_sum, self.loss_steps = torch.tensor(run["loss"][0]), run["loss"][1]
         self.skip = run["step"] % len(self.data.train_loader())
 

@@ -144,10 +144,8 @@ def _():
     "the mappings of the Auto classes answer for a config's class",
 )
 def _():
-    labels, text = (
-        transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-        transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
-    )
+    labels = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    text = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     assert all(type(config) in labels for _, config, _ in FAMILIES.values())
     assert [family for family, (_, config, _) in FAMILIES.items() if type(config) in text] == [
         "roberta",

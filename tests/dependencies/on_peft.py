@@ -112,12 +112,8 @@ def _():
     source = inspect.getsource(LoraLayer.update_layer)
     assert [name for name in OUT_OF_THE_BASE if f'"{name}"' not in source] == []
     known = str(inspect.signature(LoraConfig).parameters["init_lora_weights"].annotation)
-    harmless = {
-        "gaussian",
-        "eva",
-        "orthogonal",
-        "mica",
-    }  # the last one is a variant, which is refused as such
+    # the last one is a variant, which is refused as such
+    harmless = {"gaussian", "eva", "orthogonal", "mica"}
     names = set(re.findall(r"'(\w+)[^']*'", known)) | set(
         re.findall(r'init_lora_weights(?:\.lower\(\))? == "(\w+)"', source)
     )

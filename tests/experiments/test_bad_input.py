@@ -233,10 +233,8 @@ def test_damaged_files_are_named(tmp_path):
         "trainer.progress_bar=false",
     ]
     assert run_module("experiments.run", *small, outputs=tmp_path).returncode == 0
-    (measured,), (weights,) = (
-        tmp_path.glob("cache/stage1/*/*.safetensors"),
-        tmp_path.glob("runs/*/*.safetensors"),
-    )
+    (measured,) = tmp_path.glob("cache/stage1/*/*.safetensors")
+    (weights,) = tmp_path.glob("runs/*/*.safetensors")
     whole = measured.read_bytes()
     measured.write_bytes(b"cut")
     done = run_module("experiments.run", *small, "method.threshold=0.5", outputs=tmp_path)

@@ -123,6 +123,5 @@ def test_a_model_that_is_not_at_hand_has_its_published_shape():
         "paths.models=null",
     )
     assert done.returncode == 0, done.stderr
-    assert (
-        "as published" in done.stdout and "12.55 GiB" in done.stdout
-    )  # 6,738,415,616 bfloat16 numbers (its model card)
+    # 6,738,415,616 bfloat16 numbers (its model card)
+    assert "as published" in done.stdout and "12.55 GiB" in done.stdout

@@ -26,9 +26,8 @@ SECTIONS = {
     for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
 }
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-IN_SECTION_OF = {
-    name: "lora_drop" for name in METHODS if name.startswith("lora_drop_")
-}  # what a variant does not change
+# what a variant does not change
+IN_SECTION_OF = {name: "lora_drop" for name in METHODS if name.startswith("lora_drop_")}
 SIZES = {"d": 768, "L": 12, "f": 3072}  # RoBERTa-base
 
 
@@ -50,10 +49,8 @@ def evaluated(formula, **values):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_count_is_the_code_s_and_the_formula_gives_it(name):
     method = instantiate_group("method", config_of(name).method)
-    formula, printed = (
-        re.search(r"`(.+?)`", ROWS[name][2]),
-        int(ROWS[name][3].split()[0].replace(",", "")),
-    )
+    formula = re.search(r"`(.+?)`", ROWS[name][2])
+    printed = int(ROWS[name][3].split()[0].replace(",", ""))
     if isinstance(method, LoRADrop):
         n = int(ROWS[name][3].split()[-1])
         assert evaluated(formula.group(1), n=n, r=method.rank) == printed

@@ -143,9 +143,8 @@ def test_a_finished_run_is_skipped_and_stage_one_is_shared(sweep):
     again = run(outputs, "method=lora_drop", "seed=0")
     assert again.returncode == 0 and "finished already" in again.stdout
     (folder,) = outputs.glob("runs/*-lora_drop-s0-*")
-    assert again.stdout.endswith(
-        f"\nresult: {folder / 'result.json'}\n"
-    )  # in one piece, however long
+    # in one piece, however long
+    assert again.stdout.endswith(f"\nresult: {folder / 'result.json'}\n")
     assert {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/*")} == before
     other = run(outputs, "method=lora_drop_no_share", "seed=0", "method.threshold=0.7")
     assert other.returncode == 0, other.stderr
@@ -314,12 +313,8 @@ def test_table_and_figure_of_an_experiment(sweep):
 
 def test_a_trained_model_is_measured_once_for_its_figures(sweep):
     outputs, _ = sweep
-    overrides = [
-        "backbone=tiny_roberta",
-        "trainer=cpu",
-        *SMALL,
-        "seed=0",
-    ]  # a run that the sweep has made
+    # a run that the sweep has made
+    overrides = ["backbone=tiny_roberta", "trainer=cpu", *SMALL, "seed=0"]
     for name in ("figure2", "layer_removal"):
         drawn = run_module("experiments.figure", name, *overrides, outputs=outputs)
         assert drawn.returncode == 0, drawn.stderr

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def numbers(outputs: Path) -> dict[str, tuple]:
     return found
 
 
+def finished(outputs: Path) -> dict[str, bytes]:
+    """The results that are written, byte for byte."""
+    return {path.parent.name: path.read_bytes() for path in outputs.glob("runs/*/result.json")}
+
+
 def left_behind(outputs: Path) -> list[str]:
     """Temporary files and checkpoints."""
     hidden = (p.name for p in outputs.rglob(".*") if p.name not in (LOCK, HOLDER))
@@ -107,6 +113,29 @@ def test_ended_at_random_moments(undisturbed, tmp_path, signum):
     assert numbers(tmp_path) == undisturbed
     for folder in ("runs", "cache/stage1"):
         assert left_behind(tmp_path / folder) == []
+
+
+def test_four_processes_share_a_sweep_and_are_killed(undisturbed, tmp_path):
+    draw, counts = random.Random(4), Counter()
+    processes = [start(tmp_path) for _ in range(4)]
+    first = {}  # each result as it was when it was first seen
+    for _ in range(ATTEMPTS):
+        time.sleep(draw.uniform(4, 20))
+        first = finished(tmp_path) | first
+        place = draw.randrange(len(processes))
+        processes[place].kill()
+        printed, _ = processes[place].communicate()
+        assert "Traceback" not in printed, printed
+        counts["killed" if processes[place].returncode else "done before"] += 1
+        processes[place] = start(tmp_path)
+    for process in processes:
+        printed, _ = process.communicate()
+        assert process.returncode == 0, printed
+    assert first.items() <= finished(tmp_path).items()  # no finished run was made again
+    counts["finished runs lost"] = 4 - len(numbers(tmp_path))
+    report("SIGKILL in four processes that share a sweep of 4 runs", counts)
+    assert numbers(tmp_path) == undisturbed
+    assert left_behind(tmp_path / "runs") == []
 
 
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs Linux's unshare and mount")

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from conftest import tiny_model, train_b
 
+from loradrop.methods.lora_drop import LoRADrop
 from loradrop.methods.prilora import PRILoRA
 from loradrop.methods.sparse_adapter import SparseAdapter
 from loradrop.methods.vera import VeRA
@@ -68,6 +69,49 @@ def randomise(model, *suffixes, scale=0.3):
         for name, parameter in model.named_parameters():
             if name.endswith(suffixes):
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def same_outputs_and_gradients(ours, theirs, batch, pairs):
+    """Check that two models agree, and that each pair of parameters has one gradient, not zero."""
+    left, right = ours(**batch), theirs(**batch)
+    torch.testing.assert_close(left.logits, right.logits)
+    left.loss.backward()
+    right.loss.backward()
+    for mine, other in pairs:
+        torch.testing.assert_close(mine.grad, other.grad)
+        assert mine.grad.abs().max() > 0
+
+
+def train(model, batch, steps=3):
+    """Train with weight decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+
+
+def lora_drop(**changes):
+    settings = COMMON | {
+        "name": "lora_drop",
+        "sample_ratio": 0.5,
+        "sample_epochs": 1,
+        "sample_steps": None,
+        "sample_batch_size": 4,
+        "measure_on": "sample",
+        "average_over": "tokens",
+        "threshold": None,
+        "parameter_ratio": None,
+        "num_layers": 1,
+        "across_module_types": False,
+        "strategy": "largest",
+        "share": True,
+        "kept_init": "fresh",
+        "shared_init": "fresh",
+        "criterion": "output",
+    }
+    return LoRADrop(**(settings | changes))
 
 
 class Batches:

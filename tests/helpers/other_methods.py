@@ -78,11 +78,19 @@ def installed(name, family, **changes):
     return method, model
 
 
+def adamw(model, lr=1e-2):
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+
+
 def train(method, model, batch, steps=STEPS, lr=1e-2):
     """Losses of some optimiser steps on one batch."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    return train_on(method, model, batch, adamw(model, lr), range(1, steps + 1))
+
+
+def train_on(method, model, batch, optimizer, steps):
+    """Losses of these optimiser steps, counted from 1."""
     losses = []
-    for step in range(1, steps + 1):
+    for step in steps:
         optimizer.zero_grad()
         loss = model(**batch).loss
         losses.append(float(loss.detach()))
@@ -91,3 +99,33 @@ def train(method, model, batch, steps=STEPS, lr=1e-2):
         optimizer.step()
         method.on_step_end(model, step)
     return losses
+
+
+def goes_on_bit_for_bit(fresh, batch, at, file):
+    """Check that a run interrupted after step `at` ends as one that was not.
+
+    Args:
+        fresh: Makes (method, model), always from the same random numbers.
+        at: The last step before the interruption.
+        file: Where to store the state.
+
+    Returns:
+        The method's state at the interruption.
+    """
+    method, model = fresh()
+    optimizer = adamw(model)
+    method.prepare(model, Run())
+    train_on(method, model, batch, optimizer, range(1, at + 1))
+    torch.save([method.state_dict(), model.state_dict(), optimizer.state_dict()], file)
+    train_on(method, model, batch, optimizer, range(at + 1, STEPS + 1))
+    state, values, moments = torch.load(file, weights_only=True)
+    again, resumed = fresh()
+    optimizer = adamw(resumed)
+    again.load_state_dict(resumed, state)
+    resumed.load_state_dict(values)
+    optimizer.load_state_dict(moments)
+    train_on(again, resumed, batch, optimizer, range(at + 1, STEPS + 1))
+    assert again.result_fields() == method.result_fields() != {}
+    for name, value in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    return state

@@ -6,7 +6,7 @@ import torch
 from conftest import FAMILIES, tiny_model
 from peft import LoraConfig, get_peft_model
 
-from loradrop.selection import SharingPlan
+from loradrop.plan import SharingPlan
 
 
 def wrapped(family="roberta", adapter="default", **settings):

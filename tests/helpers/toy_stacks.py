@@ -75,10 +75,8 @@ def generated(seed):
     """A model, its batches, and what counts in each of its modules' inputs."""
     choose = random.Random(seed)
     torch.manual_seed(seed)
-    way, kind = (
-        choose.choice(["matmul", "einsum", "sdpa"]),
-        choose.choice(["apart", "text_sees", "other_sees", "both"]),
-    )
+    way = choose.choice(["matmul", "einsum", "sdpa"])
+    kind = choose.choice(["apart", "text_sees", "other_sees", "both"])
     model = Toy(way, kind).eval()
     loradrop.add_lora(model, rank=3, target_modules=["q", "v", "up"])
     train_b(model)

@@ -17,11 +17,8 @@ import loradrop
 pytestmark = pytest.mark.slow
 
 STEPS = 3
-CASES = [
-    ("ours", True),
-    ("peft", True),
-    ("peft", False),
-]  # whose LoRA, and whether the other layers share
+# whose LoRA, and whether the other layers share
+CASES = [("ours", True), ("peft", True), ("peft", False)]
 
 
 def batches():

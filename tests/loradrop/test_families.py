@@ -11,21 +11,15 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
+from conftest import SHAPE
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import loradrop
 
 PAGE = Path(loradrop.__file__).parent / "docs" / "families.md"
-SIZES = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "vocab_size": 60,
-}
 IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-TEXT = SIZES | {"max_position_embeddings": 40}
-GROUPED = SIZES | IDS | {"num_key_value_heads": 2}  # values are narrower than queries
+TEXT = SHAPE | {"max_position_embeddings": 40}
+GROUPED = SHAPE | IDS | {"num_key_value_heads": 2}  # values are narrower than queries
 VISION = {
     "hidden_size": 32,
     "num_attention_heads": 4,
@@ -103,7 +97,7 @@ FAMILIES = [
     Family("MPNet", t.MPNetConfig(**TEXT), ("q", "v")),
     Family(
         "ModernBERT",
-        t.ModernBertConfig(**SIZES, **IDS, cls_token_id=1, sep_token_id=2),
+        t.ModernBertConfig(**SHAPE, **IDS, cls_token_id=1, sep_token_id=2),
         ("Wqkv",),
         notes=FUSED,
         wide=False,
@@ -112,12 +106,12 @@ FAMILIES = [
     Family("Qwen2", t.Qwen2Config(**GROUPED), QV, auto=t.AutoModelForCausalLM),
     Family(
         "Phi-3",
-        t.Phi3Config(**SIZES, **IDS),
+        t.Phi3Config(**SHAPE, **IDS),
         ("qkv_proj",),
         auto=t.AutoModelForCausalLM,
         notes=FUSED,
     ),
-    Family("GPT-NeoX", t.GPTNeoXConfig(**SIZES, **IDS), ("query_key_value",), notes=FUSED),
+    Family("GPT-NeoX", t.GPTNeoXConfig(**SHAPE, **IDS), ("query_key_value",), notes=FUSED),
     Family(
         "GPT-2",
         t.GPT2Config(**GPT2, **IDS),
@@ -156,7 +150,7 @@ FAMILIES = [
     Family(
         "wav2vec 2.0, HuBERT, Whisper",
         t.Wav2Vec2Config(
-            **{k: v for k, v in SIZES.items() if k != "vocab_size"},
+            **{k: v for k, v in SHAPE.items() if k != "vocab_size"},
             **AUDIO,
             feat_extract_norm="layer",
         ),
@@ -369,10 +363,8 @@ def table():
         "| --- | --- | --- | --- | --- |",
     ]
     for family in TABLE:
-        own, targets = (
-            "yes" if family.own else "no",
-            ", ".join(f"`{target}`" for target in family.targets),
-        )
+        own = "yes" if family.own else "no"
+        targets = ", ".join(f"`{target}`" for target in family.targets)
         rows.append(f"| {family.title} | {own} | yes | {targets} | {family.notes} |")
     return "\n".join(rows)
 

@@ -24,14 +24,8 @@ def make(name):
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache of the Hub, and no memory of whether the Hub answered."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    hub._answers.cache_clear()
-    yield tmp_path / "cache"
-    hub._answers.cache_clear()
+def cache(hub_home):
+    return hub_home / "hub"
 
 
 def fill(cache, task, splits):

@@ -124,9 +124,8 @@ def test_an_example_in_a_padded_batch_is_the_example_alone(models, name):
     with torch.no_grad():
         alone = torch.cat([model(**batch(tokenizer, [text])).logits for text in TEXTS])
         torch.testing.assert_close(model(**together).logits, alone, rtol=1e-4, atol=1e-5)
-    assert len({tuple(row) for row in alone.tolist()}) == len(
-        TEXTS
-    )  # texts differ, and so do their logits
+    # texts differ, and so do their logits
+    assert len({tuple(row) for row in alone.tolist()}) == len(TEXTS)
 
 
 def test_llama_s_padding_never_is_a_part_of_a_text(models):
@@ -151,11 +150,8 @@ def test_without_byte_fallback_the_end_token_pads(models, tmp_path):
         (folder / file.name).write_bytes(file.read_bytes())
     for file, old, new in (
         ("tokenizer.json", '"byte_fallback": true', '"byte_fallback": false'),
-        (
-            "tokenizer_config.json",
-            "LlamaTokenizer",
-            "PreTrainedTokenizerFast",
-        ),  # Llama's own class would set it again
+        # Llama's own class would set it again
+        ("tokenizer_config.json", "LlamaTokenizer", "PreTrainedTokenizerFast"),
     ):
         (folder / file).write_text((folder / file).read_text().replace(old, new))
     model, tokenizer = backbone("llama2_7b").load(task(), tmp_path)

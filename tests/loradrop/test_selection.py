@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import pytest
 
 from loradrop.importance.importance import Importance
-from loradrop.selection import SharingPlan, select
+from loradrop.selection import select
 
 
 def importance(size=100, **values):
@@ -26,21 +25,17 @@ SIX = importance(query=[30, 5, 10, 40, 10, 5], value=[1, 1, 1, 1, 1, 95])
 
 def test_the_layer_that_crosses_the_threshold_is_kept():
     plan = select(SIX, threshold=0.75)
-    assert plan.kept == {
-        "query": (0, 2, 3),
-        "value": (5,),
-    }  # 40 + 30 = 70 < 75 <= 80; of the two 10s the lower layer
+    # 40 + 30 = 70 < 75 <= 80; of the two 10s the lower layer
+    assert plan.kept == {"query": (0, 2, 3), "value": (5,)}
     assert plan.others == {"query": (1, 4, 5), "value": (0, 1, 2, 3, 4)}
     assert (plan.lora_parameters, plan.parameters, plan.saved) == (1200, 600, 600)
 
 
 def test_a_sum_that_equals_the_threshold_reaches_it():
-    assert select(importance(q=[0.1] * 10), threshold=0.3).kept == {
-        "q": (0, 1, 2)
-    }  # 0.1 + 0.1 + 0.1 > 0.3 in floats
-    assert select(importance(q=[0.7, 0.1, 0.1, 0.1]), threshold=0.9).kept == {
-        "q": (0, 1, 2)
-    }  # 0.8999999999999999
+    # 0.1 + 0.1 + 0.1 > 0.3 in floats
+    assert select(importance(q=[0.1] * 10), threshold=0.3).kept == {"q": (0, 1, 2)}
+    # 0.8999999999999999
+    assert select(importance(q=[0.7, 0.1, 0.1, 0.1]), threshold=0.9).kept == {"q": (0, 1, 2)}
 
 
 def test_threshold_one_keeps_all_even_what_rounding_hides():
@@ -106,16 +101,13 @@ def test_a_budget_keeps_the_most_layers_that_fit(across_module_types, share):
 
 def test_half_the_budget_of_twelve_layers():
     plan = select(importance(query=range(1, 13), value=range(12, 0, -1)), parameter_ratio=0.5)
-    assert plan.kept == {
-        "query": (7, 8, 9, 10, 11),
-        "value": (0, 1, 2, 3, 4),
-    }  # five own and one shared: 6 of 12
+    # five own and one shared: 6 of 12
+    assert plan.kept == {"query": (7, 8, 9, 10, 11), "value": (0, 1, 2, 3, 4)}
 
 
 def test_a_plan_that_saves_nothing_says_so():
-    plan = select(
-        importance(query=[1] * 6, value=[1] * 6), threshold=0.8
-    )  # 5 of 6, one left to share
+    # 5 of 6, one left to share
+    plan = select(importance(query=[1] * 6, value=[1] * 6), threshold=0.8)
     assert plan.saved == 0 and len(plan.kept["query"]) == 5
     assert "layer 5 alone is left to share" in str(plan) and "saves no parameters" in str(plan)
     assert "saves no parameters" not in str(select(SIX, threshold=0.75))
@@ -197,57 +189,17 @@ def test_k_layers_of_each_type_or_of_all():
 @pytest.mark.parametrize("values", [[0, 0], [float("nan"), 1], [float("inf"), 1]])
 @pytest.mark.parametrize("across_module_types", [True, False])
 def test_importances_that_say_nothing_are_refused(values, across_module_types):
-    with pytest.raises(ValueError, match=r"zero|finite"):
+    with pytest.raises(ValueError, match=r"are zero|is not finite"):
         select(importance(q=values), threshold=0.9, across_module_types=across_module_types)
-
-
-def test_a_plan_is_saved_and_loaded(tmp_path):
-    plan = select(SIX, threshold=0.75)
-    plan.save(tmp_path / "plan.json")
-    assert SharingPlan.load(tmp_path / "plan.json") == plan
-
-
-def test_a_plan_reads_as_a_text():
-    plan = SharingPlan(
-        {"query": (0, 2), "value": (1,)},
-        {"query": (1,), "value": ()},
-        True,
-        400,
-        300,
-        {"query": (3, 4)},
-    )
-    assert str(plan).splitlines() == [
-        "query: own LoRA in layers 0, 2; one shared LoRA in layer 1; never adapted: layers 3, 4",
-        "value: own LoRA in layer 1; one shared LoRA in no layer",
-        "300 of LoRA's 400 parameters (75.0 %)",
-        "query: layer 1 alone is left to share, which costs what it replaces",
-    ]
-    assert "no LoRA in layer 1;" in str(
-        SharingPlan(plan.kept, plan.others, False, 400, 300, {"query": (3,)})
-    )
-
-
-def test_a_plan_is_saved_with_what_was_never_adapted(tmp_path):
-    for never in ({}, {"query": (3, 4)}):
-        plan = SharingPlan({"query": (0, 2)}, {"query": (1,)}, True, 300, 300, never)
-        assert plan.to_dict()["kept"] == {"query": [0, 2]}
-        assert ("never_adapted" in plan.to_dict()) == bool(never)
-        plan.save(tmp_path / "plan.json")
-        again = SharingPlan.load(tmp_path / "plan.json")
-        assert (again, again.never_adapted) == (plan, never)
 
 
 def test_as_many_layers_as_there_are_may_be_asked_for():
     assert select(importance(q=[0.1, 0.2]), num_layers=2).kept == {"q": (0, 1)}
 
 
-def test_ranking_all_types_together_needs_importances_that_compare():
-    """Their sum may be small, but not zero or infinite."""
-    joint = {"threshold": 0.5, "across_module_types": True}
-    assert select(importance(q=[0.1, 0.2]), **joint).kept == {"q": (1,)}
-    for values in ([0.0, 0.0], [math.inf, 1.0], [math.nan, 1.0]):
-        with pytest.raises(ValueError, match=r"is not finite|are zero"):
-            select(importance(q=values), **joint)
+def test_ranking_all_types_together_takes_a_small_sum():
+    given = importance(q=[0.1, 0.2])
+    assert select(given, threshold=0.5, across_module_types=True).kept == {"q": (1,)}
 
 
 def test_the_seed_of_the_random_strategy_is_0_by_default():

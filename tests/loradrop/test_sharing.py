@@ -8,7 +8,8 @@ from conftest import FAMILIES, tiny_model, train_b
 
 from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora, lora_modules, lora_sites
-from loradrop.selection import SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import select
 from loradrop.sharing import plan_of, share
 
 

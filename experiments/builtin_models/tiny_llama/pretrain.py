@@ -27,10 +27,8 @@ NEW = 0.2
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE; a word is one token anywhere in a line, a text begins with `<s>`."""
     bpe = Tokenizer(models.BPE())
-    lines, in_words = (
-        pre_tokenizers.Split("\n", "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=True),
-    )
+    lines = pre_tokenizers.Split("\n", "isolated")
+    in_words = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, in_words])
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(

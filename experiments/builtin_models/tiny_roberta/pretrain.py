@@ -17,13 +17,8 @@ from experiments.builtin_models.command import parser, pretrain
 from experiments.builtin_models.pretraining import Batches, Guess, stack
 from experiments.builtin_models.tiny_roberta.corpus import SALIENT, Corpus
 
-SPECIAL = [
-    "<s>",
-    "<pad>",
-    "</s>",
-    "<unk>",
-    "<mask>",
-]  # RoBERTa's first ids; its mask is the last one
+# RoBERTa's first ids; its mask is the last one
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 # fractions of the chosen tokens; replacements come from the batch, so they look plausible
 MASKED, REPLACED, KEPT = 0.75, 0.15, 0.10
 

@@ -87,9 +87,8 @@ def test_it_has_learnt_its_language(model, tokenizer):
     rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
     scores = evaluate(model, Batches(rows, 1024, 0), guess)
     assert scores["loss"] < 0.5 * scores["unigram_loss"]
-    assert scores["loss"] == pytest.approx(
-        RECORD["held_out"]["loss"], rel=0.1
-    )  # of 3000 texts, before rounding to float16
+    # of 3000 texts, before rounding to float16
+    assert scores["loss"] == pytest.approx(RECORD["held_out"]["loss"], rel=0.1)
 
 
 def test_it_has_seen_no_prompt_and_no_answer_of_the_tasks():
@@ -130,9 +129,8 @@ def test_a_run_from_end_to_end(tmp_path, task, method):
     sizes = ["task.train_size=100", "task.validation_size=12", "recipe.epochs=1"]
     config = composed(f"task={task}", f"method={method}", *sizes, f"paths.outputs={tmp_path}")
     result = run(config).result
-    lora = (
-        12 * 8 * ((128 + 128) + (128 + 64))
-    )  # query, and value with half as many heads, at rank 8
+    # query, and value with half as many heads, at rank 8
+    lora = 12 * 8 * ((128 + 128) + (128 + 64))
     assert result.parameters.lora_parameters == lora and 0 < result.parameters.adapter <= lora
     assert result.parameters.head == 0 and result.metrics.last.train_loss < 4
     # sacrebleu's own command on the saved texts

@@ -59,9 +59,8 @@ def test_two_kinds_of_machine_have_two_ids_and_no_plan_is_carried_over(flags):
         flags(text)
         ids.append([config["id"] for config in run_configs(overrides)])
     assert not set(ids[0]) & set(ids[1])
-    assert ids[1] == [
-        config["id"] for config in run_configs([o for o in overrides if o != AUTO])
-    ]  # the default, float32
+    # the default, float32
+    assert ids[1] == [config["id"] for config in run_configs([o for o in overrides if o != AUTO])]
 
 
 def test_float32_is_never_replaced(flags):

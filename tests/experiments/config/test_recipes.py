@@ -54,9 +54,8 @@ def test_deberta_s_ratios_are_the_scripts_steps(compose, task):
     config = compose("backbone=deberta_v3_base", f"task={task}", "method=adalora")
     steps = math.ceil(ROWS[task] / config.recipe.batch_size) * config.recipe.epochs
     if task in WARMUP:  # MRPC's script gives a ratio
-        assert (
-            math.ceil(config.recipe.warmup_ratio * steps) == WARMUP[task]
-        )  # as loradrop/training/module.py rounds
+        # as loradrop/training/module.py rounds
+        assert math.ceil(config.recipe.warmup_ratio * steps) == WARMUP[task]
     for ratio, expected in zip(
         (config.method.warmup_ratio, config.method.final_ratio), BUDGET[task], strict=True
     ):

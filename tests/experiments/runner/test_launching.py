@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from hydra.core.plugins import Plugins
 from experiments.config.schema import CONF
 from experiments.config.sweep import run_configs
 from experiments.runner.launching import is_local, unfinished, wait_for
+from hydra_plugins import loradrop_launchers
 
 SWEEP = ["method=lora,lora_drop", "seed=0,1"]
 
@@ -23,6 +26,51 @@ def test_hydra_accepts_each_launcher(name):
     launcher = config.hydra.launcher
     assert launcher._target_ in Plugins.instance().class_name_to_class
     assert is_local(launcher._target_) == (name != "slurm")
+
+
+@pytest.mark.parametrize("name", loradrop_launchers.PLUGINS)
+def test_without_the_extra_there_are_no_launchers(name, monkeypatch):
+    absent(monkeypatch, name)
+    assert not hasattr(imported_again(), "CoresLauncher")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
+    ],
+)
+def test_a_damaged_extra_is_an_error(name, monkeypatch):
+    absent(monkeypatch, name)
+    with pytest.raises(ModuleNotFoundError, match=name):
+        imported_again()
+
+
+class Absent:
+    """A finder of modules that does not find one."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def find_spec(self, name, path, target=None):
+        if name == self.name:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+
+def absent(monkeypatch, name):
+    """Let the import of a launcher's module fail."""
+    for loaded in list(sys.modules):
+        if loaded.startswith(loradrop_launchers.PLUGINS):
+            monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setattr(sys, "meta_path", [Absent(name), *sys.meta_path])
+
+
+def imported_again():
+    spec = importlib.util.spec_from_file_location("again", loradrop_launchers.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_finished_runs_get_no_job(tmp_path):

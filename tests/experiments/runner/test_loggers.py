@@ -71,7 +71,7 @@ def test_one_offline_run_for_each_run_of_a_sweep(tmp_path):
         assert id.removeprefix("tiny") in texts
     drop = next(text for name, text in texts.items() if "-lora_drop-" in name)
     curves = ("validation/accuracy", "train/loss", "stage1/loss")
-    charts = ("importance/query", "plan/query", "score", "parameters of the adapter")
+    charts = ("media/images/importance", "score", "parameters of the adapter")
     summary = ("best/accuracy", "parameters/adapter", "seconds/fit", "data_fingerprint")
     for name in (*curves, *charts, *summary):
         assert name.encode() in drop, name

@@ -106,12 +106,10 @@ def test_what_a_method_remembers_is_taken_up_again(config, tmp_path, monkeypatch
     with initialize_config_dir(CONF, version_base="1.3"):
         overrides = [f"method={name}", *STATEFUL[case]]
         other = compose("run", [*overrides, "paths.models=null", "paths.data=null"])
-    other.recipe, other.task, other.trainer, other.paths = (
-        config.recipe,
-        config.task,
-        config.trainer,
-        config.paths,
-    )
+    other.recipe = config.recipe
+    other.task = config.task
+    other.trainer = config.trainer
+    other.paths = config.paths
     whole = trained(other, tmp_path / "whole")
     original = SequenceModule.training_step
 

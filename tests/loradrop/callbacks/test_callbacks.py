@@ -153,11 +153,9 @@ def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     components = RunComponents(
         check(composed(tmp_path, "method=lora_drop", "task.train_size=320", "seed=2"))
     )
-    task, recipe, rows = (
-        components.data.task,
-        components.recipe,
-        components.data.of_rows(components.data.sample(0.1)),
-    )
+    task = components.data.task
+    recipe = components.recipe
+    rows = components.data.of_rows(components.data.sample(0.1))
     torch.manual_seed(2)
     base, _ = instantiate_group("backbone", components.config.backbone).load(task, None)
     config = LoraConfig(

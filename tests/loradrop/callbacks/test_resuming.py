@@ -117,10 +117,8 @@ def fit(folder, epochs, callback=True, schedule=None, **settings):
     made = loradrop.LoRADropLightningCallback(
         DataLoader(rows(), BATCH), "model", num_layers=1, **schedule
     )
-    module, trainer = (
-        Module(ours()),
-        lightning(folder, epochs, made if callback else TrainingOnly()),
-    )
+    module = Module(ours())
+    trainer = lightning(folder, epochs, made if callback else TrainingOnly())
     trainer.fit(module, DataLoader(rows(), BATCH), **settings)
     return module, trainer
 

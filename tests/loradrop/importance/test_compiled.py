@@ -86,9 +86,8 @@ def test_generated_models(compiled, evaluated, seed):
     ] == calls
     with torch.no_grad():
         torch.testing.assert_close(model(**given), output)
-    assert (
-        counter.frame_count == frames if evaluated else counter.frame_count > 0
-    )  # and what was, is used again
+    # and what was, is used again
+    assert counter.frame_count == frames if evaluated else counter.frame_count > 0
 
 
 @pytest.mark.parametrize("compiled", [whole, in_place])

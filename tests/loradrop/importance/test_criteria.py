@@ -10,36 +10,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 from conftest import tiny_model, train_b
-from helpers.methods import Batches
+from helpers.methods import Batches, lora_drop
 
 from loradrop.backbones import freeze_encoder
 from loradrop.importance import criteria
 from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora, lora_sites
-from loradrop.methods.lora_drop import LoRADrop
 from loradrop.seeds import Seeds
-
-SETTINGS = {
-    "rank": 4,
-    "alpha": 8,
-    "dropout": 0.0,
-    "target_modules": None,
-    "sample_ratio": 0.5,
-    "sample_epochs": 1,
-    "sample_steps": None,
-    "sample_batch_size": 4,
-    "measure_on": "sample",
-    "average_over": "tokens",
-    "threshold": None,
-    "parameter_ratio": None,
-    "num_layers": 1,
-    "across_module_types": False,
-    "strategy": "largest",
-    "share": True,
-    "kept_init": "fresh",
-    "shared_init": "fresh",
-    "criterion": "output",
-}
 
 
 def adapted(family="roberta"):
@@ -117,10 +94,8 @@ def test_the_sensitivity_is_adaloras_over_steps():
 
 
 def test_a_doublet_is_a_row_of_a_with_its_column_of_b():
-    A, B = (
-        torch.tensor([[1.0, 3.0], [5.0, 7.0]]),
-        torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
-    )
+    A = torch.tensor([[1.0, 3.0], [5.0, 7.0]])
+    B = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert criteria.doublets(A, B).tolist() == [2.0 + 3.0, 6.0 + 4.0]
 
 
@@ -162,7 +137,7 @@ class Rows(Batches):
 
 def prepared(batch, seed=0, **changes):
     model = freeze_encoder(tiny_model())
-    method = LoRADrop("lora_drop", **(SETTINGS | changes))
+    method = lora_drop(**changes)
     method.install(model)
     probe = Rows(batch, seed)
     method.prepare(model, probe)
@@ -178,7 +153,7 @@ def test_every_criterion_keeps_as_many_layers_by_its_own_ranking(criterion, batc
         assert method.plan.kept[kind] == (best,)
     assert method.result_fields()["notes"][0].startswith(f"layers by {criterion}: query ")
     state = method.state_dict()
-    again = LoRADrop("lora_drop", **(SETTINGS | {"criterion": criterion}))
+    again = lora_drop(criterion=criterion)
     model = freeze_encoder(tiny_model())
     again.install(model)
     again.load_state_dict(model, state)
@@ -218,7 +193,7 @@ def test_stage_1_is_shared_unless_a_criterion_needs_the_training_set(batch):
 def test_the_importance_is_averaged_over_the_rows_it_says(measure_on, batch):
     method, probe = prepared(batch, measure_on=measure_on)
     fresh = freeze_encoder(tiny_model())
-    LoRADrop("lora_drop", **SETTINGS).install(fresh)
+    lora_drop().install(fresh)
     train_b(fresh)
     rows = slice(2 if measure_on == "sample" else 4)
     expected = measure(fresh, [{key: value[rows] for key, value in batch.items()}])
@@ -239,4 +214,4 @@ def test_the_importance_is_averaged_over_the_rows_it_says(measure_on, batch):
 )
 def test_values_that_make_no_sense_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        LoRADrop("lora_drop", **(SETTINGS | changes))
+        lora_drop(**changes)

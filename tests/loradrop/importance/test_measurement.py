@@ -183,9 +183,8 @@ def test_errors(batch):
 
 def test_relative_positions_are_no_tokens_where_a_text_is_as_long():
     model = adapted("deberta")
-    ids = torch.randint(
-        3, 60, (1, 32), generator=torch.Generator().manual_seed(0)
-    )  # two times the 16 position buckets
+    # two times the 16 position buckets
+    ids = torch.randint(3, 60, (1, 32), generator=torch.Generator().manual_seed(0))
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     importance = measure(model, [given])
     assert importance.tokens == 32

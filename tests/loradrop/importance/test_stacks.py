@@ -138,10 +138,8 @@ def test_a_text_that_attends_to_an_image():
     words = {**WORDS, **IDS, "encoder_hidden_size": 32}
     torch.manual_seed(0)
     config = BlipConfig(text_config=words, vision_config=VISION, image_text_hidden_size=16)
-    model, (ids, mask) = (
-        adapted(BlipForImageTextRetrieval(config), ["qkv", "query", "value"]),
-        text(),
-    )
+    model = adapted(BlipForImageTextRetrieval(config), ["qkv", "query", "value"])
+    ids, mask = text()
     given = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels()}
 
     def mask_of(name, x):
@@ -278,9 +276,8 @@ def test_learned_queries_have_no_mask():
     ):
         loradrop.measure(model, [{**given, "pixel_mask": half}])
     names = {"encoder": None, "encoder_attn.v_proj": None}
-    loradrop.measure(
-        model, [{**given, "pixel_mask": half}], token_mask=names
-    )  # the decoder's queries have no padding
+    # the decoder's queries have no padding
+    loradrop.measure(model, [{**given, "pixel_mask": half}], token_mask=names)
 
 
 def test_latents_that_read_a_text():

@@ -152,10 +152,8 @@ class Unroutable(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.words, self.layers = (
-            nn.Embedding(60, 8),
-            nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)]),
-        )
+        self.words = nn.Embedding(60, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
 
     def forward(self, input_ids, attention_mask=None):
         x = self.words(input_ids).flatten(0, 1)

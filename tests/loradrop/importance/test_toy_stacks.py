@@ -41,10 +41,8 @@ class Unseen(torch.autograd.Function):
 class Kernel(nn.Module):
     def __init__(self):
         super().__init__()
-        self.words, self.layers = (
-            nn.Embedding(30, 8),
-            nn.ModuleList(nn.Linear(8, 8) for _ in range(2)),
-        )
+        self.words = nn.Embedding(30, 8)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
 
     def forward(self, input_ids, attention_mask=None, other=None):
         x = self.words(input_ids)
@@ -98,8 +96,6 @@ def test_a_mask_that_may_be_of_either_is_refused():
         model, [given], token_mask={"left": lambda batch: batch["attention_mask"], "right": None}
     )
     agree(told, explicit(model, given, lambda name, x: mask if "left" in name else None))
-    whole = {
-        **given,
-        "attention_mask": torch.ones(2, 3),
-    }  # nothing is padding, whatever it is about
+    # nothing is padding, whatever it is about
+    whole = {**given, "attention_mask": torch.ones(2, 3)}
     agree(loradrop.measure(model, [whole]), explicit(model, whole, lambda name, x: None))

@@ -80,9 +80,8 @@ def test_the_compact_form_is_smaller_by_what_is_shared(batch, tmp_path):
     large, small = (
         loradrop.save_pretrained(model, tmp_path / str(c), compact=c) for c in (False, True)
     )
-    assert (
-        large.lora_parameters - small.lora_parameters == 2 * 4 * 64
-    )  # one layer of query and of value, in float32
+    # one layer of query and of value, in float32
+    assert large.lora_parameters - small.lora_parameters == 2 * 4 * 64
     assert large.bytes > small.bytes
     assert str(small).endswith(
         f"compact_model.safetensors: {4 * 4 * 64:,} numbers of LoRA, {small.bytes:,} bytes"
@@ -206,9 +205,8 @@ def test_low_precision_is_merged_in_its_own_type(batch):
     torch.testing.assert_close(merged(**batch).logits, expected, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Model has `tie_word_embeddings=True`:UserWarning"
-)  # PEFT, of what is tried here
+# PEFT, of what is tried here
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_head_with_tied_parameters(ties, batch, tmp_path):
     def base():

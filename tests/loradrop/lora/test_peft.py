@@ -17,7 +17,8 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora, lora_modules
-from loradrop.selection import SharingPlan, select
+from loradrop.plan import SharingPlan
+from loradrop.selection import select
 from loradrop.sharing import plan_of, share
 
 
@@ -30,9 +31,8 @@ def explicit(model, batch, adapter="default"):
     for name, layer in layers_of(model).items():
 
         def keep(module, args, out, name=name, scaling=layer.scaling[adapter]):
-            outputs.setdefault(
-                name, out.float() * scaling
-            )  # the first call is about tokens (DeBERTa's others are not)
+            # the first call is about tokens (DeBERTa's others are not)
+            outputs.setdefault(name, out.float() * scaling)
 
         hooks.append(layer.lora_B[adapter].register_forward_hook(keep))
     with torch.no_grad():

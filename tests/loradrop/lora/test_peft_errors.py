@@ -12,7 +12,7 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
 from loradrop.importance.measurement import measure
 from loradrop.lora.inject import add_lora
-from loradrop.selection import SharingPlan
+from loradrop.plan import SharingPlan
 from loradrop.sharing import plan_of, share
 
 

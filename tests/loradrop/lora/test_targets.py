@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import train_b
+from conftest import SHAPE, train_b
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -28,34 +28,27 @@ from transformers import (
 import loradrop
 from loradrop.lora.sites import find_sites
 
-SIZES = {
-    "hidden_size": 32,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "vocab_size": 60,
-}
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SEPARATE = {
     "t5": (
         T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4),
         {"q", "v"},
     ),
-    "mpnet": (MPNetConfig(**SIZES), {"q", "v"}),
+    "mpnet": (MPNetConfig(**SHAPE), {"q", "v"}),
     "distilbert": (
         DistilBertConfig(dim=32, n_heads=4, n_layers=3, hidden_dim=48, vocab_size=60),
         {"q_lin", "v_lin"},
     ),
-    "electra": (ElectraConfig(**SIZES, embedding_size=16), {"query", "value"}),
+    "electra": (ElectraConfig(**SHAPE, embedding_size=16), {"query", "value"}),
     "swin": (
         SwinConfig(image_size=32, embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=4),
         {"q_proj", "v_proj"},
     ),
 }
 FUSED = {
-    "modernbert": (ModernBertConfig(**SIZES, **IDS, cls_token_id=1, sep_token_id=2), "Wqkv"),
-    "phi3": (Phi3Config(**SIZES, **IDS), "qkv_proj"),
-    "gpt-neox": (GPTNeoXConfig(**SIZES, **IDS), "query_key_value"),
+    "modernbert": (ModernBertConfig(**SHAPE, **IDS, cls_token_id=1, sep_token_id=2), "Wqkv"),
+    "phi3": (Phi3Config(**SHAPE, **IDS), "qkv_proj"),
+    "gpt-neox": (GPTNeoXConfig(**SHAPE, **IDS), "query_key_value"),
 }
 
 
@@ -127,7 +120,7 @@ PARAMETERS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 def mixtral(targets, parameters):
     torch.manual_seed(0)
     config = MixtralConfig(
-        **SIZES, **IDS, num_key_value_heads=2, num_local_experts=2, experts_implementation="eager"
+        **SHAPE, **IDS, num_key_value_heads=2, num_local_experts=2, experts_implementation="eager"
     )
     model = MixtralForCausalLM(config).eval()
     config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, target_parameters=parameters)
@@ -147,10 +140,8 @@ def attention_norms(model, given):
 
     def hook(name):
         def keep(module, args):
-            A, B = (
-                module.lora_A["default"].weight.double(),
-                module.lora_B["default"].weight.double(),
-            )
+            A = module.lora_A["default"].weight.double()
+            B = module.lora_B["default"].weight.double()
             y = module.scaling["default"] * args[0].double() @ A.T @ B.T
             sums[name.rpartition(".")[2], int(name.split("layers.")[1].split(".")[0])] = float(
                 y.pow(2).sum(-1).mean()

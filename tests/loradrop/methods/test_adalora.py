@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from conftest import tiny_model
-from helpers.other_methods import STEPS, Run, installed, make, train
+from helpers.other_methods import STEPS, Run, goes_on_bit_for_bit, installed, make, train
 
 from loradrop.heads import freeze_encoder, head_parameters
 from loradrop.methods.adalora import ADAPTER, SCORES
@@ -54,9 +54,8 @@ def test_adaloras_training_is_pefts(batch):
         freeze_encoder(tiny_model("bert")),
         AdaLoraConfig(**rank, **schedule, target_modules=targets),
     ).eval()
-    theirs = (
-        theirs.base_model
-    )  # PeftModel.forward goes past the penalty where no task type is given
+    # PeftModel.forward goes past the penalty where no task type is given
+    theirs = theirs.base_model
     inner = theirs.model
     for _, parameter in head_parameters(inner):
         parameter.requires_grad_(True)
@@ -89,35 +88,10 @@ def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
         model, method = freeze_encoder(tiny_model()), make("adalora")
         torch.manual_seed(1)
         method.install(model)
-        return (
-            method,
-            model,
-            torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2),
-        )
+        return method, model
 
-    def run(method, model, optimizer, steps):
-        for step in steps:
-            optimizer.zero_grad()
-            (model(**batch).loss + method.penalty(model)).backward()
-            optimizer.step()
-            method.on_step_end(model, step)
-
-    method, model, optimizer = fresh()
-    method.prepare(model, Run())
-    run(method, model, optimizer, range(1, at + 1))
-    file = tmp_path / "checkpoint"
-    torch.save([method.state_dict(), model.state_dict(), optimizer.state_dict()], file)
-    run(method, model, optimizer, range(at + 1, STEPS + 1))
-    again, resumed, other = fresh()
-    state, values, moments = torch.load(file, weights_only=True)
+    state = goes_on_bit_for_bit(fresh, batch, at, tmp_path / "checkpoint")
     json.dumps({key: value for key, value in state.items() if key not in SCORES})
-    again.load_state_dict(resumed, state)
-    resumed.load_state_dict(values)
-    other.load_state_dict(moments)
-    run(again, resumed, other, range(at + 1, STEPS + 1))
-    assert again.result_fields() == method.result_fields() != {}
-    for name, value in model.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize(

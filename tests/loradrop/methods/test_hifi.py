@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
-from helpers.methods import Batches
+from helpers.methods import Batches, train
 
 from loradrop.backbones import freeze_encoder
 from loradrop.methods.hifi import HeadGraph, HeadLinear, HiFi
@@ -82,13 +82,7 @@ def test_only_the_chosen_heads_change_and_padding_does_not_matter(family, batch)
     other, again = installed(family)
     other.prepare(again, Batches(wider))
     assert other.chosen == method.chosen and set(method.chosen) == {0, 1, 2}
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1
-    )
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(**batch).loss.backward()
-        optimizer.step()
+    train(model, batch)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, HeadLinear)}
     assert len(modules) == 9
     still = 0

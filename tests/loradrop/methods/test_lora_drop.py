@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model, train_b
-from helpers.methods import Batches
+from helpers.methods import Batches, lora_drop
 
 from loradrop.backbones import freeze_encoder
 from loradrop.importance.importance import Importance
@@ -15,7 +15,6 @@ from loradrop.methods.base import Stage1, trainable_values
 from loradrop.methods.full import Full
 from loradrop.methods.linear_probe import LinearProbe
 from loradrop.methods.lora import LoRA
-from loradrop.methods.lora_drop import LoRADrop
 from loradrop.seeds import Seeds
 from loradrop.selection import select
 
@@ -42,29 +41,7 @@ class Given:
 
 
 def method(**changes):
-    settings = {
-        "name": "lora_drop",
-        "rank": 4,
-        "alpha": 8,
-        "dropout": 0.0,
-        "target_modules": None,
-        "sample_ratio": 0.1,
-        "sample_epochs": 3,
-        "sample_steps": None,
-        "sample_batch_size": 32,
-        "measure_on": "sample",
-        "average_over": "tokens",
-        "threshold": 0.8,
-        "parameter_ratio": None,
-        "num_layers": None,
-        "across_module_types": False,
-        "strategy": "largest",
-        "share": True,
-        "kept_init": "fresh",
-        "shared_init": "fresh",
-        "criterion": "output",
-    }
-    return LoRADrop(**(settings | changes))
+    return lora_drop(**({"threshold": 0.8, "num_layers": None} | changes))
 
 
 def prepared(**changes):

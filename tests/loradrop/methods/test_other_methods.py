@@ -15,11 +15,8 @@ from torch import nn
 from loradrop.heads import freeze_encoder, head_parameters
 from loradrop.methods.houlsby import AdapterLinear
 
-UNCHANGED = (
-    "bitfit",
-    "last_layers",
-    "adalora",
-)  # methods whose output starts as the backbone's
+# methods whose output starts as the backbone's
+UNCHANGED = ("bitfit", "last_layers", "adalora")
 fitting = pytest.mark.parametrize(("name", "family"), FITTING)
 
 

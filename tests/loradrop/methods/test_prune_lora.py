@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model
-from helpers.other_methods import STEPS, Run, train
+from helpers.other_methods import STEPS, Run, adamw, goes_on_bit_for_bit, train
 from peft import AdaLoraConfig
 from peft.tuners.adalora.layer import RankAllocator
 
@@ -28,10 +28,15 @@ SETTINGS = {
 }
 
 
-def installed(**changes):
+def fresh(**changes):
     method, model = PruneLoRA("prune_lora", **(SETTINGS | changes)), freeze_encoder(tiny_model())
     torch.manual_seed(1)
     method.install(model)
+    return method, model
+
+
+def installed(**changes):
+    method, model = fresh(**changes)
     method.prepare(model, Run())
     return method, model
 
@@ -53,7 +58,7 @@ def test_the_doublets_that_are_kept_score_highest(batch):
     """Scores by the equations, entry by entry, over the steps until the first cut."""
     method, model = installed()
     modules = lora_modules(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = adamw(model)
     averages = {}
     for number in (1, 2):
         optimizer.zero_grad()
@@ -107,35 +112,7 @@ def test_it_meets_the_budget_exactly_and_reports_it(batch):
 
 @pytest.mark.parametrize("at", [1, 4, 9, 10, 12])
 def test_it_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
-    def run(method, model, optimizer, steps):
-        for step in steps:
-            optimizer.zero_grad()
-            model(**batch).loss.backward()
-            optimizer.step()
-            method.on_step_end(model, step)
-
-    def fresh():
-        method, model = PruneLoRA("prune_lora", **SETTINGS), freeze_encoder(tiny_model())
-        torch.manual_seed(1)
-        method.install(model)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        return method, model, torch.optim.AdamW(trained, lr=1e-2)
-
-    method, model, optimizer = fresh()
-    method.prepare(model, Run())
-    run(method, model, optimizer, range(1, at + 1))
-    file = tmp_path / "checkpoint"
-    torch.save([method.state_dict(), model.state_dict(), optimizer.state_dict()], file)
-    run(method, model, optimizer, range(at + 1, STEPS + 1))
-    again, resumed, other = fresh()
-    state, values, moments = torch.load(file, weights_only=True)
-    again.load_state_dict(resumed, state)
-    resumed.load_state_dict(values)
-    other.load_state_dict(moments)
-    run(again, resumed, other, range(at + 1, STEPS + 1))
-    assert again.result_fields() == method.result_fields() != {}
-    for name, value in model.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
+    goes_on_bit_for_bit(fresh, batch, at, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(

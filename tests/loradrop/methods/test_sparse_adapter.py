@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.methods import COMMON, Batches, installed, sparse
+from helpers.methods import COMMON, Batches, installed, sparse, train
 
 from loradrop.importance.criteria import lora_parameters
 from loradrop.methods import pruning_scores
@@ -50,13 +50,7 @@ def test_exactly_the_lowest_scores_are_masked_for_good(batch, sparsity, scope):
         rounded = math.ceil if scope == "model" else math.floor  # as the released code
         assert len(gone) == rounded(sparsity * (len(gone) + len(kept)))
         assert gone.max() <= kept.min()
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1
-    )
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(**batch).loss.backward()
-        optimizer.step()
+    train(model, batch)
     for name, parameter in parameters.items():
         assert not parameter[~method.masks[name]].any() and parameter[method.masks[name]].all()
         assert not parameter.grad[~method.masks[name]].any()

@@ -53,9 +53,8 @@ def test_padding_changes_nothing(name, family, implementation, batch):
 
 
 @virtual
-@pytest.mark.filterwarnings(
-    "ignore:`past_key_values` is deprecated:FutureWarning"
-)  # PEFT's own prefix tuning
+# PEFT's own prefix tuning
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 def test_hidden_states_are_pefts_at_the_same_weights(name, family, batch):
     """PEFT's model of the bare encoder, which pools nothing."""
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
-from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -29,15 +28,8 @@ LINES = {"train": [("1+1?", "1+1=2\n#### 2"), ("2+2?", "#### 4")], "test": [("3+
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Empty caches, and no memory of whether a server answered."""
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home/hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    hub._answers.cache_clear()
-    yield tmp_path / "home"
-    hub._answers.cache_clear()
+def cache(hub_home):
+    yield hub_home
     enable_progress_bars()
 
 
@@ -216,10 +208,8 @@ def test_a_file_of_another_format_is_checked_as_such(tmp_path, no_hub, away):
         '[{"tripleset": [["a", "B", "c"]], "annotations": [{"text": "one"}]}]'
     )
     config = OmegaConf.load(CONF / "dart.yaml")
-    config.url, config.files = (
-        away,
-        {s: {"name": f, "rows": 1} for s, f in FILES.items()},
-    )
+    config.url = away
+    config.files = {s: {"name": f, "rows": 1} for s, f in FILES.items()}
     splits = instantiate(config).load(None)
     assert splits.train["source"][:] == splits.evaluation["test"]["source"][:] == ["a : b : c"]
 

@@ -120,9 +120,8 @@ def test_three_sources_give_the_same_rows(name, tmp_path):
     for stem, wanted in rows.items():
         part = found[stem.removeprefix("dev_") if name == "mnli" else hub_split(stem)]
         for column in (*task.columns, "label"):
-            assert part[column][:] == [
-                row[column] for row in wanted
-            ]  # quarters are exact in single precision
+            # quarters are exact in single precision
+            assert part[column][:] == [row[column] for row in wanted]
     for source in ("saved", "flat", "hub"):
         other = task.load(tmp_path / source)
         assert other.fingerprint() == splits.fingerprint()

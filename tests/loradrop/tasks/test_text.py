@@ -93,10 +93,8 @@ def test_dart_reads_json_and_xml(tmp_path):
     assert splits.notes == ["dart: 2 empty targets of dart-v1.1.1-full-train.json left out"]
     assert splits.evaluation["test"][:] == {
         "source": [" a  : b : c & d", "a : b : c | c : d : e: f"],
-        "references": [
-            ["one", ""],
-            ["two"],
-        ],  # as the file has them; the metric leaves blank ones out
+        # as the file has them; the metric leaves blank ones out
+        "references": [["one", ""], ["two"]],
     }
 
 

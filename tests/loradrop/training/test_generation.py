@@ -82,9 +82,8 @@ def test_no_n_gram_of_a_text_comes_twice(models, tmp_path):
     lines = (tmp_path / "runs" / id / "predictions.jsonl").read_text().splitlines()
     texts = [data.task.decode(tokenizer.decode(ids, skip_special_tokens=True)) for ids in made]
     assert [json.loads(line)["prediction"] for line in lines] == texts
-    assert made != [
-        greedy(model, ids, eos, most=24) for ids in prompts
-    ]  # there was something to forbid
+    # there was something to forbid
+    assert made != [greedy(model, ids, eos, most=24) for ids in prompts]
     cut = sum(ids[-1] != eos for ids in made)
     assert cut > 0
     assert (
@@ -165,9 +164,8 @@ def test_the_last_epoch_alone_may_be_scored(models, tmp_path, monkeypatch, capsy
     (_, last), (alone,) = (result.metrics.epochs for result in results)
     assert alone == last and alone.epoch == 2  # its training loss is that of the last epoch, too
     assert results[1].metrics.best == last
-    assert (
-        results[0].tokens_per_second == results[1].tokens_per_second
-    )  # 12 steps each, one a second
+    # 12 steps each, one a second
+    assert results[0].tokens_per_second == results[1].tokens_per_second
     printing.summary(results[1], str(tmp_path))
     assert "(epoch 2 of 2)" in capsys.readouterr().out
 
