@@ -24,7 +24,7 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.catalog import experiment
 from experiments.config.schema import UserError
-from experiments.reporting import tables
+from experiments.reporting import parameter_table, tables
 from experiments.reporting.comparison import SEED_AGGREGATES, Comparison, compare
 from experiments.reporting.published import published
 from experiments.reporting.statistics import paired_tests
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.experiment == PARAMETERS:
         if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
             raise UserError(f"{PARAMETERS} uses no runs; its only override is paths.outputs")
-        from experiments import parameters  # torch and transformers
-
-        _save(tables.frame(parameters.shown(), options.format), parameters.CAPTION, options)
+        counts = parameter_table.table(_counted, options.outputs)
+        parameter_table.show(counts)
+        _save(tables.frame(counts, options.format), parameter_table.CAPTION, options)
         return 0
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
@@ -64,6 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
         console.error(mix)
     _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)
     return 0
+
+
+def _counted() -> pd.DataFrame:
+    from experiments import parameters  # torch and transformers
+
+    return parameters.table()
 
 
 def _add_aggregate(parser: argparse.ArgumentParser) -> None:
