@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
 
 from experiments import results
 from experiments.common.console import first_line
@@ -111,7 +109,6 @@ def render(sections: list[Section], outputs: str, start: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["code"] = _with_code
     ids = {id for section in sections for id in section.finished.id}
     days = sorted(run.started[:10] for section in sections for run in section.finished.result)
     columns = dict.fromkeys(key for section in sections for key in section.status)
@@ -124,8 +121,3 @@ def render(sections: list[Section], outputs: str, start: str) -> str:
         runs=len(ids),
         days=days,
     )
-
-
-def _with_code(text: str) -> Markup:
-    """Escape a text of the catalogue, and show what it has between backticks as code."""
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

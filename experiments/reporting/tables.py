@@ -23,7 +23,7 @@ from experiments.reporting.statistics import AVERAGE
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex", "html": "html", "csv": "csv"}
 MISSING = "missing"
-NUMBER = re.compile(r"(<\w+>)*[-+]?\d")  # how a cell with a number starts
+NUMBER = re.compile(r"(^|<br>)(<\w+>)*[-+]?\d")  # how a line of a cell with a number starts
 KEPT = "layers with own LoRA"
 LEGEND = "Best {best}, second best {second}"
 BESIDE = (
@@ -227,7 +227,7 @@ def _latex(lines: list[list[str]]) -> str:
 def _html(lines: list[list[str]]) -> str:
     """An HTML table. A row starts with its heading; columns without numbers are text."""
     columns = [cells[1:] for cells in zip(*lines, strict=True)]
-    sides = ["" if any(map(NUMBER.match, cells)) else ' class="text"' for cells in columns]
+    sides = ["" if any(map(NUMBER.search, cells)) else ' class="text"' for cells in columns]
     cells = zip(sides, lines[0], strict=True)
     head = "".join(f'<th scope="col"{side}>{cell}</th>' for side, cell in cells)
     rows = []

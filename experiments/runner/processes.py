@@ -162,10 +162,10 @@ def start(work: Callable[..., Any], count: int, *arguments: Any) -> None:
         is_ours = kind.endswith(UserError.__name__)
         raise UserError(message if is_ours else f"{kind}: {message}".rstrip(": ")) from error
     finally:
+        for process in processes.processes:  # all, before one notices that another is gone
+            process.terminate()
         for process in processes.processes:
-            if process.is_alive():
-                process.terminate()
-                process.join()
+            process.join()
 
 
 def _process(

@@ -9,9 +9,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from loradrop import checksums
 from loradrop.hub import ASSETS
 from loradrop.seeds import Seeds
 from loradrop.tasks.base import LabelTask, Splits
+from loradrop.training import tokens
 from loradrop.training.batches import Collator, LengthGroupedSampler, TextCollator
 from loradrop.training.data import TaskData
 
@@ -130,6 +132,36 @@ def test_damaged_token_ids_are_made_again(bit, tmp_path, caplog):
     caplog.clear()
     TaskData(*arguments, seeds=Seeds(0), cache=tmp_path)
     assert not caplog.text
+
+
+def test_processes_that_tokenise_at_once_never_see_half_a_file(tmp_path, monkeypatch, caplog):
+    arguments = (
+        *toy(("no", "yes"), [0, 1, 1]),
+        AutoTokenizer.from_pretrained(ASSETS / "tiny_roberta"),
+        8,
+        2,
+    )
+    beside = []
+
+    def write_beside(path):
+        """Another process comes before the checksum is written, and again before it is in place."""
+        monkeypatch.setattr(tokens, "write_beside", checksums.write_beside)
+        beside.append(TaskData(*arguments, seeds=Seeds(0), cache=tmp_path).train[:])
+        checksums.write_beside(path)
+        beside.append(TaskData(*arguments, seeds=Seeds(0), cache=tmp_path).train[:])
+
+    monkeypatch.setattr(tokens, "write_beside", write_beside)
+    first = TaskData(*arguments, seeds=Seeds(0), cache=tmp_path).train[:]
+    assert beside == [first, first] and not caplog.text
+    (folder,) = tmp_path.iterdir()
+    kept = {path.name: path for path in folder.iterdir()}
+    assert sorted(kept) == [
+        "train.arrow",
+        "train.arrow.sha256",
+        "validation.arrow",
+        "validation.arrow.sha256",
+    ]
+    assert checksums.matches(kept["train.arrow"])
 
 
 def test_pairs_the_other_way_round_are_other_token_ids(tmp_path):
