@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.config.catalog import experiment
+from experiments.config.catalog import catalog
 from experiments.reporting.figure_data import agreement, convergence, removal
 from experiments.reporting.measured import measured, value
 from experiments.reporting.statistics import paired_tests
@@ -186,8 +186,10 @@ def _sweeps(outputs: str | Path) -> dict[str, str]:
 def _tests(outputs: str | Path) -> dict[str, str]:
     """Tables of the studies that end with paired tests, and those tests."""
     found = {}
-    for study in ("criteria", "shared_init"):
-        frame, paired = load(study, outputs, mini=True), experiment(study).paired
+    for study, paired in ((entry.name, entry.paired) for entry in catalog().values()):
+        if paired is None:
+            continue
+        frame = load(study, outputs, mini=True)
         name = paired.key.partition(".")[2]
         lines = paired_tests(frame, "best", paired.key, paired.against)
         found[f"{study}_table"] = grid(_with(frame, name, paired.key), name, "task", best, name)
