@@ -1,10 +1,8 @@
-"""Compare the published numbers of trainable parameters with those of our methods.
-
-    python -m experiments.table parameters
+"""Count the trainable parameters of our methods beside the published numbers.
 
 Models are built on the meta device, without weights, tokenizer or network: their shapes come from
 paper/architectures.yaml, the methods from conf/method. The published numbers, and why some differ,
-are in paper/lora_drop.yaml and paper/prilora.yaml.
+are in paper/lora_drop.yaml and paper/prilora.yaml. reporting/parameter_table.py shows the table.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from experiments.common import console
 from experiments.config.schema import CONF
 from experiments.config.validation import instantiate_group
 from loradrop.backbones import meta_device
@@ -34,12 +31,6 @@ from loradrop.sharing import share
 PAPER = Path(__file__).parent / "paper"
 ARCHITECTURES = yaml.safe_load((PAPER / "architectures.yaml").read_text(encoding="utf-8"))
 UNITS = {"M": 1e6, "B": 1e9}
-CAPTION = (
-    "Trainable parameters: as published, and as counted on the meta device from each model's shape "
-    "and each method's YAML. Heads are not counted. agrees: equal when rounded as published. "
-    "n: the number of LoRAs of LoRA-drop, kept and shared. "
-    "Made by `python -m experiments.table parameters`."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,16 +142,3 @@ def table() -> pd.DataFrame:
     """The table: one row per published number."""
     with initialize_config_dir(CONF, version_base="1.3"):
         return pd.DataFrame([count(cell) for cell in cells()])
-
-
-def shown() -> pd.DataFrame:
-    """Print the table, without columns that do not fit, and return all of it."""
-    frame = table()
-    visible = frame.drop(columns=["backbone", "note"]) if console.terminal.width < 110 else frame
-    text = ("table", "backbone", "method", "note")
-    console.print_frame(visible, "trainable parameters, heads not counted", text, wrapped=("note",))
-    if "note" not in visible:
-        for row in frame[frame.note != ""].itertuples():
-            source = row.table if row.table == "PRILoRA" else f"Table {row.table}"
-            console.terminal.print(f"{source}, {row.method}: {row.note}", highlight=False)
-    return frame

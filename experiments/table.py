@@ -24,7 +24,7 @@ from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.catalog import experiment
 from experiments.config.schema import UserError
-from experiments.reporting import tables
+from experiments.reporting import parameter_table, tables
 from experiments.reporting.comparison import SEED_AGGREGATES, Comparison, compare
 from experiments.reporting.published import published
 from experiments.reporting.statistics import paired_tests
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.experiment == PARAMETERS:
         if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
             raise UserError(f"{PARAMETERS} uses no runs; its only override is paths.outputs")
-        from experiments import parameters  # torch and transformers
-
-        _save(tables.frame(parameters.shown(), options.format), parameters.CAPTION, options)
+        counts = parameter_table.table(_counted, options.outputs)
+        parameter_table.show(counts)
+        _save(tables.frame(counts, options.format), parameter_table.CAPTION, options)
         return 0
     frame = results.load(options.overrides)
     finished = frame[frame.status == results.FINISHED]
@@ -64,6 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
         console.error(mix)
     _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)
     return 0
+
+
+def _counted() -> pd.DataFrame:
+    from experiments import parameters  # torch and transformers
+
+    return parameters.table()
 
 
 def _add_aggregate(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +102,8 @@ def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
     paired = paired_lines(options.experiment, finished, epoch)
     for line in paired:
         console.terminal.print(line, soft_wrap=True)
-    return plain_heading(aggregate), plain(finished, paired, format, aggregate)
+    rows = results.over_seeds(finished, aggregate, ids=format == "csv")
+    return plain_heading(aggregate), plain(rows, paired, format)
 
 
 def comparison_heading(table: Comparison, epoch: str = "best", aggregate: str = "mean") -> str:
@@ -113,20 +120,17 @@ def plain_heading(aggregate: str = "mean") -> str:
     )
 
 
-def plain(
-    finished: pd.DataFrame, paired: Iterable[str], format: str, aggregate: str = "mean"
-) -> str:
+def plain(rows: pd.DataFrame, paired: Iterable[str], format: str) -> str:
     """Format a table over seeds, with the paired tests below it.
 
     Args:
-        finished: Finished runs, from `results.load`.
+        rows: From `results.over_seeds`.
         paired: From `paired_lines`. CSV leaves them out.
         format: A key of tables.SUFFIXES.
-        aggregate: How to combine seeds: "mean" or "median".
     """
-    text = tables.frame(results.over_seeds(finished, aggregate, ids=format == "csv"), format)
     style = tables.STYLES.get(format)
-    return text + "".join(style.below.format(style.plain(line)) for line in paired if style)
+    below = [style.below.format(style.plain(line)) for line in paired if style]
+    return tables.frame(rows, format) + "".join(below)
 
 
 def paired_lines(name: str, finished: pd.DataFrame, epoch: str = "best") -> list[str]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
 from experiments.cli import guarded
 from experiments.common import console
 
-BENCHMARKS = ("training", "measuring", "sweep", "startup", "limit", "growth")
+BENCHMARKS = ("training", "measuring", "sweep", "demo", "startup", "limit", "growth")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     for name in options.names or BENCHMARKS:
         console.started(name)
+        start = time.perf_counter()
         content = import_module(f"experiments.benchmark.{name}").run(options)
+        content["minutes"] = round((time.perf_counter() - start) / 60, 2)
         path = save(options.outputs / "benchmark", name, content)
         console.info(f"saved as {path}")
     return 0

@@ -15,8 +15,15 @@ from typing import Any
 from experiments.benchmark import stand_ins
 from experiments.benchmark.turns import Worker, take_turns
 
-BASE = {"length": 32, "layers": 6, "rank": 8}
-SIZES = {"length": (16, 32, 64, 128), "layers": (3, 6, 12), "rank": (2, 8, 32)}
+BASE = {"length": 32, "rows": 16, "layers": 6, "rank": 8, "targets": 2}
+SIZES = {
+    "length": (16, 32, 64, 128),
+    "rows": (8, 16, 32),
+    "layers": (3, 6, 12),
+    "rank": (2, 8, 32),
+    "targets": (1, 2, 6),
+}
+TARGETS = ("query", "value", "key", "intermediate.dense", "output.dense")  # the last: two a layer
 NAME = "grown"
 
 
@@ -30,7 +37,8 @@ def prepare(size: dict[str, int]) -> Callable[[], Mapping[str, float]]:
     stand_ins.SHAPES[NAME] = replace(stand_ins.SHAPES["minilm"], layers=size["layers"])
     with tempfile.TemporaryDirectory() as folder:
         weights = stand_ins.write_model(Path(folder), NAME)
-        step = Step(weights, NAME, size["length"], size["rank"])
+        targets = TARGETS[: size["targets"]]
+        step = Step(weights, NAME, size["length"], size["rank"], size["rows"], targets)
     return lambda: {"seconds": median(step() for _ in range(3))}
 
 

@@ -8,6 +8,7 @@ import argparse
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,23 +35,43 @@ GROUPS = {
 
 
 class Step:
-    """A training step of a stand-in model with LoRA, on one batch of full rows."""
+    """A training step of a stand-in model with LoRA, on one batch of full rows.
 
-    def __init__(self, folder: Path, shape: str, length: int, rank: int = RANK) -> None:
+    Args:
+        folder: The model's folder.
+        shape: A key of SHAPES.
+        length: Tokens of a row.
+        rank: Of LoRA.
+        rows: Rows of the batch.
+        targets: Modules with LoRA; None takes those of the shape.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: str,
+        length: int,
+        rank: int = RANK,
+        rows: int = BATCH_SIZE,
+        targets: Sequence[str] | None = None,
+    ) -> None:
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-        self.model: nn.Module = model
-        loradrop.add_lora(model, rank, target_modules=SHAPES[shape].target_modules)
-        model.train()
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-        ids = torch.randint(5, VOCABULARY, (BATCH_SIZE, length))
-        labels = torch.arange(BATCH_SIZE) % 2
+        loradrop.add_lora(model, rank, target_modules=targets or SHAPES[shape].target_modules)
+        self.train_instead(model.train())
+        ids = torch.randint(5, VOCABULARY, (rows, length))
+        labels = torch.arange(rows) % 2
         self.batch: dict[str, Tensor] = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
             "labels": labels,
         }
+
+    def train_instead(self, model: nn.Module) -> None:
+        """Train another model from now on, on the same batch."""
+        self.model = model
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
     def __call__(self) -> float:
         """Take a step; return its CPU seconds."""

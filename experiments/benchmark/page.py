@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from experiments.benchmark import aims
 from experiments.benchmark.stand_ins import SHAPES
 from experiments.config.schema import CONF
 from experiments.reporting import tables
@@ -20,19 +21,33 @@ BLOCK = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(text: str, results: Path = RESULTS) -> str:
-    """Return the page with the table of every block made anew from its JSON file.
+    """Return the page with every block made anew from the JSON files.
 
     Args:
-        text: The page. A block begins with `<!-- name -->` and ends with `<!-- end -->`.
+        text: The page. A block begins with `<!-- name -->` and ends with `<!-- end -->`; its name
+            is that of a benchmark, or `aims`.
         results: The folder of the JSON files.
     """
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")
+    }
 
     def block(match: re.Match[str]) -> str:
-        found = json.loads((results / f"{match[2]}.json").read_text(encoding="utf-8"))
-        table = tables.frame(pd.DataFrame(TABLES[match[2]](found)), "markdown")
-        return f"{match[1]}{table.strip()}\n\n{_facts(match[2], found)}\n{match[3]}"
+        name = match[2]
+        if name == "aims":
+            parts = [_table(aims.lines(found))]
+        elif name not in found:
+            parts = [f"Not measured yet: `python -m experiments.benchmark {name}`."]
+        else:
+            sentence = SENTENCES[name](found[name]) if name in SENTENCES else ""
+            parts = [_table(TABLES[name](found[name])), sentence, _facts(name, found[name])]
+        return match[1] + "\n\n".join(filter(None, parts)) + f"\n{match[3]}"
 
     return BLOCK.sub(block, text)
+
+
+def _table(rows: Iterable[dict[str, str]]) -> str:
+    return tables.frame(pd.DataFrame(list(rows)), "markdown").strip()
 
 
 def publish(outputs: Path) -> None:
@@ -58,6 +73,7 @@ def _training(found: dict[str, Any]) -> list[dict[str, str]]:
         {
             "model": SHAPES[row["shape"]].title,
             "lengths of": row["task"],
+            "rows of a batch": str(row["batch_size"]),
             "tokens per second": f"{row['tokens_per_second']['loradrop']:.0f}",
             **{f"x {name}": f"{ratio:.2f}" for name, ratio in row["ratios"].items()},
             "peak GiB": " / ".join(f"{p / 2**30:.2f}" for p in row["peak_bytes"].values()),
@@ -87,6 +103,19 @@ def _sweep(found: dict[str, Any]) -> list[dict[str, str]]:
             "loradrop, seconds": f"{seconds['loradrop']:.0f}",
             "naive, seconds": f"{seconds['naive']:.0f}",
             "ratio": f"{found['ratio']:.2f}",
+        }
+    ]
+
+
+def _demo(found: dict[str, Any]) -> list[dict[str, str]]:
+    return [
+        {
+            "runs": str(found["runs"]),
+            "every core, s": f"{found['first_seconds']:.0f}",
+            "again, s": f"{found['second_seconds']:.0f}",
+            "in one process, s": f"{found['one_process_seconds']:.0f}",
+            "of it outside training, evaluation and measuring": f"{found['share_outside']:.1%}",
+            "of it loading": f"{found['share_loading']:.1%}",
         }
     ]
 
@@ -131,11 +160,34 @@ def _growth(found: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def _equal_losses(found: dict[str, Any]) -> str:
+    pairs = [tuple(losses.values()) for losses in found["losses_after_equal_steps"].values()]
+    largest = max(abs(ours / theirs - 1) for ours, theirs in pairs)
+    return (
+        "After equal steps from the same weights on the same batches, without dropout, the losses "
+        f"of ours and of PEFT differ by at most {largest:.0e} of their value."
+    )
+
+
+def _headroom(found: dict[str, Any]) -> str:
+    least, most = (pick(row["share"] for row in found["rows"]) for pick in (min, max))
+    return (
+        f"A step reaches {100 * least:.0f} to {100 * most:.0f} % of the rate of the model's "
+        "largest product, so another implementation of the same step can be faster by a factor of "
+        f"{1 / most:.2f} to {1 / least:.2f} at the very most."
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], list[dict[str, str]]]] = {
     "training": _training,
     "measuring": _measuring,
     "sweep": _sweep,
+    "demo": _demo,
     "startup": _startup,
     "limit": _limit,
     "growth": _growth,
+}
+SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "training": _equal_losses,
+    "limit": _headroom,
 }

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from experiments.config.schema import CONF
+from experiments.benchmark.commands import timed
 
 TASK = "mini_sentiment"
 SWEEPS = (
@@ -42,8 +38,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         folder = Path(temporary)
         _write_rows(configs[0], folder)
         seconds = {
-            "loradrop": sum(_timed(_ours(sweep, folder)) for sweep in SWEEPS),
-            "naive": sum(_timed(_naive(config, folder)) for config in configs),
+            "loradrop": sum(timed(_ours(sweep, folder))["wall_seconds"] for sweep in SWEEPS),
+            "naive": sum(timed(_naive(config, folder))["wall_seconds"] for config in configs),
         }
     ratio = round(seconds["naive"] / seconds["loradrop"], 2)
     print(f"{len(configs)} runs: {seconds}, ratio {ratio}")
@@ -74,20 +70,6 @@ def _naive(config: Any, folder: Path) -> list[str]:
         *STRATEGIES[config.method.name],
         *(str(part) for option in options.items() for part in option),
     ]
-
-
-def _timed(arguments: list[str]) -> float:
-    start = time.perf_counter()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, *arguments],
-        cwd=Path(CONF).parent,
-        env=environment,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    return time.perf_counter() - start
 
 
 def _write_rows(config: Any, folder: Path) -> None:

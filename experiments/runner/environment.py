@@ -7,6 +7,7 @@ import platform
 import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def record(config: DictConfig, id: str) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Versions, hardware and git commit of this process."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    installed, commit = _loaded_code()
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
-        "constraints": constraints(),
+        **installed,
         "hardware": {
             "machine": _processor(),
             "bf16_units": cpu_units(),
@@ -51,8 +52,15 @@ def environment() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "gpus": gpus,
         },
-        "git_commit": _git_commit(),
+        "git_commit": commit,
     }
+
+
+@cache
+def _loaded_code() -> tuple[dict[str, Any], str | None]:
+    """Versions and commit. Found once: what is changed later is not what the process has loaded."""
+    versions = {"python": platform.python_version(), **_versions()}
+    return {"versions": versions, "constraints": constraints()}, _git_commit()
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import run_module
@@ -11,6 +14,7 @@ from hydra import initialize_config_dir
 
 from experiments.config.schema import CONF
 from experiments.parameters import ARCHITECTURES, PAPER, cells, count, skeleton
+from experiments.reporting import parameter_table
 
 CELLS = list(cells())
 # by table and row; LoRA-drop's are those of n = 12, 40, 25, 33 or 34, 32 instances
@@ -98,6 +102,45 @@ def test_printed_averages_are_those_of_their_rows():
                         content["tasks"]
                     )
                     assert abs(mean - content["avg_stated"]) <= 0.0501, (name, row)
+
+
+def test_a_table_is_counted_again_only_when_a_source_changes_or_its_file_is_damaged(
+    tmp_path, monkeypatch
+):
+    source = tmp_path / "source.yaml"
+    source.write_text("1")
+    monkeypatch.setattr(parameter_table, "FILES", [(tmp_path, "*.yaml")])
+    counted = []
+
+    def count():
+        counted.append(source.read_text())
+        return pd.DataFrame([{"ours": counted[-1], "note": ""}])
+
+    def shown():
+        return parameter_table.table(count, tmp_path / "outputs")
+
+    assert shown().equals(shown())
+    assert counted == ["1"]
+    source.write_text("2")
+    assert list(shown().ours) == ["2"] and counted == ["1", "2"]
+    source.rename(tmp_path / "other.yaml")
+    source.write_text("")
+    shown()
+    (tmp_path / "outputs" / parameter_table.KEPT).write_text("{")
+    assert list(shown().ours) == [""] and counted == ["1", "2", "", ""]
+
+
+def test_every_file_that_counting_reads_is_a_source():
+    """What is imported and composed for the table lies in the folders that are hashed."""
+    hashed = {path for folder, pattern in parameter_table.FILES for path in folder.glob(pattern)}
+    own = {
+        Path(file)
+        for module in list(sys.modules.values())
+        if module.__name__.startswith("loradrop")
+        and (file := getattr(module, "__file__", None)) is not None
+    }
+    assert own and own <= hashed
+    assert {PAPER / f"{name}.yaml" for name in ("architectures", "lora_drop", "prilora")} <= hashed
 
 
 @pytest.mark.slow

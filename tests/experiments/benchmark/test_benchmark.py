@@ -14,7 +14,17 @@ import torch
 
 import loradrop
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import growth, limit, measuring, page, stand_ins, training
+from experiments.benchmark import (
+    aims,
+    equal_steps,
+    growth,
+    limit,
+    measuring,
+    page,
+    stand_ins,
+    training,
+)
+from experiments.benchmark.training_turn import Case
 from experiments.benchmark.turns import Worker, median_ratio, take_turns
 from loradrop.lora.peft import adapted_sites
 
@@ -93,42 +103,9 @@ def test_operations_of_a_step_are_those_of_its_products(tmp_path: Path, small: s
 
 
 def test_equal_steps_give_the_loss_of_peft(tmp_path: Path, small: str) -> None:
-    from peft import LoraConfig, get_peft_model
-    from torch import nn
-    from transformers import AutoModelForSequenceClassification
-
-    folder = stand_ins.write_model(tmp_path, small)
-    ours = limit.Step(folder, small, 16, rank=4)
-    theirs = limit.Step(folder, small, 16, rank=4)
-    plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-    targets = list(stand_ins.SHAPES[small].target_modules)
-    theirs.model = get_peft_model(plain, LoraConfig(r=4, lora_alpha=16, target_modules=targets))
-    theirs.batch = ours.batch
-    state = {
-        name.replace("base_model.model.", "")
-        .replace("base_layer", "base")
-        .replace(".default.weight", ""): parameter
-        for name, parameter in theirs.model.named_parameters()
-    }
-    with torch.no_grad():
-        for name, parameter in ours.model.named_parameters():
-            state[name].copy_(parameter)
-            state[name].requires_grad_(parameter.requires_grad)
-    theirs.optimizer = torch.optim.AdamW(
-        [p for p in theirs.model.parameters() if p.requires_grad], lr=1e-4
-    )
-    losses = []
-    for step in (ours, theirs):
-        for module in step.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        step.model.eval()  # attention reads its own dropout probability
-        for _ in range(5):
-            step()
-        with torch.no_grad():
-            losses.append(float(step.model(**step.batch).loss))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[0] != pytest.approx(math.log(2), abs=1e-6)  # it has trained
+    found = equal_steps.losses(stand_ins.write_model(tmp_path, small), small)
+    assert found["loradrop"] == pytest.approx(found["PEFT"], rel=1e-5)
+    assert found["PEFT"] != pytest.approx(math.log(2), abs=1e-6)  # it has trained
 
 
 def test_the_exponent_of_growth() -> None:
@@ -140,14 +117,14 @@ def test_the_exponent_of_growth() -> None:
 def test_every_contestant_trains(tmp_path: Path, small: str, contestant: str) -> None:
     stand_ins.write_model(tmp_path / "models", small)
     stand_ins.write_data(tmp_path / "cola", "cola", 256)
-    make, arguments = training.CONTESTANTS[contestant](tmp_path, small, "cola", 2)
+    prepare, options = training.CONTESTANTS[contestant]
     threads = torch.get_num_threads()
     try:
-        found = make(*arguments)()
+        found = prepare(tmp_path, Case(small, "cola", batch_size=16, steps=2), *options)()
     finally:
         torch.set_num_threads(threads)
     assert found["seconds"] > 0
-    assert found["tokens"] >= 2 * training.BATCH_SIZE * 3  # two batches of the shortest rows
+    assert found["tokens"] >= 2 * 16 * 3  # two batches of the shortest rows
 
 
 @pytest.mark.parametrize(
@@ -166,4 +143,14 @@ def test_the_page_shows_the_stored_results() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.rendered(text) == text
     shown = {name for _, name, _ in page.BLOCK.findall(text)}
-    assert shown == {path.stem for path in page.RESULTS.glob("*.json")}
+    assert shown == {"aims", *page.TABLES} == {"aims", *command.BENCHMARKS}
+    assert {path.stem for path in page.RESULTS.glob("*.json")} <= shown
+
+
+@pytest.mark.parametrize(("value", "met"), [(1.02, "yes"), (1.03, "yes"), (1.04, "no: because")])
+def test_the_page_says_whether_an_aim_is_met(value: float, met: str) -> None:
+    aim = aims.Aim("measuring", "m", lambda found: found["worst"], 1.03, "because")
+    assert aim.line({"m": {"worst": value}})["met"] == met
+    assert aim.line({})["measured"] == "not yet"
+    least = replace(aim, at_least=True)
+    assert least.line({"m": {"worst": value}})["met"].startswith("no" if value < 1.03 else "yes")
