@@ -16,6 +16,7 @@ from loradrop.importance.moments import (
     MomentAccumulator,
     evaluating,
     hooked,
+    sum_over_processes,
     tensors_in,
     to_device,
 )
@@ -70,6 +71,41 @@ def test_tokens_count_alike_or_examples_do():
         torch.testing.assert_close(meter.moment.norms[0], expected[MASK > 0])
         meter.lora(x)  # no hook is left
         assert int(meter.moment.tokens) == 4
+
+
+def test_batches_add_up_and_norms_are_kept_on_request_alone():
+    meter, batches = accumulator(MASK), torch.randn(2, 3, 3, 8)
+    assert meter.called is False and int(meter.moment.tokens) == 0
+    for x in batches:
+        meter(meter.lora, (x,), {})
+    expected = torch.stack([norms_of(meter, x)[MASK > 0] for x in batches])
+    assert meter.mean_squared_norm() == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert int(meter.moment.tokens) == 8 and not meter.moment.norms
+
+
+def test_sums_are_as_exact_as_they_must_be_and_where_the_lora_is():
+    for device in ("cpu", "meta"):
+        lora = LoRALinear(nn.Linear(8, 6, device=device), rank=3, alpha=2)
+        moment = MomentAccumulator(None, lora, Masks(MASK), TOKENS, False).of_batch
+        kinds = [torch.float64, torch.float64, torch.int64]
+        parts = [moment.sum, moment.weight, moment.tokens]
+        assert [part.dtype for part in parts] == kinds
+        assert {part.device.type for part in parts} == {device}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_processes_add_up_what_each_has_seen(several, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: several)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.mul_(3))
+    meters = [accumulator(MASK), accumulator(MASK, constant=True)]
+    for meter in meters:
+        meter(meter.lora, (torch.randn(3, 3, 8),), {})
+    alone = [meter.moment.sum.clone() for meter in meters]
+    sum_over_processes(meters)
+    for meter, sums in zip(meters, alone, strict=True):
+        assert torch.equal(meter.moment.sum, sums * (3 if several else 1))
+        assert float(meter.moment.weight) == int(meter.moment.tokens) == (12 if several else 4)
 
 
 def test_an_input_by_name_is_an_input():

@@ -33,9 +33,26 @@ def test_alpha_may_be_small_and_no_dropout_is_no_mistake():
     module = LoRALinear(nn.Linear(4, 6), rank=2, alpha=0.5, dropout=0.0)
     assert module.scaling == 0.25 and module.size == 2 * (4 + 6)
     assert "rank=2, alpha=0.5" in repr(module)
-    for given, message in [({"alpha": -1}, "alpha must"), ({"dropout": -0.1}, "dropout must")]:
-        with pytest.raises(ValueError, match=message):
+    for given in ({"alpha": 0}, {"alpha": -1}, {"dropout": -0.1}, {"dropout": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} must"):
             LoRALinear(nn.Linear(4, 6), **({"rank": 2, "alpha": 1} | given))
+
+
+def test_the_update_is_added_to_the_frozen_module():
+    torch.manual_seed(0)
+    module = LoRALinear(nn.Linear(4, 6), rank=2, alpha=3, dropout=0.5).eval()
+    nn.init.normal_(module.lora_B)
+    base, A, B = module.base, module.lora_A, module.lora_B
+    x = torch.randn(5, 7, 4)
+    expected = x @ base.weight.T + base.bias + 3 / 2 * x @ A.T @ B.T
+    torch.testing.assert_close(module(x), expected)
+    assert not torch.equal(module.train()(x), module(x))  # dropout
+    assert (module.in_features, module.out_features) == (4, 6)
+    assert {name for name, p in module.named_parameters() if p.requires_grad} == {
+        "lora_A",
+        "lora_B",
+    }
+    assert module._tied_weights_keys is None
 
 
 def test_given_matrices_are_used_as_they_are():
