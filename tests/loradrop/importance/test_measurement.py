@@ -203,9 +203,11 @@ def test_of_generation_the_target_tokens_alone_may_count(batch):
     given["labels"] = torch.where(targets, batch["input_ids"], -100)
     updates = {}
     for site, module in lora_sites(model).items():
-        module.register_forward_hook(
-            lambda m, args, h, site=site: updates.update({site: h - m.base(args[0])})
-        )
+
+        def keep_first(m, args, h, site=site):  # that of all rows
+            updates.setdefault(site, h - m.base(args[0]))
+
+        module.register_forward_hook(keep_first)
     importance = measure(model, [given], "target_tokens")
     # padding is no target, whatever its label says
     labelled = {**given, "labels": given["labels"].masked_fill(mask == 0, 5)}
