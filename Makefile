@@ -16,7 +16,7 @@ FIGURES := $(filter figure%,$(EXPERIMENTS))
 STUDIES := prilora prilora_ablations prilora_ratios related_work qlora cross_task_stability \
 	sampling_stability cross_kind_stability understanding_generation layer_removal \
 	layer_removal_generation threshold_sensitivity threshold_sensitivity_large rank_study \
-	rank_study_scaled gsm8k criteria learning_rate_sensitivity
+	rank_study_scaled gsm8k criteria shared_init learning_rate_sensitivity
 
 # ours is Apache-2.0; docutils lets one choose the BSD licence
 LICENCES := --partial-match --ignore-packages docutils --fail-on 'GNU General Public;GNU Affero;GPL-2;GPL-3;AGPL'
@@ -59,7 +59,7 @@ studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond 
 $(EXPERIMENTS): $(STAMP)
 	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
 
-evidence: $(STAMP) ## docs/evidence.md and its figures, from the committed results
+evidence: $(STAMP) ## docs/evidence.md, its figures and docs/questions.md, from the committed results
 	$(RUN).claims
 
 report: $(STAMP) ## all results as one page, outputs/report.html; ARGS: experiments, overrides, --to PATH

@@ -5,7 +5,8 @@
 
 An archive has a JSON-lines file per backbone and a line per run, which includes later measurements
 of its model but no weights or predictions. It is read like any folder of results:
-`paths.outputs=experiments/evidence`. Existing lines are never replaced.
+`paths.outputs=experiments/evidence`. Existing lines are never replaced. Later
+measurements that a line lacks are added to it if the run has the same scores.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             name: store.read_analysis(options.outputs, result.id, name) for name in store.ANALYSES
         }
         line = archive.line(result, {name: value for name, value in found.items() if value})
-        lines.setdefault(result.id, line)
+        lines[result.id] = archive.merged(lines.get(result.id, line), line)
     files = archive.write(target, lines.values())
     console.info(
         f"{len(lines) - before} results added to {target}, now {len(lines)} in {len(files)} files"

@@ -1,9 +1,10 @@
-"""Write docs/evidence.md: the paper's claims, and what our results say of them.
+"""Write docs/evidence.md, the paper's claims, and docs/questions.md, the reviews' questions.
 
     python -m experiments.claims
 
-The text is docs/evidence.md.in. Its placeholders, such as ${own_q}, are filled from the results in
-experiments/evidence, so a number cannot differ from its runs. The figures are redrawn as well.
+The texts are docs/evidence.md.in and docs/questions.md.in. Their placeholders, such as ${own_q},
+are filled from the results in experiments/evidence, so a number cannot differ from its runs;
+${cost_gsm8k} is what the runs of gsm8k cost. The figures are redrawn as well.
 """
 
 from __future__ import annotations
@@ -12,31 +13,49 @@ import sys
 from pathlib import Path
 from string import Template
 
+from experiments.catalog import cost
 from experiments.cli import guarded
 from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.catalog import experiment
 from experiments.config.schema import CONF, UserError
+from experiments.config.sweep import run_configs
 
 DOCS = Path(CONF).parent / "docs"
-TEMPLATE, PAGE, FIGURES = DOCS / "evidence.md.in", DOCS / "evidence.md", DOCS / "evidence"
+PAGES = (DOCS / "evidence.md", DOCS / "questions.md")
+FIGURES = DOCS / "evidence"
 EVIDENCE = Path(__file__).with_name("evidence")
+COST = "cost_"  # begins a placeholder
 MAP = "mpnet_importance"  # shown as a map of layers, not as its figure in the catalogue
 SHOWN = (MAP, "mpnet_stage1")  # the experiments whose figures the page shows
 
 
-def rendered() -> str:
-    """Fill in the page.
+def template(page: Path) -> Path:
+    """The text of a page, with placeholders in place of numbers."""
+    return page.with_suffix(".md.in")
+
+
+def rendered() -> dict[Path, str]:
+    """Fill in the pages.
+
+    Returns:
+        The text of each page.
 
     Raises:
-        UserError: If the template has a placeholder without a number.
+        UserError: If a template has a placeholder without a number.
     """
-    from experiments.reporting.claims import facts
+    from experiments.reporting import answers, claims
 
+    numbers = claims.facts(EVIDENCE) | answers.facts(EVIDENCE)
+    texts = {page: Template(template(page).read_text(encoding="utf-8")) for page in PAGES}
+    for name in {name for text in texts.values() for name in text.get_identifiers()}:
+        if name.startswith(COST):
+            entry = experiment(name.removeprefix(COST))
+            numbers[name] = cost(entry, run_configs(entry.overrides()))
     try:
-        return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(facts(EVIDENCE))
+        return {page: text.substitute(numbers) for page, text in texts.items()}
     except KeyError as error:
-        raise UserError(f"{TEMPLATE.name}: there is no number {error}") from error
+        raise UserError(f"there is no number {error} for a page") from error
 
 
 def draw(name: str) -> Path:
@@ -62,12 +81,13 @@ def draw(name: str) -> Path:
 
 
 def main() -> int:
-    page = rendered()
+    pages = rendered()
     for name in SHOWN:
         draw(name)
-    with atomic_write(PAGE) as path:
-        path.write_text(page, encoding="utf-8")
-    console.info(f"saved as {PAGE}")
+    for page, text in pages.items():
+        with atomic_write(page) as path:
+            path.write_text(text, encoding="utf-8")
+        console.info(f"saved as {page}")
     return 0
 
 

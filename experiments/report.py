@@ -26,6 +26,7 @@ from experiments.common.files import atomic_write
 from experiments.config.catalog import Experiment, catalog, experiment, names
 from experiments.config.schema import UserError
 from experiments.config.sweep import paths_of
+from experiments.plotting.words import words
 from experiments.reporting import page, tables
 from experiments.reporting.comparison import compare
 from experiments.reporting.published import published
@@ -112,7 +113,11 @@ def _table(name: str, part: page.Section) -> tuple[str, str]:
         compared = compare(name, part.frame)
         return table.comparison_heading(compared), tables.comparison(compared, "html")
     lines = table.paired_lines(name, part.finished) if name else []
-    return table.plain_heading(), table.plain(part.finished, lines, "html")
+    rows = results.over_seeds(part.finished)
+    shared = printing.shared(rows)
+    where = ", ".join(words(value) for value in shared.values() if value != "-")
+    heading = f"{where}. {table.plain_heading()}" if shared else table.plain_heading()
+    return heading, table.plain(rows.drop(columns=list(shared)), lines, "html")
 
 
 def _path(to: Path | None, outputs: str) -> Path:

@@ -102,7 +102,8 @@ def _plain(finished: pd.DataFrame, options: Options) -> tuple[str, str]:
     paired = paired_lines(options.experiment, finished, epoch)
     for line in paired:
         console.terminal.print(line, soft_wrap=True)
-    return plain_heading(aggregate), plain(finished, paired, format, aggregate)
+    rows = results.over_seeds(finished, aggregate, ids=format == "csv")
+    return plain_heading(aggregate), plain(rows, paired, format)
 
 
 def comparison_heading(table: Comparison, epoch: str = "best", aggregate: str = "mean") -> str:
@@ -119,20 +120,17 @@ def plain_heading(aggregate: str = "mean") -> str:
     )
 
 
-def plain(
-    finished: pd.DataFrame, paired: Iterable[str], format: str, aggregate: str = "mean"
-) -> str:
+def plain(rows: pd.DataFrame, paired: Iterable[str], format: str) -> str:
     """Format a table over seeds, with the paired tests below it.
 
     Args:
-        finished: Finished runs, from `results.load`.
+        rows: From `results.over_seeds`.
         paired: From `paired_lines`. CSV leaves them out.
         format: A key of tables.SUFFIXES.
-        aggregate: How to combine seeds: "mean" or "median".
     """
-    text = tables.frame(results.over_seeds(finished, aggregate, ids=format == "csv"), format)
     style = tables.STYLES.get(format)
-    return text + "".join(style.below.format(style.plain(line)) for line in paired if style)
+    below = [style.below.format(style.plain(line)) for line in paired if style]
+    return tables.frame(rows, format) + "".join(below)
 
 
 def paired_lines(name: str, finished: pd.DataFrame, epoch: str = "best") -> list[str]:

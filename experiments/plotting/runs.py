@@ -15,7 +15,7 @@ from experiments.plotting.style import BLACK, GREY, IMPORTANCE, VERMILLION, look
 from experiments.plotting.words import words
 
 WIDTH = 4.8  # inches
-ROW = 0.24  # inches, of a heat map
+ROW, CELL, LETTER = 0.24, 0.22, 0.065  # inches: a row and a cell of a map, a letter of a label
 MARKS = {"own LoRA": VERMILLION, "own LoRA in some runs": "none"}
 
 
@@ -29,7 +29,8 @@ def importance_map(data: pd.DataFrame) -> Figure:
     """
     kinds, rows = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.row))
     layers = sorted(set(data.layer))
-    figure, axes = grid(len(kinds), 1, (WIDTH, 0.35 + ROW * len(rows)), sharex=True, sharey=True)
+    width = max(WIDTH, CELL * len(layers) + LETTER * max(map(len, rows)) + 1.2)  # with colour bar
+    figure, axes = grid(len(kinds), 1, (width, 0.35 + ROW * len(rows)), sharex=True, sharey=True)
     figure.set_figheight(figure.get_figheight() + 0.7)  # the axis below and the legend
     for axis, kind in zip(axes[:, 0], kinds, strict=True):
         part = data[data.module_type == kind]

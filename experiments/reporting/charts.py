@@ -21,6 +21,7 @@ from experiments.reporting.figures import IMPORTANCES, figure_kind
 from experiments.runner import post_hoc
 
 DPI = 96  # of a browser's pixels
+WIDE = 540  # pixels
 REPEATABLE = {"svg.hashsalt": "loradrop"}  # the same data gives the same file
 
 
@@ -34,7 +35,6 @@ class Chart:
         source: A data URI.
         width: In pixels.
         height: In pixels.
-        is_wide: Whether it has several panels side by side, which a phone has to scroll.
     """
 
     caption: str
@@ -42,7 +42,11 @@ class Chart:
     source: str
     width: int
     height: int
-    is_wide: bool = False
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a phone has to scroll it, for its text would be too small to read."""
+        return self.width > WIDE
 
 
 def charts(finished: pd.DataFrame, name: str, has_table: bool) -> Iterator[Chart]:
@@ -97,7 +101,7 @@ def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Ch
         caption = figure.kind.capitalize() + _arguments(figure)
         models = " and ".join(map(words, dict.fromkeys(data.backbone)))
         alt = f"{caption}, {models}. The command experiments.figure saves its numbers as CSV."
-        yield _chart(kind.plot(data, **figure.arguments), caption, alt, is_wide=True)
+        yield _chart(kind.plot(data, **figure.arguments), caption, alt)
 
 
 def _arguments(figure: Figure) -> str:
@@ -131,10 +135,10 @@ def _described_curves(data: pd.DataFrame) -> str:
     )
 
 
-def _chart(figure: Any, caption: str, alt: str, is_wide: bool = False) -> Chart:
+def _chart(figure: Any, caption: str, alt: str) -> Chart:
     file = io.BytesIO()
     with matplotlib.rc_context(REPEATABLE):
         figure.savefig(file, format="svg", metadata={"Date": None})
     width, height = (round(DPI * inches) for inches in figure.get_size_inches())
     source = "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
-    return Chart(caption, alt, source, width, height, is_wide)
+    return Chart(caption, alt, source, width, height)

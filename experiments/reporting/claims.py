@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,24 @@ import pandas as pd
 from experiments import results
 from experiments.reporting.figure_data import removal
 from experiments.reporting.measured import measured
+from experiments.reporting.statistics import paired_test
+from experiments.reporting.summaries import (
+    NOTHING,
+    between_tasks,
+    hours,
+    load,
+    markdown,
+    mean,
+    mean_and_spread,
+    number,
+    per_type,
+    share_of_lora,
+    stage1_summary,
+)
 
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
+HALF = "lora_drop, half"
 TASKS = {
     "cola": "CoLA",
     "rte": "RTE",
@@ -37,101 +51,6 @@ def facts(outputs: str | Path) -> dict[str, str]:
     for add in (_importance, _stage1, _samples, _rates, _scores, _small):
         found |= add(outputs)
     return found
-
-
-def load(name: str, outputs: str | Path, mini: bool = False) -> pd.DataFrame:
-    """The finished runs of an experiment, or of its mini form; empty if there are none."""
-    frame = results.load(name, outputs=outputs, mini=mini)
-    return frame[frame.status == results.FINISHED]
-
-
-def stage1_summary(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """What stage 1 found, over seeds: a row per task, setting and module type.
-
-    Args:
-        frame: Finished runs.
-        keys: Keys of the config that tell settings apart.
-
-    Returns:
-        Columns: task, the keys, module_type, seeds, own (layers with a LoRA of their own, mean),
-        least and most (over seeds), effective (1 / sum of y squared: the number of equally
-        important layers that would be as uneven), agreement (Spearman's correlation between seeds,
-        mean over pairs; missing with one seed).
-    """
-    data = measured(frame, list(keys))
-    group = ["task", *keys, "module_type"]
-    runs = data.groupby([*group, "seed"], sort=False, as_index=False).agg(
-        own=("kept", "sum"), effective=("importance", lambda y: 1 / (y**2).sum())
-    )
-    found = runs.groupby(group, sort=False).agg(
-        seeds=("own", "size"),
-        own=("own", "mean"),
-        least=("own", "min"),
-        most=("own", "max"),
-        effective=("effective", "mean"),
-    )
-    between = data.groupby(group, sort=False)[["layer", "seed", "importance"]].apply(
-        lambda part: mean_correlation(part, "seed")
-    )
-    return found.assign(agreement=between).reset_index()
-
-
-def mean_correlation(data: pd.DataFrame, column: str) -> float:
-    """Spearman's correlation of importances, mean over all pairs of values of a column.
-
-    Args:
-        data: Columns: layer, importance, and `column`, of one module type.
-        column: What is compared, e.g. "seed".
-
-    Returns:
-        The mean; NaN if there is one value only.
-    """
-    matrix = data.pivot(index="layer", columns=column, values="importance").corr("spearman")
-    pairs = [matrix.iloc[i, j] for i in range(len(matrix)) for j in range(i)]
-    return _mean(pairs)
-
-
-def between_tasks(data: pd.DataFrame) -> dict[str, float]:
-    """Spearman's correlation between tasks, mean over pairs of tasks and over seeds, by type.
-
-    Args:
-        data: From `measured`, of one setting.
-    """
-    found = {}
-    for kind, part in data.groupby("module_type", sort=False):
-        whole = part[part.groupby("seed").task.transform("nunique") == part.task.nunique()]
-        found[kind] = whole.groupby("seed")[["layer", "task", "importance"]].apply(
-            lambda one: mean_correlation(one, "task")
-        )
-    return {kind: float(by_seed.mean()) for kind, by_seed in found.items()}
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a Markdown table; a sentence where there are no rows."""
-    if not rows:
-        return "No run is finished yet."
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def share_of_lora(frame: pd.DataFrame) -> float:
-    """The adapter's parameters in percent of LoRA's, mean over runs."""
-    return float((100 * frame.adapter / frame.lora_parameters).mean())
-
-
-def hours(frame: pd.DataFrame) -> str:
-    """The wall time of all runs."""
-    return f"{frame.seconds.sum() / 3600:.1f}"
-
-
-def number(value: float, digits: int = 1) -> str:
-    """Format a number; "-" where there is none."""
-    return "-" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def per_type(summary: pd.DataFrame, cell: Callable[[Any], str]) -> str:
-    """Join the cells of query and value, in this order."""
-    return " / ".join(cell(row) for row in summary.sort_values("module_type").itertuples())
 
 
 def _own(row: Any) -> str:
@@ -229,7 +148,7 @@ def _with_longest(frame: pd.DataFrame) -> dict[tuple[float, int, str], float]:
         for steps in wide if longest in wide else ():
             rho = wide[steps].corr(wide[longest], method="spearman")
             found.setdefault((rate, steps, kind), []).append(rho)
-    return {key: _mean(values) for key, values in found.items()}
+    return {key: mean(values) for key, values in found.items()}
 
 
 def _samples(outputs: str | Path) -> dict[str, str]:
@@ -245,15 +164,11 @@ def _samples(outputs: str | Path) -> dict[str, str]:
     for ratio, part in summary.groupby(RATIO):
         if (ratio, "q") not in correlations:  # there is nothing to compare it with yet
             continue
-        means = [_mean(correlations[ratio, kind]) for kind in ("q", "v")]
+        means = [mean(correlations[ratio, kind]) for kind in ("q", "v")]
         cells = [f"{100 * ratio:g} %", part.seeds.iloc[0], per_type(part, _own)]
         rows.append([*cells, " / ".join(number(mean, 2) for mean in means)])
     head = ["sample", "seeds", "own LoRA, query / value", "with all rows"]
     return {"samples_table": markdown(head, rows), "samples_hours": hours(frame)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
 
 
 def _rates(outputs: str | Path) -> dict[str, str]:
@@ -273,13 +188,18 @@ def _rates(outputs: str | Path) -> dict[str, str]:
 def _scores(outputs: str | Path) -> dict[str, str]:
     frame = pd.concat([load(name, outputs) for name in ("mpnet_scores", "mpnet_ablations")])
     found = {"scores_runs": str(len(frame)), "scores_hours": hours(frame)}
+    labels = [
+        run.method + (", half" if run.config["method"].get("num_layers") else "")
+        for run in frame.itertuples()
+    ]
+    frame = frame.assign(label=labels)
     for task in ("cola", "rte"):
-        runs = frame[frame.task == task]
-        labels = [
-            run.method + (", half" if run.config["method"].get("num_layers") else "")
-            for run in runs.itertuples()
-        ]
-        found |= _scores_of(task, runs.assign(label=labels))
+        found |= _scores_of(task, frame[frame.task == task])
+    others = [label for label in dict.fromkeys(labels) if label not in ("lora", HALF)]
+    pairs = [(HALF, "lora"), *((label, HALF) for label in others)]
+    by_label = frame.assign(method=frame.label)
+    tests = [paired_test(by_label, "best", *pair) for pair in pairs]
+    found["scores_tests"] = "\n".join(f"- {text}" for text in tests if text) or NOTHING
     return found
 
 
@@ -289,20 +209,15 @@ def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
     rows, found = [], dict[str, str]()
     for label, part in runs.groupby("label", sort=False):
         part = part.set_index("seed")
-        cells = {which: _mean_and_spread(100 * part[which]) for which in results.AGGREGATES}
+        cells = {which: mean_and_spread(100 * part[which]) for which in results.AGGREGATES}
         paired = part.index.intersection(lora.index)
         difference = 100 * (part.best[paired] - lora.best[paired])
-        compared = "-" if label == "lora" else _mean_and_spread(difference)
+        compared = "-" if label == "lora" else mean_and_spread(difference)
         rows.append([label, f"{part.adapter.mean():,.0f}", len(part), *cells.values(), compared])
         name = f"{task}_{label}".replace(", ", "_")
         found |= {name: number(100 * part.best.mean()), f"{name}_minus_lora": compared}
     head = ["method", "adapter", "seeds", "best epoch", "last epoch", "best, minus LoRA's"]
     return {f"{task}_table": markdown(head, rows), **found}
-
-
-def _mean_and_spread(scores: pd.Series) -> str:
-    spread = f" ± {scores.std():.1f}" if len(scores) > 1 else ""
-    return number(scores.mean()) + spread
 
 
 def _small(outputs: str | Path) -> dict[str, str]:
@@ -314,7 +229,7 @@ def _small(outputs: str | Path) -> dict[str, str]:
     rows = []
     for method in (*("lora", "lora_drop"), *(f"lora_drop_{name}" for name in ABLATIONS)):
         own = runs[runs.method == method]
-        cells = [_mean_and_spread(100 * own[own.task == task].best) for task in columns]
+        cells = [mean_and_spread(100 * own[own.task == task].best) for task in columns]
         rows.append([method, *cells])
     head = ["method", "sentiment", "acceptability", "MiniLM, CoLA"]
     found = {"small_table": markdown(head, rows)}

@@ -42,20 +42,22 @@ def importance_rows(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: backbone, task, label, module_type, layer, importance (y_i), kept (the fraction of
-        runs in which the layer kept its own LoRA), row (task, method or both: what differs).
+        runs in which the layer kept its own LoRA), row (what differs: task, method, setting).
     """
-    names = ["backbone", "task", "label", "module_type", "layer"]
+    names = ["backbone", "task", "method", "label", "module_type", "layer"]
     rows = [
-        (run.backbone, run.task, run.label, *layer)
+        (run.backbone, run.task, run.method, run.label, *layer)
         for run in runs.itertuples()
         for layer in run.result.layers()
     ]
     data = pd.DataFrame(rows, columns=[*names, "importance", "kept"])
     data = data.groupby(names, sort=False, as_index=False).mean()
-    tasks = data.task.map(words)
-    if data.label.nunique() == 1:
+    tasks, labels = data.task.map(words), data.label
+    if labels.nunique() == 1:
         return data.assign(row=tasks)
-    return data.assign(row=data.label if tasks.nunique() == 1 else tasks + ", " + data.label)
+    if data.method.nunique() == 1:
+        labels = labels.str.removeprefix(f"{words(data.method.iloc[0])}, ")
+    return data.assign(row=labels if tasks.nunique() == 1 else tasks + ", " + labels)
 
 
 def scores(runs: pd.DataFrame) -> pd.DataFrame:

@@ -48,6 +48,29 @@ def line(result: Result, analyses: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**to_plain(result), **({ANALYSES: dict(analyses)} if analyses else {})}
 
 
+def merged(line: Line, other: Line) -> Line:
+    """Add to a line the later measurements that it lacks, from another line of its run.
+
+    Args:
+        line: A line, which keeps what it has.
+        other: Of the same run, carried out again perhaps. Measurements of a model with other scores
+            or importances are not those of the line's model, and are left out.
+    """
+    lacking = other.get(ANALYSES, {}).keys() - line.get(ANALYSES, {}).keys()
+    if not lacking or not _same_numbers(line, other):
+        return line
+    return {**line, ANALYSES: {**other[ANALYSES], **line.get(ANALYSES, {})}}
+
+
+def _same_numbers(line: Line, other: Line) -> bool:
+    """Whether two runs of a config agree in all that both recorded; metrics are added at times."""
+    epochs, others = ((one.get("metrics") or {}).get("epochs", []) for one in (line, other))
+    if line.get("importance") != other.get("importance") or len(epochs) != len(others):
+        return False
+    pairs = zip(epochs, others, strict=True)
+    return all(mine[key] == its[key] for mine, its in pairs for key in mine.keys() & its.keys())
+
+
 @lru_cache(maxsize=8)
 def _read(files: tuple[tuple[Path, int, int], ...]) -> Mapping[str, Line]:
     found: dict[str, Line] = {}

@@ -19,6 +19,7 @@ from experiments.results.result import (
 )
 from experiments.results.store import CHANGED, location
 
+SHARED = ("backbone", "task", "metric")  # a table can say them above
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -148,18 +149,19 @@ def overview(frame: pd.DataFrame, epoch: str = "best", aggregate: str = "mean") 
         epoch: The epoch that a narrow terminal shows; a wide one shows both.
         aggregate: How seeds were combined, for the title.
     """
-    names = ["backbone", "task", "metric"]
-    constant = [name for name in names if frame[name].nunique() == 1]
+    constant = shared(frame)
     narrow = console.terminal.width < console.NARROW  # the saved table has all columns
     epochs = f"the {epoch} epoch" if narrow else "the best and the last epoch"
-    values = [str(frame[name].iloc[0]) for name in constant]
-    title = ", ".join(
-        [f"{aggregate} ± standard deviation over seeds, in percent, at {epochs}", *values]
-    )
+    what = f"{aggregate} ± standard deviation over seeds, in percent, at {epochs}"
+    title = ", ".join([what, *constant.values()])
     left_out = (
         ["kept", "last" if epoch == "best" else "best", "of LoRA's", "metric"] if narrow else []
     )
     frame = frame[[name for name in frame if name not in {*constant, *left_out}]]
-    console.print_frame(
-        frame, title, text=(*names, "method", "setting"), wrapped=(*names, "method", "setting")
-    )
+    text = (*SHARED, "method", "setting")
+    console.print_frame(frame, title, text=text, wrapped=text)
+
+
+def shared(frame: pd.DataFrame) -> dict[str, str]:
+    """The backbone, task and metric of `results.over_seeds`, as far as all rows share them."""
+    return {name: str(frame[name].iloc[0]) for name in SHARED if frame[name].nunique() == 1}

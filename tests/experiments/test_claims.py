@@ -1,4 +1,5 @@
-"""docs/evidence.md: filled in from the committed results, and no result is written by hand."""
+"""docs/evidence.md and docs/questions.md: filled in from the committed results, and no result is
+written by hand."""
 
 from __future__ import annotations
 
@@ -8,10 +9,15 @@ import pandas as pd
 import pytest
 
 from experiments import claims
-from experiments.reporting.claims import markdown, mean_correlation, number
+from experiments.reporting.answers import best, both, grid
+from experiments.reporting.summaries import markdown, mean_correlation, number
 
 # of the paper, of the models and of what was run; a result is never among them
 SETUP = {
+    "0.15",
+    "0.75",
+    "2401.11316",
+    "6",
     "81",
     "1e-3",
     "2.5",
@@ -33,8 +39,9 @@ SETUP = {
 }
 
 
-def test_no_result_is_written_by_hand():
-    text = claims.TEMPLATE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", claims.PAGES, ids=lambda page: page.name)
+def test_no_result_is_written_by_hand(page):
+    text = claims.template(page).read_text(encoding="utf-8")
     for pattern in (r"\$\{\w+\}", r"`[^`]*`", r"\]\([^)]*\)", r"all-\S+", r"[A-Za-z]\w*-?\d\S*"):
         text = re.sub(pattern, " ", text)
     numbers = set(re.findall(r"\d[\d.,]*(?:e-?\d+)?", text))
@@ -42,8 +49,8 @@ def test_no_result_is_written_by_hand():
 
 
 @pytest.mark.slow
-def test_the_page_is_the_template_filled_in_from_the_results():
-    assert claims.PAGE.read_text(encoding="utf-8") == claims.rendered()
+def test_each_page_is_its_template_filled_in_from_the_results():
+    assert {page: page.read_text(encoding="utf-8") for page in claims.PAGES} == claims.rendered()
     for name in claims.SHOWN:
         assert (claims.FIGURES / f"{name}.png").is_file()
 
@@ -64,3 +71,25 @@ def test_correlations_are_means_over_pairs():
 def test_a_table_is_markdown():
     assert markdown(["a"], []) == "No run is finished yet."
     assert markdown(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |"
+
+
+def test_a_grid_has_a_dash_where_nothing_ran():
+    frame = pd.DataFrame(
+        [
+            ("a", "x", 0.5),
+            ("a", "mini_sentiment", 0.2),
+            ("a", "x", 0.7),
+            ("b", "mini_sentiment", 1),
+        ],
+        columns=["method", "task", "best"],
+    )
+    assert grid(frame, "method", "task", best, "method").splitlines()[0::2] == [
+        "| method | x | sentiment |",
+        "| a | 60.0 ± 14.1 | 20.0 |",
+    ]
+    assert grid(frame, "method", "task", best, "").endswith("| b | - | 100.0 |")
+
+
+def test_query_comes_before_value_under_any_name():
+    for names in (["q", "v"], ["q_proj", "v_proj"], ["query", "value"]):
+        assert both(pd.Series([0.5, 0.25], index=names[::-1])) == "0.25 / 0.50"

@@ -154,6 +154,16 @@ def test_curves_are_means_over_seeds(tmp_path):
     assert (row.score, row["std"], row.seeds) == (pytest.approx(52.6), pytest.approx(1.0), 3)
 
 
+def test_curves_have_the_papers_scores_where_it_has_any(tmp_path):
+    narrowed = ("experiment=threshold_sensitivity", "task=rte", "seed=0")
+    result_files.write(tmp_path, *narrowed)
+    data = figure_data.curves(load(tmp_path, *narrowed), str(tmp_path), "method.threshold")
+    paper = data.set_index("method.threshold").paper
+    assert (paper[0.9], paper[0.95], paper[1.0]) == (81.9, 83.0, 82.3) and paper[:0.6].isna().all()
+    drawn = plots.curves(data, "method.threshold").axes[0].lines
+    assert [line.get_markerfacecolor() == "none" for line in drawn] == [False, True]
+
+
 def test_what_was_analysed_once_is_read_again(tmp_path):
     folder = results.run_folder(tmp_path, "run")
     folder.mkdir(parents=True)

@@ -83,6 +83,7 @@ def test_numbers_are_those_of_the_results(demo):
     progress = page.row("demo")
     assert progress[1].split() == ["83", "%", "83", "%"] and progress[2:6] == ["6", "5", "", "1"]
     head = next(row for row in page.rows if "adapter" in row)
+    assert head[0] == "method" and "mini sentiment, accuracy. Kept" in page.text
     lora = [one.metrics.primary_at("best") for one in done if one.method == "lora"]
     cells = [dict(zip(head, cells, strict=True)) for cells in page.rows if len(cells) == len(head)]
     (row,) = (row for row in cells if row.get("method") == "lora")

@@ -84,6 +84,28 @@ def test_an_archive_is_sorted_and_never_replaces_a_line(outputs, tmp_path):
     assert file.read_text() == before
 
 
+def test_a_line_gets_the_later_measurements_that_it_lacks(outputs, tmp_path):
+    archived(outputs, tmp_path)
+    first, second = list(store.ids(outputs))[:2]
+    results.write_analysis(outputs, first, "removal", {"version": 1})
+    results.write_analysis(outputs, second, "removal", {"version": 2})
+    line = archive.lines(tmp_path)[second]
+    had = {**archive.lines(tmp_path), second: {**line, archive.ANALYSES: {"removal": {}}}}
+    archive.write(tmp_path, had.values())
+    archived(outputs, tmp_path)
+    assert results.read_analysis(tmp_path, first, "removal") == {"version": 1}
+    assert results.read_analysis(tmp_path, second, "removal") == {}  # it had one
+
+
+def test_a_line_gets_no_measurement_of_a_model_with_other_scores(outputs, tmp_path):
+    archived(outputs, tmp_path)
+    result_files.write(outputs, *DEMO, metrics=lambda _: [0.1])
+    first = next(store.ids(outputs))
+    results.write_analysis(outputs, first, "removal", {"version": 1})
+    archived(outputs, tmp_path)
+    assert results.read_analysis(tmp_path, first, "removal") is None
+
+
 def test_a_run_folder_comes_before_a_line(outputs, tmp_path):
     archived(outputs, tmp_path)
     (run,) = result_files.write(
