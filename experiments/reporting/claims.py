@@ -205,18 +205,21 @@ def _scores(outputs: str | Path) -> dict[str, str]:
 
 def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
     """A table of a task's scores, and the numbers in it."""
-    lora = runs[runs.label == "lora"].set_index("seed")
+    references = {"lora": "lora", "half": HALF}
     rows, found = [], dict[str, str]()
     for label, part in runs.groupby("label", sort=False):
         part = part.set_index("seed")
-        cells = {which: mean_and_spread(100 * part[which]) for which in results.AGGREGATES}
-        paired = part.index.intersection(lora.index)
-        difference = 100 * (part.best[paired] - lora.best[paired])
-        compared = "-" if label == "lora" else mean_and_spread(difference)
-        rows.append([label, f"{part.adapter.mean():,.0f}", len(part), *cells.values(), compared])
         name = f"{task}_{label}".replace(", ", "_")
-        found |= {name: number(100 * part.best.mean()), f"{name}_minus_lora": compared}
-    head = ["method", "adapter", "seeds", "best epoch", "last epoch", "best, minus LoRA's"]
+        row = [label, f"{part.adapter.mean():,.0f}", len(part)]
+        row += [mean_and_spread(100 * part[which]) for which in results.AGGREGATES]
+        found[name] = number(100 * part.best.mean())
+        for short, reference in references.items():
+            gaps = 100 * (part.best - runs[runs.label == reference].set_index("seed").best).dropna()
+            row.append("-" if label == reference else mean_and_spread(gaps))
+            found[f"{name}_minus_{short}"] = row[-1]
+        rows.append(row)
+    head = ["method", "adapter", "seeds", "best epoch", "last epoch"]
+    head += [f"best, minus {other}" for other in ("LoRA's", "half's")]
     return {f"{task}_table": markdown(head, rows), **found}
 
 
