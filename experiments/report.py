@@ -73,11 +73,9 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mini", action="store_true", help="mini forms, on built-in models, only")
     parser.add_argument("--to", type=Path, help=f"a file, or a folder for {PAGE}")
     given = parser.parse_intermixed_args(arguments)
-    is_name = [word.startswith("experiment=") or "=" not in word for word in given.words]
-    words = list(zip(given.words, is_name, strict=True))
-    wanted = [checked(parser, word, names()) for word, is_one in words if is_one]
-    given.experiments = list(dict.fromkeys(wanted))
-    given.overrides = [word for word, is_one in words if not is_one]
+    wanted = [each for each in given.words if each.startswith("experiment=") or "=" not in each]
+    given.overrides = [each for each in given.words if each not in wanted]
+    given.experiments = list(dict.fromkeys(checked(parser, name, names()) for name in wanted))
     return given
 
 

@@ -89,8 +89,7 @@ AIMS = (
         "measuring",
         lambda found: max(row["ratios"]["measure"] for row in found["rows"]),
         1.03,
-        "`measure` follows through every function of torch which tokens count, and runs its "
-        "smallest batch once more",
+        "`measure` follows through every function of torch which tokens count",
     ),
     Aim("a misspelt key, CPU s", "startup", _startup("a misspelt key"), 1.5, IMPORTS),
     Aim("a number out of range, CPU s", "startup", _startup("a number out of range"), 3, IMPORTS),

@@ -203,9 +203,11 @@ def test_of_generation_the_target_tokens_alone_may_count(batch):
     given["labels"] = torch.where(targets, batch["input_ids"], -100)
     updates = {}
     for site, module in lora_sites(model).items():
-        module.register_forward_hook(
-            lambda m, args, h, site=site: updates.update({site: h - m.base(args[0])})
-        )
+
+        def keep_first(m, args, h, site=site):  # that of all rows
+            updates.setdefault(site, h - m.base(args[0]))
+
+        module.register_forward_hook(keep_first)
     importance = measure(model, [given], "target_tokens")
     # padding is no target, whatever its label says
     labelled = {**given, "labels": given["labels"].masked_fill(mask == 0, 5)}
@@ -229,3 +231,51 @@ def test_a_lora_in_another_precision(dtype, batch):
         assert norms.dtype == torch.float32 and float(norms.mean()) == pytest.approx(
             layers[0], rel=0.02
         )
+
+
+def test_whether_the_modules_matter_is_tried_on_one_row_of_the_smallest_batch(batch):
+    model = adapted()
+    small = {key: value[:2] for key, value in batch.items()}
+    seen = rows_seen(model)
+    importance = measure(model, [batch, small])
+    assert seen == [len(batch["input_ids"]), 2, 1]
+    for (kind, layer), value in explicit(model, [batch, small], "tokens").items():
+        assert importance.values[kind][layer] == pytest.approx(value)
+
+
+def test_a_batch_whose_axes_are_not_known_is_tried_as_a_whole(batch):
+    model = adapted()
+    seen = rows_seen(model)
+    positions = torch.arange(2, 2 + batch["input_ids"].shape[1])[None]  # one row for all
+    measure(model, [batch | {"position_ids": positions}])
+    measure(model, [batch | {"output_attentions": False}])
+    assert seen == [len(batch["input_ids"])] * 4
+
+
+class Expert(torch.nn.Module):
+    """As of a mixture: what is sent to it depends on the batch. Here, all but a single row."""
+
+    def __init__(self, expert):
+        super().__init__()
+        self.expert = expert
+
+    def forward(self, x):
+        return self.expert(x) if len(x) > 1 else self.expert.base(x)
+
+
+def test_what_one_row_does_not_reach_is_tried_with_the_whole_batch(batch):
+    model = adapted()
+    attention = model.roberta.encoder.layer[0].attention.self
+    attention.query = Expert(attention.query)
+    seen, rows = rows_seen(model), len(batch["input_ids"])
+    measure(model, [batch])
+    assert seen == [rows, 1, rows]
+
+
+def rows_seen(model):
+    """The rows of each batch that the model is called with from now on."""
+    seen = []
+    model.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    return seen
