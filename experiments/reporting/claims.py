@@ -24,10 +24,12 @@ from experiments.reporting.summaries import (
     share_of_lora,
     stage1_summary,
 )
+from experiments.runner import post_hoc
 
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
 HALF = "lora_drop, half"
+ORDERS = ("least important first", "random", "most important first")
 TASKS = {
     "cola": "CoLA",
     "rte": "RTE",
@@ -48,7 +50,7 @@ def facts(outputs: str | Path) -> dict[str, str]:
         Texts by the name of their placeholder.
     """
     found: dict[str, str] = {}
-    for add in (_importance, _stage1, _samples, _rates, _scores, _small):
+    for add in (_importance, _stage1, _samples, _rates, _scores, _removal, _small):
         found |= add(outputs)
     return found
 
@@ -221,6 +223,35 @@ def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
     head = ["method", "adapter", "seeds", "best epoch", "last epoch"]
     head += [f"best, minus {other}" for other in ("LoRA's", "half's")]
     return {f"{task}_table": markdown(head, rows), **found}
+
+
+def removal_runs(outputs: str | Path) -> pd.DataFrame:
+    """LoRA's runs on CoLA of which the removal of layers is stored; archives have no weights."""
+    frame = load("mpnet_removal", outputs).query("task == 'cola'")
+    return frame[[post_hoc.stored(id, outputs, "removal") is not None for id in frame.id]]
+
+
+def _removal(outputs: str | Path) -> dict[str, str]:
+    """Scores of LoRA on CoLA as layers lose theirs, in three orders."""
+    data = removal(removal_runs(outputs), str(outputs))
+    ordered = data[data.order != "alone"]
+    scores = ordered.groupby(["removed", "order"]).score.mean().unstack()
+    rows = [
+        [removed, *(number(row[order]) for order in ORDERS)]
+        for removed, row in scores[scores.index % 2 == 0].iterrows()
+    ]
+    found = {
+        f"without_{removed}_{order.split()[0]}": number(scores[order][removed])
+        for removed in scores.index
+        for order in ORDERS
+    }
+    alone = data[data.order == "alone"]
+    return found | {
+        "without_table": markdown(["layers without LoRA", *ORDERS], rows),
+        "without_seeds": str(data.seed.nunique()),
+        "without_loss": number(alone.importance.corr(alone.added, method="spearman"), 2),
+        "without_score": number(alone.importance.corr(-alone.score, method="spearman"), 2),
+    }
 
 
 def _small(outputs: str | Path) -> dict[str, str]:
