@@ -76,9 +76,15 @@ def parse(
     own = [f"experiment={given.experiment}"]
     if given.experiment not in others:
         own = experiment(given.experiment).overrides(given.mini)
-    overrides = [*own, *given.overrides]
+    # one of the mini form's that is given again would sweep twice: each run would count repeatedly
+    again = {_key(override) for override in given.overrides}
+    overrides = [*(one for one in own if _key(one) not in again), *given.overrides]
     outputs = str(paths_of(overrides)["outputs"])
     return Options(given.experiment, overrides, getattr(given, "format", ""), outputs, given)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def checked(parser: argparse.ArgumentParser, name: str, known: list[str]) -> str:
