@@ -27,7 +27,8 @@ FIGURES = DOCS / "evidence"
 EVIDENCE = Path(__file__).with_name("evidence")
 COST = "cost_"  # begins a placeholder
 MAP = "mpnet_importance"  # shown as a map of layers, not as its figure in the catalogue
-SHOWN = (MAP, "mpnet_stage1")  # the experiments whose figures the page shows
+REMOVAL = "mpnet_removal"  # of the runs that have been measured
+SHOWN = (MAP, "mpnet_stage1", REMOVAL)  # the experiments whose figures the page shows
 
 
 def template(page: Path) -> Path:
@@ -46,7 +47,10 @@ def rendered() -> dict[Path, str]:
     """
     from experiments.reporting import answers, claims
 
-    numbers = claims.facts(EVIDENCE) | answers.facts(EVIDENCE)
+    numbers, others = claims.facts(EVIDENCE), answers.facts(EVIDENCE)
+    if twice := sorted(numbers.keys() & others.keys()):
+        raise UserError(f"two numbers for the pages have one name: {', '.join(twice)}")
+    numbers |= others
     texts = {page: Template(template(page).read_text(encoding="utf-8")) for page in PAGES}
     for name in {name for text in texts.values() for name in text.get_identifiers()}:
         if name.startswith(COST):
@@ -62,10 +66,11 @@ def draw(name: str) -> Path:
     """Draw the figure of an experiment from the committed results."""
     from experiments import results
     from experiments.plotting.runs import importance_map
+    from experiments.reporting.claims import removal_runs
     from experiments.reporting.figures import IMPORTANCES, figure_kind
     from experiments.reporting.run_data import importance_rows, labelled
 
-    frame = results.load(name, outputs=EVIDENCE)
+    frame = removal_runs(EVIDENCE) if name == REMOVAL else results.load(name, outputs=EVIDENCE)
     if name == MAP:
         finished = frame[frame.status == results.FINISHED]
         drawn = importance_map(importance_rows(labelled(finished)))

@@ -24,10 +24,12 @@ from experiments.reporting.summaries import (
     share_of_lora,
     stage1_summary,
 )
+from experiments.runner import post_hoc
 
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
 HALF = "lora_drop, half"
+ORDERS = ("least important first", "random", "most important first")
 TASKS = {
     "cola": "CoLA",
     "rte": "RTE",
@@ -48,7 +50,7 @@ def facts(outputs: str | Path) -> dict[str, str]:
         Texts by the name of their placeholder.
     """
     found: dict[str, str] = {}
-    for add in (_importance, _stage1, _samples, _rates, _scores, _small):
+    for add in (_importance, _stage1, _samples, _rates, _scores, _removal, _small):
         found |= add(outputs)
     return found
 
@@ -205,19 +207,51 @@ def _scores(outputs: str | Path) -> dict[str, str]:
 
 def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
     """A table of a task's scores, and the numbers in it."""
-    lora = runs[runs.label == "lora"].set_index("seed")
+    references = {"lora": "lora", "half": HALF}
     rows, found = [], dict[str, str]()
     for label, part in runs.groupby("label", sort=False):
         part = part.set_index("seed")
-        cells = {which: mean_and_spread(100 * part[which]) for which in results.AGGREGATES}
-        paired = part.index.intersection(lora.index)
-        difference = 100 * (part.best[paired] - lora.best[paired])
-        compared = "-" if label == "lora" else mean_and_spread(difference)
-        rows.append([label, f"{part.adapter.mean():,.0f}", len(part), *cells.values(), compared])
         name = f"{task}_{label}".replace(", ", "_")
-        found |= {name: number(100 * part.best.mean()), f"{name}_minus_lora": compared}
-    head = ["method", "adapter", "seeds", "best epoch", "last epoch", "best, minus LoRA's"]
+        row = [label, f"{part.adapter.mean():,.0f}", len(part)]
+        row += [mean_and_spread(100 * part[which]) for which in results.AGGREGATES]
+        found[name] = number(100 * part.best.mean())
+        for short, reference in references.items():
+            gaps = 100 * (part.best - runs[runs.label == reference].set_index("seed").best).dropna()
+            row.append("-" if label == reference else mean_and_spread(gaps))
+            found[f"{name}_minus_{short}"] = row[-1]
+        rows.append(row)
+    head = ["method", "adapter", "seeds", "best epoch", "last epoch"]
+    head += [f"best, minus {other}" for other in ("LoRA's", "half's")]
     return {f"{task}_table": markdown(head, rows), **found}
+
+
+def removal_runs(outputs: str | Path) -> pd.DataFrame:
+    """LoRA's runs on CoLA of which the removal of layers is stored; archives have no weights."""
+    frame = load("mpnet_removal", outputs).query("task == 'cola'")
+    return frame[[post_hoc.stored(id, outputs, "removal") is not None for id in frame.id]]
+
+
+def _removal(outputs: str | Path) -> dict[str, str]:
+    """Scores of LoRA on CoLA as layers lose theirs, in three orders."""
+    data = removal(removal_runs(outputs), str(outputs))
+    ordered = data[data.order != "alone"]
+    scores = ordered.groupby(["removed", "order"]).score.mean().unstack()
+    rows = [
+        [removed, *(number(row[order]) for order in ORDERS)]
+        for removed, row in scores[scores.index % 2 == 0].iterrows()
+    ]
+    found = {
+        f"without_{removed}_{order.split()[0]}": number(scores[order][removed])
+        for removed in scores.index
+        for order in ORDERS
+    }
+    alone = data[data.order == "alone"]
+    return found | {
+        "without_table": markdown(["layers without LoRA", *ORDERS], rows),
+        "without_seeds": str(data.seed.nunique()),
+        "without_loss": number(alone.importance.corr(alone.added, method="spearman"), 2),
+        "without_score": number(alone.importance.corr(-alone.score, method="spearman"), 2),
+    }
 
 
 def _small(outputs: str | Path) -> dict[str, str]:
