@@ -91,7 +91,7 @@ def score_against_parameters(data: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         point = {"color": GREY, "marker": "o", **look.get(row.label, {}), "linestyle": "none"}
         label = "hollow: the paper" if i == 0 else None
         axis.plot(row.adapter, row.score, markerfacecolor="none", label=label, **point)
-    placed = pd.concat([data.adapter, paper.adapter]).astype(float)
+    placed = pd.Series([*data.adapter, *paper.adapter], dtype=float)
     scale(axis.xaxis, placed[placed > 0], short=True)
     axis.set(xlabel="trainable parameters outside the head", ylabel=_percent(data))
     return legend(figure, axis, width=2.3)
