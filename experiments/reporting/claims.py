@@ -214,7 +214,7 @@ def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
         name = f"{task}_{label}".replace(", ", "_")
         row = [label, f"{part.adapter.mean():,.0f}", len(part)]
         row += [mean_and_spread(100 * part[which]) for which in results.AGGREGATES]
-        found[name] = number(100 * part.best.mean())
+        found |= {name: number(100 * part.best.mean()), f"{name}_seeds": str(len(part))}
         for short, reference in references.items():
             gaps = 100 * (part.best - runs[runs.label == reference].set_index("seed").best).dropna()
             row.append("-" if label == reference else mean_and_spread(gaps))
