@@ -40,8 +40,6 @@ from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.sites import Site
 from loradrop.lora.wrappers import unwrap
 
-_TEXT = {"input_ids", "attention_mask", "token_type_ids", "position_ids", "labels"}
-
 
 def measure(
     model: nn.Module,
@@ -162,18 +160,6 @@ def _run(
     return [site for site, meter in meters.items() if meter.called]
 
 
-def _one_row(batch: Any) -> Any:
-    """The first row of a batch of texts; any other batch as it is, since its axes are not known."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return batch  # processes that gather divided weights need as many passes as each other
-    if not (isinstance(batch, dict) and set(batch) <= _TEXT):
-        return batch
-    if not all(isinstance(value, Tensor) and value.dim() > 0 for value in batch.values()):
-        return batch
-    same_rows = len({len(value) for value in batch.values()}) == 1
-    return {key: value[:1] for key, value in batch.items()} if same_rows else batch
-
-
 class _Smallest:
     """The smallest batch so far, on which the model can be run once more at little cost."""
 
@@ -192,28 +178,22 @@ def _check_effect(model: nn.Module, batch: Any, sites: Mapping[Site, LoRA]) -> N
     modules = {
         site: lora.layer if isinstance(lora, PeftLoRA) else lora for site, lora in sites.items()
     }
-    bypassed = None
-    # one row may leave out modules that the batch reaches, as the experts of a mixture
-    for part in (_one_row(batch), batch) if modules else ():
-        bypassed = _bypassed(model, part, modules)
-        if bypassed is None:
-            return
-    if bypassed is not None:  # where nothing was reached, `measure` says so
-        raise ValueError(
-            without_effect(
-                bypassed, "in eval mode the model computes without calling it (a fused path)"
-            )
-        )
-
-
-def _bypassed(model: nn.Module, batch: Any, modules: Mapping[Site, nn.Module]) -> str | None:
-    """The name of a module that a forward pass without hooks does not call."""
+    if not modules:
+        return  # nothing was reached, which `measure` says
     with recorded_calls(modules.values()) as called:
         if isinstance(batch, dict):
             model(**batch)
         else:
             model(*([batch] if isinstance(batch, Tensor) else batch))
-    return next((site.name for site, module in modules.items() if id(module) not in called), None)
+    bypassed = next(
+        (site.name for site, module in modules.items() if id(module) not in called), None
+    )
+    if bypassed is not None:
+        raise ValueError(
+            without_effect(
+                bypassed, "in eval mode the model computes without calling it (a fused path)"
+            )
+        )
 
 
 def _collect(meters: Mapping[Site, MomentAccumulator]) -> Importance:

@@ -110,7 +110,7 @@ def test_markdown_latex_and_text_show_the_same(table1):
         assert tables.MISSING in text and "7 of 8" in text and "91.9 from the same source" in text
     assert "lora\\_drop" in tables.comparison(table, "latex")
     markup = tables.comparison(table, "html")
-    assert f"{ours} ± " in markup and f"<br>{paper} ± " in markup and "class" not in markup
+    assert f"{ours} ± " in markup and f"<br>{paper} ± " in markup and "style" not in markup
     assert markup.count("<tr>") == 1 + len(table.rows) and "<sup>1</sup>" in markup
     rows = list(csv.DictReader(tables.comparison(table, "csv").splitlines()))
     (named,) = (
