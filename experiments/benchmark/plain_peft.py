@@ -58,7 +58,9 @@ def train(given: argparse.Namespace, model: Any, rows: Dataset, epochs: int) -> 
 
 def fresh(given: argparse.Namespace) -> Any:
     torch.manual_seed(given.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=2)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        given.model, num_labels=2, dtype=torch.float32
+    )
     config = LoraConfig(
         TaskType.SEQ_CLS, r=RANK, lora_alpha=given.alpha, target_modules=["query", "value"]
     )
