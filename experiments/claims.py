@@ -47,10 +47,12 @@ def rendered() -> dict[Path, str]:
     """
     from experiments.reporting import answers, claims
 
-    numbers, others = claims.facts(EVIDENCE), answers.facts(EVIDENCE)
-    if twice := sorted(numbers.keys() & others.keys()):
-        raise UserError(f"two numbers for the pages have one name: {', '.join(twice)}")
-    numbers |= others
+    numbers: dict[str, str] = {}
+    for part in (*claims.PARTS, *answers.PARTS):
+        found = part(EVIDENCE)
+        if twice := sorted(numbers.keys() & found.keys()):
+            raise UserError(f"two numbers for the pages have one name: {', '.join(twice)}")
+        numbers |= found
     texts = {page: Template(template(page).read_text(encoding="utf-8")) for page in PAGES}
     for name in {name for text in texts.values() for name in text.get_identifiers()}:
         if name.startswith(COST):

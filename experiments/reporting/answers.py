@@ -49,21 +49,6 @@ MODELS = {
 }
 
 
-def facts(outputs: str | Path) -> dict[str, str]:
-    """Compute every number of the page but the costs.
-
-    Args:
-        outputs: The folder of results.
-
-    Returns:
-        Texts by the name of their placeholder.
-    """
-    found: dict[str, str] = {}
-    for add in (_models, _kinds, _removal, _samples, _sweeps, _tests, _scores):
-        found |= add(outputs)
-    return found
-
-
 def grid(
     frame: pd.DataFrame, rows: str, columns: str, cell: Callable[[pd.DataFrame], str], corner: str
 ) -> str:
@@ -223,3 +208,7 @@ def _best_and_share(runs: pd.DataFrame) -> str:
 def both(by_type: pd.Series, digits: int = 2) -> str:
     """Join the numbers of query and value, whose names sort in this order in every family."""
     return " / ".join(number(one, digits) for one in by_type.sort_index())
+
+
+# each computes some numbers of the page: texts by the name of their placeholder
+PARTS = (_models, _kinds, _removal, _samples, _sweeps, _tests, _scores)

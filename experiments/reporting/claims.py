@@ -40,21 +40,6 @@ TASKS = {
 }
 
 
-def facts(outputs: str | Path) -> dict[str, str]:
-    """Compute every number of the page.
-
-    Args:
-        outputs: The folder of results.
-
-    Returns:
-        Texts by the name of their placeholder.
-    """
-    found: dict[str, str] = {}
-    for add in (_importance, _stage1, _samples, _rates, _scores, _removal, _small):
-        found |= add(outputs)
-    return found
-
-
 def _own(row: Any) -> str:
     spread = "" if row.least == row.most else f" ({row.least} to {row.most})"
     return number(row.own) + spread
@@ -274,3 +259,7 @@ def _small(outputs: str | Path) -> dict[str, str]:
         rho = alone.importance.corr(alone.added, method="spearman")
         found[f"removal_{task}"] = number(rho, 2)
     return found
+
+
+# each computes some numbers of the page: texts by the name of their placeholder
+PARTS = (_importance, _stage1, _samples, _rates, _scores, _removal, _small)
