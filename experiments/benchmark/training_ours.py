@@ -34,7 +34,6 @@ def prepare(folder: Path, case: Case) -> Callable[[], Mapping[str, float]]:
         timer = LambdaCallback(on_train_start=clock.start, on_train_end=clock.stop)
         module = make_module(components, components.data, components.method)
         options: dict[str, Any] = {"logger": False, "limit_val_batches": 0}
-        options["max_steps"] = case.steps
         with tempfile.TemporaryDirectory() as run:
             callbacks = [timer, Checkpoint(Path(run), timedelta(minutes=5))]
             trainer = make_trainer(components, "training", 1, case.steps, callbacks, **options)
@@ -53,6 +52,6 @@ def overrides(folder: Path, case: Case) -> list[str]:
         *(f"recipe.batch_size={case.batch_size}", f"recipe.max_length={MAX_LENGTH}"),
         *(f"recipe.learning_rate={RATE}", f"recipe.lora_alpha={ALPHA}", f"method.rank={RANK}"),
         *("recipe.epochs=1", "trainer.num_threads=1", "trainer.progress_bar=false"),
-        *(f"paths.models={folder / 'models'}", f"paths.data={folder / case.task}"),
-        f"paths.outputs={folder / 'outputs' / case.task}",
+        *(f"paths.models={folder / 'models'}", f"paths.data={folder / case.data}"),
+        f"paths.outputs={folder / 'outputs' / case.data}",
     ]

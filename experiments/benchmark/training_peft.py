@@ -46,7 +46,7 @@ def prepare(folder: Path, case: Case, best: bool, lora: bool) -> Callable[[], Ma
     transformers.logging.disable_progress_bar()
     weights = folder / "models" / hub_id(case.shape)
     tokenizer = AutoTokenizer.from_pretrained(weights)
-    rows = tokenised(folder / case.task, tokenizer)
+    rows = tokenised(folder / case.data, tokenizer)
 
     def turn() -> dict[str, float]:
         model = new_model(weights, case.shape, lora)
@@ -55,7 +55,7 @@ def prepare(folder: Path, case: Case, best: bool, lora: bool) -> Callable[[], Ma
             arguments = TrainingArguments(
                 run,
                 per_device_train_batch_size=case.batch_size,
-                max_steps=case.steps,
+                num_train_epochs=1,
                 learning_rate=RATE,
                 use_cpu=True,
                 dataloader_pin_memory=False,

@@ -17,13 +17,28 @@ class Case:
         shape: A key of stand_ins.SHAPES.
         task: A key of stand_ins.LENGTHS.
         batch_size: Rows of a step; fewer where a step of long rows would take many seconds.
-        steps: Optimiser steps of a turn, so that a turn takes seconds.
+        steps: Optimiser steps of a turn, so that a turn takes seconds; at most
+            loradrop.training.batches.POOL.
     """
 
     shape: str
     task: str
     batch_size: int
     steps: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the training set: a turn is one epoch, so all contestants train on the same.
+
+        The first steps of a longer epoch would not do: the Trainer's length groups begin with
+        their longest rows. And with at most one pool of batches, both sort all rows by length.
+        """
+        return self.batch_size * self.steps
+
+    @property
+    def data(self) -> str:
+        """The folder of the training set, below that of the stand-ins."""
+        return f"{self.task}-{self.rows}"
 
 
 class TrainingClock:

@@ -27,6 +27,7 @@ from experiments.benchmark import (
 from experiments.benchmark.training_turn import Case
 from experiments.benchmark.turns import Worker, median_ratio, take_turns
 from loradrop.lora.peft import adapted_sites
+from loradrop.training.batches import POOL
 
 
 @pytest.fixture
@@ -113,18 +114,24 @@ def test_the_exponent_of_growth() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("contestant", training.CONTESTANTS)
-def test_every_contestant_trains(tmp_path: Path, small: str, contestant: str) -> None:
+def test_every_contestant_trains_on_the_same_tokens(tmp_path: Path, small: str) -> None:
+    case = Case(small, "cola", batch_size=16, steps=3)
     stand_ins.write_model(tmp_path / "models", small)
-    stand_ins.write_data(tmp_path / "cola", "cola", 256)
-    prepare, options = training.CONTESTANTS[contestant]
+    stand_ins.write_data(tmp_path / case.data, "cola", case.rows)
+    lengths = stand_ins.row_lengths("cola", case.rows)
     threads = torch.get_num_threads()
     try:
-        found = prepare(tmp_path, Case(small, "cola", batch_size=16, steps=2), *options)()
+        for name, (prepare, options) in training.CONTESTANTS.items():
+            found = prepare(tmp_path, case, *options)()
+            assert found["seconds"] > 0, name
+            assert found["tokens"] == sum(max(3, length) for length in lengths), name
     finally:
         torch.set_num_threads(threads)
-    assert found["seconds"] > 0
-    assert found["tokens"] >= 2 * 16 * 3  # two batches of the shortest rows
+
+
+@pytest.mark.parametrize("case", training.CASES)
+def test_a_turn_sorts_all_of_its_rows_by_length(case: Case) -> None:
+    assert 8 <= case.steps <= POOL
 
 
 @pytest.mark.parametrize(
