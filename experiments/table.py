@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{missing} of {len(frame)} runs are missing and not in the table; "
             f"to make them: {options.command}"
         )
-    mix = printing.version_mix(finished)
+    mix = printing.mixes(finished)
     if mix:
         console.error(mix)
     _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)

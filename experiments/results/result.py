@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from experiments.config.identity import COUNTED, names_of
+from experiments.config.schema import UserError
 from experiments.results.migration import SCHEMA, migrate
 from loradrop.checksums import loads
 
@@ -132,6 +134,17 @@ class Record(Part):
     constraints: ConstraintsRecord | None = (
         None  # None: the file was missing, or the result is older
     )
+
+    @model_validator(mode="after")
+    def _has_names(self) -> Self:
+        """Names become those of files, and a damaged config would fail far from here."""
+        if lacking := [key for key in COUNTED if key not in self.config]:
+            raise ValueError(f"config.{lacking[0]} is missing")
+        try:
+            names_of(self.config)
+        except UserError as error:
+            raise ValueError(f"config.{error}") from None
+        return self
 
     @property
     def backbone(self) -> str:

@@ -101,6 +101,10 @@ CASES = {
         ["task=dart", "decoding=greedy", "task.url='https://me:key@example.com'"],
         "task.url must not hold a user's name or key",
     ),
+    "a key behind an address": (
+        ["task=dart", "decoding=greedy", "task.url='https://example.com/x?token=1'"],
+        "task.url must not hold a user's name or key",
+    ),
     "negative noise": (["task.label_noise=-1"], "task: label_noise must lie in [0, 1], got -1"),
     "no rows": (["task.train_size=0"], "task: train_size must be at least 1, got 0"),
     "fewer than no rows": (["task.validation_size=-5"], "validation_size must be at least 1, got"),
