@@ -1,4 +1,4 @@
-"""What tables average over: runs that differ in the seed alone; what they say where that is not so."""
+"""What tables average over: runs that differ in the seed alone. What else differs is named."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def test_an_absent_key_is_a_null(tmp_path):
 def test_results_of_other_rows_or_weights_in_one_mean_are_named(tmp_path):
     frame = loaded(tmp_path, DROP, ["method=lora", "task.train_size=50"])
     assert printing.mixes(frame) == ""
-    prints = ("0" * 16, "1" * 16, "2" * 16)  # the last one's task has another size
+    prints = ["0" * 16, "1" * 16, "2" * 16]  # the last one's task has another size
+    weights = ["a" * 16, "a" * 40, "a" * 16]
     frame["result"] = [
         one.model_copy(update={"data_fingerprint": rows, "weights_fingerprint": weights})
         for one, rows, weights in zip(
