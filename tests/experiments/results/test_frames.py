@@ -49,10 +49,8 @@ def test_results_of_other_rows_or_weights_in_one_mean_are_named(tmp_path):
     prints = ["0" * 16, "1" * 16, "2" * 16]  # the last one's task has another size
     weights = ["a" * 16, "a" * 40, "a" * 16]
     frame["result"] = [
-        one.model_copy(update={"data_fingerprint": rows, "weights_fingerprint": weights})
-        for one, rows, weights in zip(
-            frame.result, prints, ("a" * 16, "a" * 40, "a" * 16), strict=True
-        )
+        one.model_copy(update={"data_fingerprint": rows, "weights_fingerprint": found})
+        for one, rows, found in zip(frame.result, prints, weights, strict=True)
     ]
     line = printing.mixes(frame)
     assert line.startswith(
