@@ -12,7 +12,6 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     OmegaConfBaseException,
-    ValidationError,
 )
 
 from experiments.config.schema import UserError
@@ -21,6 +20,7 @@ from experiments.config.targets import did_you_mean
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # read before run.py sets it
 PARSERS = re.compile(r"[/\\](hydra|omegaconf|yaml|antlr4)[/\\]")  # folders of their code
+MERGING = re.compile(r"Error merging override \S+$")  # Hydra's message, without a reason
 OVERRIDE = re.compile(r"Could not override '(.+?)'")
 
 
@@ -48,9 +48,10 @@ def describe(error: Exception) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_key(str(error), cause)
-    if isinstance(cause, ValidationError) and cause.full_key:
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(str(cause))}"
-    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return f"{text}: {_first_line(str(cause))}" if MERGING.match(text) and cause else text
 
 
 def _unknown_key(text: str, error: ConfigKeyError | ConfigAttributeError) -> str:

@@ -91,9 +91,9 @@ def explain(overrides: list[str]) -> Explanation:
     for override in defaults.config_overrides:
         key = override.key_or_group
         source = COMMAND_LINE if key in given else sources[SWEPT + key]
-        for name in [name for name in sources if name.startswith(f"{key}.")]:
-            sources[name] = source  # the override may replace a mapping
-        sources[key] = source
+        value = override.value()  # a mapping is merged into the one that is there
+        for name, _ in _leaves(value, key) if isinstance(value, dict) else [(key, None)]:
+            sources[name] = source
     written = dict(_leaves(OmegaConf.to_container(config)))
     values = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
     settings = [
