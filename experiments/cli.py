@@ -41,7 +41,7 @@ class Options:
 
 
 def parse(
-    text: str,
+    text: str | None,
     arguments: list[str] | None,
     formats: Iterable[str] | None,
     default: str,
@@ -58,11 +58,8 @@ def parse(
         others: Names that are allowed besides those of experiments.
         more: Adds the command's own arguments.
     """
-    text = text.strip()
     known = [*names(), *others]
-    parser = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(text)
     parser.add_argument("experiment", help=f"one of {', '.join(known)} (catalog.yaml)")
     parser.add_argument(
         "overrides", nargs="*", help="limit it to some runs, as for experiments.run"
@@ -104,6 +101,13 @@ def is_override(word: str) -> bool:
 def run_command(overrides: Iterable[str]) -> str:
     """The command that makes the runs of these overrides, for a shell."""
     return shlex.join(["python", "-m", "experiments.run", *overrides])
+
+
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """A parser of a command's arguments, with the docstring of its module as help."""
+    return argparse.ArgumentParser(
+        description=(text or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def checked(parser: argparse.ArgumentParser, name: str, known: list[str]) -> str:

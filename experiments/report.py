@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import results, status, table
-from experiments.cli import checked, combined, guarded, is_override, run_command
+from experiments.cli import checked, combined, guarded, is_override, parser_of, run_command
 from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.catalog import Experiment, catalog, experiment, names
@@ -65,9 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("words", nargs="*", metavar="experiment|override", help="see above")
     parser.add_argument("--mini", action="store_true", help="mini forms, on built-in models, only")
     parser.add_argument("--to", type=Path, help=f"a file, or a folder for {PAGE}")

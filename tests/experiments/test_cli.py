@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
+from importlib import import_module
 
 import pytest
+from conftest import ROOT
 
 from experiments import report, results, status
 from experiments.cli import combined, parse
 from experiments.config.sweep import run_configs
+
+COMMANDS = [
+    path.stem for path in (ROOT / "experiments").glob("*.py") if "guarded(main)" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"run"}))  # Hydra's has its own help
+def test_help_says_what_a_command_does_and_does_nothing(name, monkeypatch, capsys):
+    module = import_module(f"experiments.{name}")
+    for work in ("rendered", "table", "parse_intermixed_args"):
+        monkeypatch.setattr(module, work, None, raising=False)
+    with suppress(SystemExit):
+        assert module.main(["--help"]) == 0
+    assert module.__doc__.strip().splitlines()[0] in capsys.readouterr().out
 
 
 def test_a_key_given_again_replaces_the_mini_forms():
