@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import atomic_write, remove_leftovers
+from experiments.common.files import atomic_write, check_writable, remove_leftovers
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
@@ -95,6 +95,7 @@ def _in_processes(config: DictConfig, id: str, wait: bool) -> Outcome:
 @finishing()
 def _carry_out(config: DictConfig, id: str, note: str | None) -> Result:
     """Set up a claimed run, train it, and record the result or the error of the training."""
+    check_writable(Path(config.paths.cache), "paths.cache")
     built = build(config)
     if processes.rank() == 0:
         console.started(id)

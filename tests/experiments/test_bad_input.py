@@ -180,6 +180,8 @@ def test_a_name_that_hydra_would_pass_over_is_named(override, message, tmp_path)
 def test_outputs_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "paths.outputs: cannot write to" in attempt([], tmp_path / "file" / "outputs")
+    cache = attempt([f"paths.cache={tmp_path / 'file' / 'cache'}"], tmp_path / "outputs")
+    assert "paths.cache: cannot write to" in cache and not (tmp_path / "outputs").exists()
     swept = run_module("experiments.run", "-m", "seed=0,1", outputs=tmp_path / "file" / "outputs")
     assert swept.returncode == 1 and "Traceback" not in swept.stderr
     assert (
