@@ -34,11 +34,8 @@ def reason(error: Exception) -> str:
     if not (isinstance(error, kinds) or any(sign in text for sign in NO_MEMORY)):
         return text
     stack = {(Path(f.filename).name, f.name) for f in traceback.extract_tb(error.__traceback__)}
-    for file, function, step, setting in STEPS:
-        if (file, function) in stack:
-            break
-    else:
-        step, setting = "the preparation", "recipe.batch_size"
+    where = (each[2:] for each in STEPS if each[:2] in stack)
+    step, setting = next(where, ("the preparation", "recipe.batch_size"))
     return (
         f"out of memory in {step}: lower {setting} or recipe.max_length, or set "
         f"trainer.precision=bf16-mixed ({text})"
