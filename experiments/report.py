@@ -23,9 +23,9 @@ from experiments import results, status, table
 from experiments.cli import checked, combined, guarded, is_override, parser_of, run_command
 from experiments.common import console
 from experiments.common.files import atomic_write
+from experiments.config import sweep
 from experiments.config.catalog import Experiment, catalog, experiment, names
 from experiments.config.schema import UserError
-from experiments.config.sweep import paths_of
 from experiments.plotting.words import words
 from experiments.reporting import page, tables
 from experiments.reporting.comparison import compare
@@ -39,7 +39,7 @@ START = "python -m experiments.run experiment=demo"  # takes minutes, and needs 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parsed(arguments)
-    outputs = str(paths_of(given.overrides)["outputs"])
+    outputs = str(sweep.paths_of(given.overrides)["outputs"])
     times = results.times(outputs)
     sections, seen = [], set[str]()
     for entry, mini in console.progress(_forms(given), "reading"):
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             name = entry.name + page.MINI if mini else entry.name
             sections.append(section(name, entry, run_command(overrides), frame, times))
     is_whole = not given.experiments and not given.mini
-    if is_whole and all(override.startswith("paths.") for override in given.overrides):
+    if is_whole and all(key.startswith("paths") for key in sweep.keys(given.overrides)):
         rest = results.others(outputs, seen)
         sections += [section(OTHERS, None, "", rest, times)] if len(rest) else []
     for one in console.progress(sections, "drawing"):
