@@ -69,6 +69,8 @@ def main() -> int:
     if explain.OPTION in sys.argv[1:]:
         explain.explain_command(sys.argv[1:])
         return 0
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)  # what follows is Hydra's list of groups and options
     check_names(sys.argv[1:])
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors, which `guarded` prints
     carry_out()
