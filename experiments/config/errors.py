@@ -22,7 +22,6 @@ TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # read before run.py sets i
 PARSERS = re.compile(r"[/\\](hydra|omegaconf|yaml|antlr4)[/\\]")  # folders of their code
 LAUNCHER = "hydra/launcher"
 PLUGINS = ("joblib", "submitit_local", "submitit_slurm")  # Hydra's, on which our launchers build
-MERGING = re.compile(r"Error merging override \S+$")  # Hydra's message, without a reason
 OVERRIDE = re.compile(r"Could not override '(.+?)'")
 
 
@@ -54,8 +53,7 @@ def describe(error: Exception) -> str:
         return _unknown_key(str(error), cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(str(cause))}"
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return f"{text}: {_first_line(str(cause))}" if MERGING.match(text) and cause else text
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _unknown_key(text: str, error: ConfigKeyError | ConfigAttributeError) -> str:

@@ -137,7 +137,8 @@ def convergence(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
     Returns:
         Columns: backbone, task, seed, module_type, `key`, correlation.
     """
-    data = measured_once(frame, [key])
+    data = measured(frame, [key])
+    check_one_setting(data, ["backbone", "task", "seed", key, "module_type", "layer"])
     largest = max(value(run, key) for run in frame.itertuples())
     rows = []
     for where, part in data.groupby(["backbone", "task", "seed", "module_type"], sort=False):

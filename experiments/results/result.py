@@ -221,7 +221,8 @@ def from_plain(plain: Any) -> Result | Failure:
         return kinds[status].model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}".removeprefix(": ")) from None
 
 
 def to_plain(record: Result | Failure) -> dict[str, Any]:

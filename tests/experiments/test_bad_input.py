@@ -97,6 +97,15 @@ CASES = {
     ),
     "weights anywhere": (["backbone.hub_id=/etc"], "must be a relative path without '..'"),
     "data elsewhere": (["task=rte", "task.official=../x"], "task.official must be a relative"),
+    "data elsewhere, of a task inside": (
+        ["task=rte_text", "decoding=greedy", "task.labelled.official=../x"],
+        "task.labelled.official must be a relative path",
+    ),
+    "the name of a task inside": (
+        ["task=rte_text", "decoding=greedy", "task.labelled.name=../x"],
+        "task.labelled.name must be a word",
+    ),
+    "a revision elsewhere": (["task=rte", "task.revision=../x"], "task.revision must be a relat"),
     "a key in an address": (
         ["task=dart", "decoding=greedy", "task.url='https://me:key@example.com'"],
         "task.url must not hold a user's name or key",

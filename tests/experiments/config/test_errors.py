@@ -27,7 +27,7 @@ from experiments.config.schema import CONF
             "method=lora_dorp: there is no conf/method/lora_dorp.yaml. Did you mean lora_drop?",
         ),
         ("seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
-        ("~recipe.epochs", "Error merging override ~recipe.epochs: Recipe (DictConfig) does not"),
+        ("~recipe.epochs", "recipe.epochs: Recipe (DictConfig) does not support deletion"),
         ("seed==", "Error parsing override 'seed=='"),
     ],
 )
