@@ -94,9 +94,11 @@ def share_of_lora(frame: pd.DataFrame) -> float:
     return float((100 * frame.adapter / frame.lora_parameters).mean())
 
 
-def hours(frame: pd.DataFrame) -> str:
-    """The wall time of all runs."""
-    return f"{frame.seconds.sum() / 3600:.1f}"
+def progress(outputs: str | Path, *names: str) -> str:
+    """How many runs of experiments are finished, and their wall time together."""
+    frame = pd.concat(results.load(name, outputs=outputs) for name in names)
+    finished = frame[frame.status == results.FINISHED]
+    return f"{len(finished)} of {len(frame)} runs, {finished.seconds.sum() / 3600:.1f} hours"
 
 
 def number(value: float, digits: int = 1) -> str:
