@@ -14,7 +14,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.plotting.style import BLACK, GREY, STYLE
 
@@ -120,6 +120,9 @@ def scale(axis: Any, values: pd.Series, short: bool = False) -> None:
         if not short and len(found := sorted(set(values))) <= MAX_TICKS // 2:
             axis.set_ticks(found, [f"{value:g}" for value in found])
             axis.set_ticks([], minor=True)
+        elif values.max() < DECADE**2 * values.min():  # powers of ten alone would be one or two
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
     if short:
         axis.set_major_formatter(EngFormatter(sep=" "))
 

@@ -122,7 +122,7 @@ def magnitudes(data: pd.DataFrame, lines: str) -> Figure:
         axis.set(xlabel="layer", xticks=panels.ticks(data.layer))
 
     figure = _by_module_type(data, lines, draw)
-    figure.axes[0].set_ylabel("$g_i$ over the largest layer's")
+    figure.axes[0].set_ylabel("importance over the largest layer's")
     return panels.legend(figure, figure.axes[0], None if lines == "task" else words(lines))
 
 
@@ -174,7 +174,7 @@ def convergence(data: pd.DataFrame, key: str) -> Figure:
         axis.set_xlabel(words(key))
 
     figure = _by_module_type(data, "task", draw)
-    figure.axes[0].set_ylabel("Spearman's $\\rho$ with the largest")
+    figure.axes[0].set_ylabel("Spearman's $\\rho$ with the largest sample")
     return panels.legend(figure, figure.axes[0])
 
 
@@ -258,6 +258,7 @@ def removal(data: pd.DataFrame) -> Figure:
         rho = alone.importance.corr(alone.added, method="spearman")
         scatter.plot(alone.importance, alone.added, "o", color=BLACK, markersize=4)
         scatter.axhline(0, color=GREY, linewidth=0.8)
+        panels.scale(scatter.xaxis, alone.importance)
         scatter.set(
             xlabel="importance $y$ of the layer",
             ylabel="loss added without it",
