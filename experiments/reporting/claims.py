@@ -31,14 +31,6 @@ RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
 HALF = "lora_drop, half"
 ORDERS = ("least important first", "random", "most important first")
-TASKS = {
-    "cola": "CoLA",
-    "rte": "RTE",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "qqp": "QQP",
-    "sst2": "SST-2",
-}
 
 
 def _own(row: Any) -> str:
@@ -55,13 +47,14 @@ def _importance(outputs: str | Path) -> dict[str, str]:
     summary = stage1_summary(frame, [])
     rows, shares = [], dict[str, float]()
     for task, part in summary.groupby("task", sort=False):
-        shares[TASKS[task]] = share_of_lora(frame[frame.task == task])
+        name = words(task)
+        shares[name] = share_of_lora(frame[frame.task == task])
         rows.append(
             [
-                TASKS[task],
+                name,
                 part.seeds.iloc[0],
                 per_type(part, _own),
-                f"{shares[TASKS[task]]:.0f} %",
+                f"{shares[name]:.0f} %",
                 per_type(part, lambda row: number(row.effective)),
                 per_type(part, _agreement),
             ]
