@@ -94,7 +94,7 @@ def heat_maps(
     for axis, table in zip(axes, tables, strict=True):
         image = axis.imshow(table, vmin=low, vmax=high, cmap=shades, **options)
         axis.grid(False)
-    label += f", up to {largest:.2f}" if beyond else ""
+    label += f"\nup to {largest:.2f}" if beyond else ""
     ends = "max" if beyond else "neither"
     figure.colorbar(image, ax=list(axes), label=label, extend=ends, aspect=30)
 

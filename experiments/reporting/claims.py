@@ -30,6 +30,7 @@ from experiments.runner import post_hoc
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
 HALF = "lora_drop, half"
+NO_WHOLE = "No seed has a run on all rows yet, so there is nothing to compare the others with."
 ORDERS = ("least important first", "random", "most important first")
 
 
@@ -152,7 +153,7 @@ def _samples(outputs: str | Path) -> dict[str, str]:
         rows.append([*cells, " / ".join(number(mean, 2) for mean in means)])
     head = ["sample", "seeds", "own LoRA, query / value", "with all rows"]
     return {
-        "samples_table": markdown(head, rows),
+        "samples_table": markdown(head, rows, NO_WHOLE),
         "samples_done": progress(outputs, "mpnet_samples"),
     }
 

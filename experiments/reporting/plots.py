@@ -174,7 +174,7 @@ def convergence(data: pd.DataFrame, key: str) -> Figure:
         axis.set_xlabel(words(key))
 
     figure = _by_module_type(data, "task", draw)
-    figure.axes[0].set_ylabel("Spearman's $\\rho$ with the largest sample")
+    figure.axes[0].set_ylabel("Spearman's $\\rho$\nwith the largest sample")
     return panels.legend(figure, figure.axes[0])
 
 

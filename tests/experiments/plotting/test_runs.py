@@ -71,7 +71,7 @@ def test_one_value_far_above_all_others_does_not_pale_a_map():
         assert image.get_clim() == (0, 0.4)
         assert matplotlib.colors.to_hex(image.to_rgba([2.0])[0]) == BLACK
     bar = figure.axes[2]
-    assert bar.get_ylabel() == "importance $y_i$, up to 2.00"
+    assert bar.get_ylabel() == "importance $y_i$\nup to 2.00"
     assert bar._colorbar.extend == "max"
     assert importance_map(importances()).axes[2]._colorbar.extend == "neither"
 
