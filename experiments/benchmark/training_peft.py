@@ -46,7 +46,7 @@ def prepare(folder: Path, case: Case, best: bool, lora: bool) -> Callable[[], Ma
     transformers.logging.disable_progress_bar()
     weights = folder / "models" / hub_id(case.shape)
     tokenizer = AutoTokenizer.from_pretrained(weights)
-    rows = tokenised(folder / case.data, tokenizer)
+    rows = tokenised(folder / case.task, tokenizer)
 
     def turn() -> dict[str, float]:
         model = new_model(weights, case.shape, lora)
@@ -55,7 +55,7 @@ def prepare(folder: Path, case: Case, best: bool, lora: bool) -> Callable[[], Ma
             arguments = TrainingArguments(
                 run,
                 per_device_train_batch_size=case.batch_size,
-                num_train_epochs=1,
+                max_steps=case.steps,
                 learning_rate=RATE,
                 use_cpu=True,
                 dataloader_pin_memory=False,
@@ -64,12 +64,26 @@ def prepare(folder: Path, case: Case, best: bool, lora: bool) -> Callable[[], Ma
             )
             collate = DataCollatorWithPadding(tokenizer)
             timer = Timer(clock)
-            Trainer(
+            trainer = ChosenBatches(
                 model, arguments, train_dataset=rows, data_collator=collate, callbacks=[timer]
-            ).train()
+            )
+            trainer.case = case
+            trainer.train()
         return clock.measured()
 
     return turn
+
+
+class ChosenBatches(Trainer):
+    """Trains on the batches of a turn, chosen from the order that its arguments give."""
+
+    case: Case
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = train_dataset or self.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        batches = self.case.chosen(list(super()._get_train_sampler(rows)), lengths)
+        return [row for batch in batches for row in batch]
 
 
 class Timer(TrainerCallback):
