@@ -96,7 +96,7 @@ def heat_maps(
         axis.grid(False)
     label += f"\nup to {largest:.2f}" if beyond else ""
     ends = "max" if beyond else "neither"
-    figure.colorbar(image, ax=list(axes), label=label, extend=ends, aspect=30)
+    figure.colorbar(image, ax=axes, label=label, extend=ends, aspect=30)
 
 
 def _end_of_colours(tables: Sequence[pd.DataFrame]) -> float:

@@ -49,7 +49,7 @@ def importance_map(data: pd.DataFrame) -> Figure:
         for name in ("importance", "kept")
     )
     label = "importance $y_i$"
-    heat_maps(figure, axes[:, 0], tables, IMPORTANCE, label, aspect="auto")
+    heat_maps(figure, list(axes[:, 0]), tables, IMPORTANCE, label, aspect="auto")
     for axis, kind, kept in zip(axes[:, 0], kinds, kept_tables, strict=True):
         for mask, face in zip((kept == 1, (kept > 0) & (kept < 1)), MARKS.values(), strict=True):
             y, x = np.nonzero(mask.to_numpy())

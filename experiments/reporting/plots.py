@@ -143,7 +143,7 @@ def agreement(data: pd.DataFrame) -> Figure:
         for _, part in data.groupby("module_type", sort=False)
     ]
     label = "Spearman's $\\rho$"
-    panels.heat_maps(figure, axes[0], tables, CORRELATION, label, limits=(-1, 1))
+    panels.heat_maps(figure, list(axes[0]), tables, CORRELATION, label, limits=(-1, 1))
     for axis, kind, table in zip(axes[0], kinds, tables, strict=True):
         for (i, j), r in np.ndenumerate(table.to_numpy()):
             colour = "white" if abs(r) > DARK else "black"
