@@ -133,10 +133,9 @@ def unfinished(frame: pd.DataFrame) -> None:
 
 def evaluated_on(finished: pd.DataFrame) -> str:
     """What was scored: "on 277 rows of validation"."""
-    rows = {
-        f"{rows} rows of {split}" for r in finished.result for split, rows in r.evaluated_on.items()
-    }
-    return f"on {' and '.join(sorted(rows))}"
+    found = sorted({(n, split) for r in finished.result for split, n in r.evaluated_on.items()})
+    texts = [f"{rows} rows of {split}" for rows, split in found]
+    return f"on {' and '.join([', '.join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)}"
 
 
 def mixes(frame: pd.DataFrame) -> str:
