@@ -232,7 +232,7 @@ def _check_keys(node: DictConfig, name: str = "") -> None:
 
 def _check_places(plain: dict[str, Any]) -> None:
     """What names files below paths.models and paths.data must not lead out of them."""
-    places = {}
+    places: dict[str, Any] = {}
     for group in PLACES:
         for name, node in parts_of(group, plain[group]):
             places |= {f"{name}.{key}": node.get(key) for key in PLACES[group]}
