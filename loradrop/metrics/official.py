@@ -20,9 +20,11 @@ StemmedRouge (cylnlp/DialogSum, Baseline/bart_train.py; usual for XSum)
 SquadAnswer (SQuAD v1.1's evaluate-v1.1.py)
     exact_match, f1           without case, punctuation and articles; over references the best
 
-Known differences: LoRA merges DART's entries with the same triples before it takes six references,
-here each entry is a row. Its TER is pyter's, which finds fewer shifts than sacrebleu's, so its rate
-is higher (46.4 where ours is 43.5 on sentences of E2E). Its chrF++ is not in its tables.
+Known differences: LoRA's copy of E2E has blanks around all marks of sources and references, here
+the references are as published. LoRA merges DART's entries with the same triples before it takes
+six references, here each entry is a row. Its TER is pyter's, which finds fewer shifts than
+sacrebleu's, so its rate is higher (46.4 where ours is 43.5 on sentences of E2E). Its chrF++ is not
+in its tables.
 """
 
 from __future__ import annotations
