@@ -22,9 +22,9 @@ def make(name, **changes):
     return instantiate(OmegaConf.merge(OmegaConf.load(ROOT / f"conf/task/{name}.yaml"), changes))
 
 
-def composed(name):
+def composed(name, *overrides):
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [f"task={name}", "backbone=tiny_llama"])
+        return compose("run", [f"task={name}", "backbone=tiny_llama", *overrides])
 
 
 def write(folder, files):
@@ -117,6 +117,13 @@ def test_labels_are_asked_in_words():
     scores["labelled"] = OmegaConf.load(ROOT / "conf/task/stsb.yaml")
     with pytest.raises(InstantiationException, match="stsb has scores instead of labels"):
         instantiate(OmegaConf.create(scores))
+
+
+def test_labels_in_words_hold_rows_back_as_the_task_does():
+    changes = "+task.labelled.held_back=0.1", "task.labelled.train_size=50"
+    splits = instantiate(composed("mini_sentiment_text", *changes).task).load(None)
+    assert {name: len(rows) for name, rows in splits.evaluation.items()} == {"held_back": 5}
+    assert len(splits.train) == 45 and "held back" in splits.notes[0]
 
 
 @pytest.mark.parametrize("name", ["rte_text", "mrpc_text", "cola_text", "sst2_text"])
