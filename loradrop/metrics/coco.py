@@ -1,8 +1,9 @@
 """The scores of e2e-metrics that come from COCO's captions, and the words they count.
 
 Values agree with pycocoevalcap on the same words. Its tokenizer (Stanford's, in Java) is
-rebuilt here from nltk's: all 4,693 descriptions in E2E's test set give the same words. What those
-do not have may differ: web addresses, smileys, names such as R&B, fractions as one character.
+rebuilt here from nltk's: all 9,365 descriptions of E2E's dev and test sets give the same words, and
+95 % of the sentences of DART's. What differs there is mostly the full stop of `J. Smith`, which
+keeps it in Java; web addresses, smileys and names such as R&B differ as well.
 METEOR, the third of these scores, is left out, as it needs Java and tables of paraphrases.
 """
 
@@ -30,7 +31,9 @@ ASCII = str.maketrans(
 )
 # a full stop within the text, which nltk's, made for single sentences, leaves at its word
 FULL_STOP = re.compile(r"(?<=[^\s.])\.+(?=[\s\"')]|$)|(?<=\s)\.(?=[a-z])")
-APART = re.compile(r"(-(?=\s|#|$))")  # what Stanford's splits off, and nltk's does not
+APART = re.compile(
+    r"(-(?=\s|#|$)|(?<=\s)-(?=[a-z]))"
+)  # what Stanford's splits off, and nltk's does not
 # one word for Stanford's, which nltk's takes apart unless the marks are wide ones
 SEVERAL_MARKS = re.compile(r"[?!]{2,}")
 WIDE, NARROW = str.maketrans("?!", "\uff1f\uff01"), str.maketrans("\uff1f\uff01", "?!")
