@@ -22,9 +22,9 @@ def make(name, **changes):
     return instantiate(OmegaConf.merge(OmegaConf.load(ROOT / f"conf/task/{name}.yaml"), changes))
 
 
-def composed(name, *overrides):
+def composed(name):
     with initialize_config_dir(CONF, version_base="1.3"):
-        return compose("run", [f"task={name}", "backbone=tiny_llama", *overrides])
+        return compose("run", [f"task={name}", "backbone=tiny_llama"])
 
 
 def write(folder, files):
@@ -119,13 +119,6 @@ def test_labels_are_asked_in_words():
         instantiate(OmegaConf.create(scores))
 
 
-def test_labels_in_words_hold_rows_back_as_the_task_does():
-    changes = "+task.labelled.held_back=0.1", "task.labelled.train_size=50"
-    splits = instantiate(composed("mini_sentiment_text", *changes).task).load(None)
-    assert {name: len(rows) for name, rows in splits.evaluation.items()} == {"held_back": 5}
-    assert len(splits.train) == 45 and "held back" in splits.notes[0]
-
-
 @pytest.mark.parametrize("name", ["rte_text", "mrpc_text", "cola_text", "sst2_text"])
 def test_a_pair_is_two_lines_and_the_names_are_in_the_prompt(name):
     task = instantiate(composed(name).task)
@@ -145,3 +138,11 @@ def test_where_the_rows_of_a_text_come_from_is_no_part_of_its_identity():
     assert identity(config)["task"]["labelled"]["metric"] == "Accuracy"
     config.task.labelled.columns = ["sentence2", "sentence1"]
     assert run_id(config) != id
+
+
+def test_rows_that_the_task_with_labels_holds_back_are_held_back_as_text():
+    config = OmegaConf.to_container(composed("mini_sentiment_text").task)
+    task = instantiate(OmegaConf.merge(config, {"labelled": {"held_back": 0.25}}))
+    splits = task.splits(None)
+    assert list(splits.evaluation) == ["held_back"]
+    assert (len(splits.train), len(splits.evaluation["held_back"])) == (1500, 500)
