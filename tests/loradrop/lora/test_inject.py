@@ -201,3 +201,11 @@ def test_dropout_acts_in_training_only():
     x = torch.randn(3, 16)
     assert not torch.equal(module.train()(x), module(x))
     assert torch.equal(module.eval()(x), module(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_lora_has_the_mode_of_what_it_is_put_into(training):
+    """from_pretrained of transformers returns eval mode: dropout must not be on there."""
+    model = tiny_model().train(training)
+    add_lora(model, rank=4, dropout=0.5)
+    assert {module.training for module in model.modules()} == {training}
