@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from loradrop.checksums import read_json, write_json
+from loradrop.extras import extra
 
 if TYPE_CHECKING:
     import pandas
@@ -52,10 +53,11 @@ class Importance:
             Columns module_type, layer, squared_norm (g_i), importance (y_i) and parameters.
 
         Raises:
-            ImportError: pandas is not installed.
+            ModuleNotFoundError: pandas is not installed.
             ValueError: As for `normalized`.
         """
-        import pandas
+        with extra("experiments"):
+            import pandas
 
         normalized = self.normalized
         rows = [
@@ -76,10 +78,11 @@ class Importance:
             A figure without a window: save it (`figure.savefig(path)`), or show it in a notebook.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ModuleNotFoundError: matplotlib is not installed.
             ValueError: As for `normalized`.
         """
-        from matplotlib.figure import Figure
+        with extra("experiments"):
+            from matplotlib.figure import Figure
 
         normalized = self.normalized
         figure = Figure(figsize=(7, 3), layout="constrained")
