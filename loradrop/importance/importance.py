@@ -133,8 +133,12 @@ class Importance:
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        """Read a file of `save`; ValueError if it is damaged."""
-        return cls.from_dict(read_json(Path(path)))
+        """Read a file of `save`; ValueError if it is damaged, or holds something else."""
+        data = read_json(Path(path))
+        try:
+            return cls.from_dict(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no importances ({error!r})") from error
 
 
 def normalize(layers: Mapping[int, float]) -> dict[int, float]:

@@ -25,8 +25,8 @@ class Moment:
     """The sum of z z^T over positions with z = A x, and the number of positions."""
 
     def __init__(self, rank: int, device: torch.device) -> None:
-        # sums stay on the device: reading them here would make a GPU wait at every module; but Apple's
-        # has no float64
+        # sums stay on the device: reading them here would make a GPU wait at every module (Apple's
+        # has no float64)
         device = torch.device("cpu") if device.type == "mps" else device
         self.sum = torch.zeros(rank, rank, dtype=torch.float64, device=device)
         self.weight = torch.zeros((), dtype=torch.float64, device=device)

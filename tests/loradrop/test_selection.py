@@ -147,6 +147,11 @@ def test_without_sharing_the_others_cost_nothing():
         ({"threshold": 1.1}, "threshold must lie"),
         ({"parameter_ratio": -0.5}, r"parameter_ratio must lie in \(0, 1\], got -0.5"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"num_layers": 2.5}, "num_layers must be a whole number, got 2.5"),
+        (
+            {"num_layers": 1, "ranking": {"query": dict.fromkeys(range(6), 1.0)}},
+            "ranking must have the layers of the importance; not in both: value 0, ",
+        ),
         ({"num_layers": 7}, "num_layers must not exceed the 6 layers there are, got 7"),
         (
             {"num_layers": 2, "threshold": 0.9},

@@ -37,6 +37,8 @@ def test_mistakes_are_said_before_training(tmp_path):
         loradrop.LoRADropTrainerCallback([], num_layers=1, average_over="mean")
     with pytest.raises(TypeError, match="batches must be an iterable of batches, got a single one"):
         loradrop.LoRADropTrainerCallback(rows()[0], num_layers=1)
+    with pytest.raises(TypeError, match="batches must be an iterable of batches, got NoneType"):
+        loradrop.LoRADropTrainerCallback(None, num_layers=1)
     with pytest.raises(TypeError, match="unexpected keyword argument 'joint'"):
         loradrop.LoRADropLightningCallback([], num_layers=1, joint=True)
     callback = loradrop.LoRADropTrainerCallback([], num_layers=1, epochs=1)
