@@ -44,7 +44,7 @@ class Importance:
         Raises:
             ValueError: All values of a module type are zero, or one is not finite.
         """
-        return {kind: normalize(layers) for kind, layers in self.values.items()}
+        return {kind: normalize(kind, layers) for kind, layers in self.values.items()}
 
     def to_frame(self) -> pandas.DataFrame:
         """Return a table with a row for each LoRA.
@@ -141,17 +141,24 @@ class Importance:
             raise ValueError(f"{path} holds no importances ({error!r})") from error
 
 
-def normalize(layers: Mapping[int, float]) -> dict[int, float]:
+def normalize(kind: str, layers: Mapping[int, float]) -> dict[int, float]:
     """Divide values by their sum.
+
+    Args:
+        kind: Their module type.
+        layers: The values by layer.
 
     Raises:
         ValueError: All are zero, or one is not finite, so that there is nothing to compare.
     """
+    wrong = next((layer for layer, value in layers.items() if not math.isfinite(value)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{kind} {wrong}: the importance is not finite: training on the sample has diverged"
+        )
     total = math.fsum(layers.values())
-    if not math.isfinite(total):
-        raise ValueError("an importance is not finite: training on the sample has diverged")
     if total <= 0:
         raise ValueError(
-            "all importances are zero: train the LoRA on a sample first (B starts at zero)"
+            f"{kind}: all importances are zero: train the LoRA on a sample first (B starts at zero)"
         )
     return {layer: value / total for layer, value in layers.items()}
