@@ -20,7 +20,7 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise _missing(str(error.name), name) from error
+        raise _missing(str(error.name).partition(".")[0], name) from error
 
 
 def require(name: str, *packages: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from loradrop.io.loading import memory
 from loradrop.lora.inject import lora_modules, set_module
-from loradrop.lora.peft import adapter_name, check_unmerged, peft_layers
+from loradrop.lora.peft import adapter_name, check_unmerged, peft_layers, used_alone
 from loradrop.lora.wrappers import unwrap_to_store
 
 UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -54,7 +54,8 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
         }
         check_untied(model, {name: layer.get_base_layer() for name, layer in merged.items()})
         check_unmerged(model, {adapter})
-        return peft.merge_and_unload(adapter_names=[adapter])
+        with used_alone(model, adapter):  # or the head of the active one would be left
+            return peft.merge_and_unload(adapter_names=[adapter])
     modules = lora_modules(model)
     if not modules:
         raise ValueError("the model holds no LoRA to merge")

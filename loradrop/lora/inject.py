@@ -86,12 +86,13 @@ def wrap(
 
 def _check_held_once(model: nn.Module, sites: Iterable[Site]) -> None:
     """Raise ValueError if a module is in two places, of which LoRA would reach the first alone."""
-    holders: dict[int, list[str]] = {}
-    for name, parent in model.named_modules():
-        for child, module in parent._modules.items():
-            holders.setdefault(id(module), []).append(f"{name}.{child}".lstrip("."))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    holders: dict[int, dict[tuple[int, str], str]] = {}  # by module: names, by parent and child
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        holders.setdefault(id(module), {}).setdefault((id(modules[parent]), child), name)
     for site in sites:
-        places = holders[id(model.get_submodule(site.name))]
+        places = list(holders[id(modules[site.name])].values())
         if len(places) > 1:
             raise ValueError(
                 f"{site.name}: the model uses this very module as {places[1]} too, which LoRA would"

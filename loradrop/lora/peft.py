@@ -141,15 +141,21 @@ def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
     if all(lora.adapter in lora.layer.active_adapters for lora in peft):
         yield
         return
+    with used_alone(model, peft[0].adapter):
+        yield
+
+
+@contextmanager
+def used_alone(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Let a PEFT adapter be the active one inside the block, with its own saved modules."""
     # not set_adapter, which also changes what trains
     parts: list[Any] = [m for m in model.modules() if hasattr(m, "_active_adapter")]
     before = [part._active_adapter for part in parts]
-    adapter = peft[0].adapter
     try:
         for part in parts:
             # of a module that only other adapters train, the base's own is used
             known = getattr(part, "_adapters", [adapter])
-            part._active_adapter = [adapter] if adapter in known else []
+            part._active_adapter = adapter if adapter in known else []
         yield
     finally:
         for part, names in zip(parts, before, strict=True):

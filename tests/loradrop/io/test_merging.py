@@ -104,6 +104,23 @@ def test_only_the_merged_adapter_counts(adapter):
     torch.testing.assert_close(loradrop.merge(model, adapter)(ids).logits, expected)
 
 
+@pytest.mark.parametrize("saved", [["classifier"], None])
+def test_the_merged_adapter_brings_its_own_head(saved, batch):
+    """Not that of the active one; the base's where it has none."""
+    model = get_peft_model(
+        tiny_model(),
+        LoraConfig(target_modules=["query"], modules_to_save=["classifier"]),
+    ).eval()
+    model.add_adapter("second", LoraConfig(target_modules=["query"], modules_to_save=saved))
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.add_(0.01 * (i % 7))
+    model.set_adapter("second")
+    expected = model(**batch).logits
+    model.set_adapter("default")
+    torch.testing.assert_close(loradrop.merge(model, "second")(**batch).logits, expected)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
 def test_a_weight_that_is_computed_is_not_merged(normed):

@@ -91,7 +91,7 @@ def test_errors_are_single_messages(batch):
 def test_an_adapter_beside_one_that_is_merged(batch):
     """PEFT does not apply an adapter where another one is merged."""
     model = wrapped()
-    model.add_adapter("second", LoraConfig(r=2, target_modules=["query"]))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["query", "value"]))
     model.merge_adapter(["second"])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for act in (lambda: measure(model, [batch]), lambda: merge(model)):
