@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # torch: always TORCH, without a local version, so that pip's configuration picks the CPU's or a GPU's build. What only its GPU
 # builds need is left out: each build names exact versions of its own
-lock: $(UV) ## rewrite constraints.txt with the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0 by hand
+lock: $(UV) ## rewrite constraints.txt with the newest versions that pyproject.toml allows, for Python 3.11 and later; TORCH=2.13.0
 	echo torch==$(TORCH) | $(UV) pip compile pyproject.toml --all-extras --constraints - --upgrade --universal --python-version 3.11 \
 	    --no-annotate --custom-compile-command 'make lock' --quiet --output-file constraints.txt
 	sed -i.old -E '/^(nvidia|cuda)-|^triton=/d' constraints.txt && rm constraints.txt.old
@@ -48,13 +48,13 @@ $(UV): # a resolver for all Pythons at once, and for lowest versions; it is not 
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/$(PIP_INSTALL) uv
 
-demo: ## LoRA, LoRA-drop and no_share on the built-in model: a table and a picture
+demo: ## LoRA, LoRA-drop and LoRA-drop without sharing on the built-in model: a table and a picture
 
 demo-nlg: demo_nlg ## the same on a built-in decoder that puts records into sentences
 
-tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper (one alone: make table7): SCALE=mini on built-in models; -j2 two at a time, -k past failures
+tables: $(TABLES) $(FIGURES) ## all tables and figures of the paper; one: make table7; on built-in models: SCALE=mini; two at a time, past failures: -j2 -k
 
-studies: $(STUDIES) ## PRILoRA's comparison and ablations, and what lies beyond the papers; SCALE as above
+studies: $(STUDIES) ## PRILoRA's comparison and ablations, and the studies beyond the papers; one: make rank_study; SCALE as above
 
 $(EXPERIMENTS): $(STAMP)
 	$(RUN).reproduce $@ $(if $(filter mini,$(SCALE)),--mini) $(LAUNCHER) $(ARGS)
@@ -62,7 +62,7 @@ $(EXPERIMENTS): $(STAMP)
 evidence: $(STAMP) ## docs/evidence.md, its figures and docs/questions.md, from the committed results
 	$(RUN).claims
 
-report: $(STAMP) ## all results as one page, outputs/report.html; ARGS: experiments, overrides, --to PATH
+report: $(STAMP) ## all results as one page, outputs/report.html; ARGS="table7 --to PATH": one experiment, another file
 	$(RUN).report $(ARGS)
 
 docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs

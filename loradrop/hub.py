@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, file_exists, snapshot_download, try_to_load_from_cache
-from huggingface_hub.utils import get_session
+import huggingface_hub  # loads its functions when they are first used, which takes 0.2 s
+from huggingface_hub import constants
 
 TIMEOUT = 3.0  # seconds
 ASSETS = Path(__file__).parent / "assets"
@@ -82,12 +82,13 @@ def has_one_of(repo_id: str, revision: str | None, names: Collection[str]) -> bo
     Nothing is downloaded.
     """
     if any(
-        isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str) for name in names
+        isinstance(huggingface_hub.try_to_load_from_cache(repo_id, name, revision=revision), str)
+        for name in names
     ):
         return True
     try:
         return hub_available() and any(
-            file_exists(repo_id, name, revision=revision) for name in names
+            huggingface_hub.file_exists(repo_id, name, revision=revision) for name in names
         )
     except Exception:  # the download that follows reports what is wrong
         return True
@@ -111,7 +112,7 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
         "allow_patterns": patterns,
     }
     with suppress(FileNotFoundError):  # absent from the cache or incomplete
-        folder = Path(snapshot_download(repo_id, local_files_only=True, **wanted))
+        folder = Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True, **wanted))
         # the folder may hold another task of the same repository only
         if all(any(folder.glob(pattern)) for pattern in patterns):
             return folder
@@ -121,7 +122,7 @@ def fetch_dataset(repo_id: str, revision: str | None, patterns: list[str]) -> Pa
             f"{name} is not in the local cache and cannot be fetched ({why_unavailable()})"
         )
     try:
-        return Path(snapshot_download(repo_id, **wanted))
+        return Path(huggingface_hub.snapshot_download(repo_id, **wanted))
     except Exception as error:  # a missing revision, a proxy, a full disk: the remedy is the same
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
         raise FileNotFoundError(f"fetching {name} failed ({reason})") from error
@@ -142,6 +143,8 @@ def _answers(endpoint: str) -> bool:
     answer: list[int] = []
 
     def ask() -> None:
+        from huggingface_hub.utils import get_session
+
         try:
             answer.append(get_session().head(endpoint, timeout=TIMEOUT).status_code)
         except Exception:  # whatever fails here, the Hub cannot be used

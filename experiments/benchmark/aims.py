@@ -73,7 +73,8 @@ AIMS = (
         "training",
         _ratio("PEFT + Trainer, best"),
         1.0,
-        "see the table's rows",
+        "the Trainer's larger groups pad 1 % less, and Lightning's bookkeeping costs some 5 ms a "
+        "step, 2 % of MiniLM's on short texts",
         at_least=True,
     ),
     Aim(
@@ -89,6 +90,7 @@ AIMS = (
         "measuring",
         lambda found: max(row["ratios"]["measure"] for row in found["rows"]),
         1.03,
+        "the smallest batch runs once more, the larger a share the fewer batches there are, and "
         "`measure` follows through every function of torch which tokens count",
     ),
     Aim("a misspelt key, CPU s", "startup", _startup("a misspelt key"), 1.5, IMPORTS),

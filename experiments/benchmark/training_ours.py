@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.callbacks import LambdaCallback
+from torch.utils.data import DataLoader
 
 from experiments.benchmark.stand_ins import MAX_LENGTH, hub_id
 from experiments.benchmark.training_turn import ALPHA, RANK, RATE, Case, TrainingClock
@@ -16,6 +17,7 @@ from experiments.config.sweep import expand_sweep
 from experiments.config.validation import check
 from experiments.runner.components import RunComponents
 from experiments.runner.trainer import Checkpoint, make_module, make_trainer, quieten
+from loradrop.training.batches import LengthGroupedSampler
 
 
 def prepare(folder: Path, case: Case) -> Callable[[], Mapping[str, float]]:
@@ -30,14 +32,20 @@ def prepare(folder: Path, case: Case) -> Callable[[], Mapping[str, float]]:
 
     def turn() -> dict[str, float]:
         components = RunComponents(check(config))
+        data = components.data
+        sampler = LengthGroupedSampler(data.lengths, case.batch_size, data.seeds)
+        order = [row for batch in sampler for row in batch]
+        batches: Any = case.chosen(order, data.lengths)
         clock = TrainingClock(components.model)
         timer = LambdaCallback(on_train_start=clock.start, on_train_end=clock.stop)
-        module = make_module(components, components.data, components.method)
+        module = make_module(components, data, components.method)
+        collate: Any = data.collate
+        loader = DataLoader(data.train, None, sampler=batches, collate_fn=collate)
         options: dict[str, Any] = {"logger": False, "limit_val_batches": 0}
         with tempfile.TemporaryDirectory() as run:
             callbacks = [timer, Checkpoint(Path(run), timedelta(minutes=5))]
             trainer = make_trainer(components, "training", 1, case.steps, callbacks, **options)
-            trainer.fit(module)
+            trainer.fit(module, loader)
         return clock.measured()
 
     return turn
@@ -52,6 +60,6 @@ def overrides(folder: Path, case: Case) -> list[str]:
         *(f"recipe.batch_size={case.batch_size}", f"recipe.max_length={MAX_LENGTH}"),
         *(f"recipe.learning_rate={RATE}", f"recipe.lora_alpha={ALPHA}", f"method.rank={RANK}"),
         *("recipe.epochs=1", "trainer.num_threads=1", "trainer.progress_bar=false"),
-        *(f"paths.models={folder / 'models'}", f"paths.data={folder / case.data}"),
-        f"paths.outputs={folder / 'outputs' / case.data}",
+        *(f"paths.models={folder / 'models'}", f"paths.data={folder / case.task}"),
+        f"paths.outputs={folder / 'outputs' / case.task}",
     ]

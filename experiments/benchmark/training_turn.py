@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,7 @@ class Case:
         shape: A key of stand_ins.SHAPES.
         task: A key of stand_ins.LENGTHS.
         batch_size: Rows of a step; fewer where a step of long rows would take many seconds.
-        steps: Optimiser steps of a turn, so that a turn takes seconds; at most
-            loradrop.training.batches.POOL.
+        steps: Optimiser steps of a turn, so that a turn takes seconds.
     """
 
     shape: str
@@ -26,19 +26,23 @@ class Case:
     batch_size: int
     steps: int
 
-    @property
-    def rows(self) -> int:
-        """Rows of the training set: a turn is one epoch, so all contestants train on the same.
+    def chosen(self, order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Choose the batches of a turn, as many as it has steps, for what an epoch is like.
 
-        The first steps of a longer epoch would not do: the Trainer's length groups begin with
-        their longest rows. And with at most one pool of batches, both sort all rows by length.
+        The first ones would not do: the Trainer's groups of similar length begin with their longest
+        rows.
+
+        Args:
+            order: The rows of an epoch, in the contestant's own order.
+            lengths: The tokens of each row.
+
+        Returns:
+            Batches of that order, evenly spaced among all when sorted by their longest row.
         """
-        return self.batch_size * self.steps
-
-    @property
-    def data(self) -> str:
-        """The folder of the training set, below that of the stand-ins."""
-        return f"{self.task}-{self.rows}"
+        size = self.batch_size
+        batches = [list(order[i : i + size]) for i in range(0, len(order) - size + 1, size)]
+        batches.sort(key=lambda batch: max(lengths[row] for row in batch))
+        return [batches[(2 * i + 1) * len(batches) // (2 * self.steps)] for i in range(self.steps)]
 
 
 class TrainingClock:

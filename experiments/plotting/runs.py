@@ -10,7 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.plotting.panels import grid, legend, line, scale, styled, ticks, whole_numbers
+from experiments.plotting.panels import (
+    grid,
+    heat_maps,
+    legend,
+    line,
+    scale,
+    styled,
+    ticks,
+    whole_numbers,
+)
 from experiments.plotting.style import BLACK, GREY, IMPORTANCE, VERMILLION, looks
 from experiments.plotting.words import words
 
@@ -32,24 +41,23 @@ def importance_map(data: pd.DataFrame) -> Figure:
     width = max(WIDTH, CELL * len(layers) + LETTER * max(map(len, rows)) + 1.2)  # with colour bar
     figure, axes = grid(len(kinds), 1, (width, 0.35 + ROW * len(rows)), sharex=True, sharey=True)
     figure.set_figheight(figure.get_figheight() + 0.7)  # the axis below and the legend
-    for axis, kind in zip(axes[:, 0], kinds, strict=True):
-        part = data[data.module_type == kind]
-        table, kept = (
+    tables, kept_tables = (
+        [
             part.pivot(index="row", columns="layer", values=name).reindex(rows, columns=layers)
-            for name in ("importance", "kept")
-        )
-        image = axis.imshow(
-            table, vmin=0, vmax=data.importance.max(), cmap=IMPORTANCE, aspect="auto"
-        )
+            for _, part in data.groupby("module_type", sort=False)
+        ]
+        for name in ("importance", "kept")
+    )
+    label = "importance $y_i$"
+    heat_maps(figure, list(axes[:, 0]), tables, IMPORTANCE, label, aspect="auto")
+    for axis, kind, kept in zip(axes[:, 0], kinds, kept_tables, strict=True):
         for mask, face in zip((kept == 1, (kept > 0) & (kept < 1)), MARKS.values(), strict=True):
             y, x = np.nonzero(mask.to_numpy())
             axis.plot(x, y, **_mark(face))
         axis.set_yticks(range(len(rows)), rows)
         axis.set_xticks([layers.index(layer) for layer in ticks(layers)], ticks(layers))
         axis.set_title(words(kind))
-        axis.grid(False)
     axes[-1, 0].set_xlabel("layer")
-    figure.colorbar(image, ax=axes, label="importance $y_i$", aspect=30)
     handles = [Line2D([], [], label=name, **_mark(face)) for name, face in MARKS.items()]
     in_some = ((data.kept > 0) & (data.kept < 1)).any()
     figure.legend(handles=handles[: 1 + in_some], loc="outside lower center", ncols=2)

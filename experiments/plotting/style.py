@@ -60,7 +60,7 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def ordered_looks(values: Iterable[float]) -> dict[str, dict[str, Any]]:
     """A look for each value of a quantity, from dark for the smallest to light for the largest."""
     labels = [f"{value:g}" for value in sorted(set(values))]
-    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(labels)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(labels)))
     marks = zip(labels, map(to_hex, shades), cycle(MARKERS))
     return {
         label: {"color": colour, "linestyle": "-", "marker": marker}

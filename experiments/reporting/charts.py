@@ -98,7 +98,7 @@ def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Ch
     kind = figure_kind(figure)
     data = kind.data(frame, outputs, **figure.arguments)
     if len(data):
-        caption = figure.kind.capitalize() + _arguments(figure)
+        caption = kind.caption + _arguments(figure)
         models = " and ".join(map(words, dict.fromkeys(data.backbone)))
         alt = f"{caption}, {models}. The command experiments.figure saves its numbers as CSV."
         yield _chart(kind.plot(data, **figure.arguments), caption, alt)
@@ -107,7 +107,7 @@ def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Ch
 def _arguments(figure: Figure) -> str:
     """What the figure is drawn against."""
     texts = [words(value) for value in figure.arguments.values() if isinstance(value, str)]
-    return f": {', '.join(texts)}" if texts else ""
+    return f", by {' and '.join(texts)}" if texts else ""
 
 
 def _described_map(data: pd.DataFrame) -> str:

@@ -8,19 +8,20 @@ from typing import Any
 import pandas as pd
 
 from experiments import results
+from experiments.plotting.words import words
 from experiments.reporting.figure_data import removal
 from experiments.reporting.measured import measured
 from experiments.reporting.statistics import paired_test
 from experiments.reporting.summaries import (
     NOTHING,
     between_tasks,
-    hours,
     load,
     markdown,
     mean,
     mean_and_spread,
     number,
     per_type,
+    progress,
     share_of_lora,
     stage1_summary,
 )
@@ -29,15 +30,8 @@ from experiments.runner import post_hoc
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
 HALF = "lora_drop, half"
+NO_WHOLE = "No seed has a run on all rows yet, so there is nothing to compare the others with."
 ORDERS = ("least important first", "random", "most important first")
-TASKS = {
-    "cola": "CoLA",
-    "rte": "RTE",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "qqp": "QQP",
-    "sst2": "SST-2",
-}
 
 
 def _own(row: Any) -> str:
@@ -54,13 +48,14 @@ def _importance(outputs: str | Path) -> dict[str, str]:
     summary = stage1_summary(frame, [])
     rows, shares = [], dict[str, float]()
     for task, part in summary.groupby("task", sort=False):
-        shares[TASKS[task]] = share_of_lora(frame[frame.task == task])
+        name = words(task)
+        shares[name] = share_of_lora(frame[frame.task == task])
         rows.append(
             [
-                TASKS[task],
+                name,
                 part.seeds.iloc[0],
                 per_type(part, _own),
-                f"{shares[TASKS[task]]:.0f} %",
+                f"{shares[name]:.0f} %",
                 per_type(part, lambda row: number(row.effective)),
                 per_type(part, _agreement),
             ]
@@ -69,9 +64,7 @@ def _importance(outputs: str | Path) -> dict[str, str]:
     means = summary.groupby("module_type")[["own", "effective", "agreement"]].mean()
     return {
         "importance_table": markdown(head, rows),
-        "importance_runs": str(len(frame)),
-        "importance_tasks": str(frame.task.nunique()),
-        "importance_hours": hours(frame),
+        "importance_done": progress(outputs, "mpnet_importance"),
         "share_least": _share_and_task(min(shares, key=shares.__getitem__), shares),
         "share_most": _share_and_task(max(shares, key=shares.__getitem__), shares),
         **{f"own_{kind}": number(row.own) for kind, row in means.iterrows()},
@@ -122,7 +115,11 @@ def _stage1(outputs: str | Path) -> dict[str, str]:
         "effective",
         "with the longest",
     ]
-    return {"stage1_table": markdown(head, rows), "stage1_hours": hours(frame), **found}
+    return {
+        "stage1_table": markdown(head, rows),
+        "stage1_done": progress(outputs, "mpnet_stage1"),
+        **found,
+    }
 
 
 def _with_longest(frame: pd.DataFrame) -> dict[tuple[float, int, str], float]:
@@ -155,7 +152,10 @@ def _samples(outputs: str | Path) -> dict[str, str]:
         cells = [f"{100 * ratio:g} %", part.seeds.iloc[0], per_type(part, _own)]
         rows.append([*cells, " / ".join(number(mean, 2) for mean in means)])
     head = ["sample", "seeds", "own LoRA, query / value", "with all rows"]
-    return {"samples_table": markdown(head, rows), "samples_hours": hours(frame)}
+    return {
+        "samples_table": markdown(head, rows, NO_WHOLE),
+        "samples_done": progress(outputs, "mpnet_samples"),
+    }
 
 
 def _rates(outputs: str | Path) -> dict[str, str]:
@@ -169,12 +169,13 @@ def _rates(outputs: str | Path) -> dict[str, str]:
         for run in frame.itertuples()
     ]
     head = ["learning rate", "best epoch", "last epoch"]
-    return {"rates_table": markdown(head, rows), "rates_hours": hours(frame)}
+    return {"rates_table": markdown(head, rows), "rates_done": progress(outputs, "mpnet_rates")}
 
 
 def _scores(outputs: str | Path) -> dict[str, str]:
-    frame = pd.concat([load(name, outputs) for name in ("mpnet_scores", "mpnet_ablations")])
-    found = {"scores_runs": str(len(frame)), "scores_hours": hours(frame)}
+    studies = ("mpnet_scores", "mpnet_ablations")
+    frame = pd.concat([load(name, outputs) for name in studies])
+    found = {"scores_done": progress(outputs, *studies)}
     labels = [
         run.method + (", half" if run.config["method"].get("num_layers") else "")
         for run in frame.itertuples()
@@ -184,10 +185,16 @@ def _scores(outputs: str | Path) -> dict[str, str]:
         found |= _scores_of(task, frame[frame.task == task])
     others = [label for label in dict.fromkeys(labels) if label not in ("lora", HALF)]
     pairs = [(HALF, "lora"), *((label, HALF) for label in others)]
-    by_label = frame.assign(method=frame.label)
-    tests = [paired_test(by_label, "best", *pair) for pair in pairs]
+    by_label = frame.assign(method=frame.label.map(_shown))
+    tests = [paired_test(by_label, "best", *map(_shown, pair)) for pair in pairs]
     found["scores_tests"] = "\n".join(f"- {text}" for text in tests if text) or NOTHING
     return found
+
+
+def _shown(label: str) -> str:
+    """A method in words, with what follows its name."""
+    method, comma, rest = label.partition(",")
+    return words(method) + comma + rest
 
 
 def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
@@ -197,16 +204,20 @@ def _scores_of(task: str, runs: pd.DataFrame) -> dict[str, str]:
     for label, part in runs.groupby("label", sort=False):
         part = part.set_index("seed")
         name = f"{task}_{label}".replace(", ", "_")
-        row = [label, f"{part.adapter.mean():,.0f}", len(part)]
+        row = [_shown(label), f"{part.adapter.mean():,.0f}", len(part)]
         row += [mean_and_spread(100 * part[which]) for which in results.AGGREGATES]
         found |= {name: number(100 * part.best.mean()), f"{name}_seeds": str(len(part))}
         for short, reference in references.items():
-            gaps = 100 * (part.best - runs[runs.label == reference].set_index("seed").best).dropna()
-            row.append("-" if label == reference else mean_and_spread(gaps))
-            found[f"{name}_minus_{short}"] = row[-1]
+            other = runs[runs.label == reference].set_index("seed")
+            gaps = {
+                which: mean_and_spread(100 * (part[which] - other[which]).dropna())
+                for which in results.AGGREGATES
+            }
+            row.append("-" if label == reference else " / ".join(gaps.values()))
+            found |= {f"{name}_{which}_minus_{short}": gap for which, gap in gaps.items()}
         rows.append(row)
     head = ["method", "adapter", "seeds", "best epoch", "last epoch"]
-    head += [f"best, minus {other}" for other in ("LoRA's", "half's")]
+    head += [f"minus {other}, best / last" for other in ("LoRA", "half")]
     return {f"{task}_table": markdown(head, rows), **found}
 
 
@@ -249,7 +260,7 @@ def _small(outputs: str | Path) -> dict[str, str]:
     for method in (*("lora", "lora_drop"), *(f"lora_drop_{name}" for name in ABLATIONS)):
         own = runs[runs.method == method]
         cells = [mean_and_spread(100 * own[own.task == task].best) for task in columns]
-        rows.append([method, *cells])
+        rows.append([words(method), *cells])
     head = ["method", "sentiment", "acceptability", "MiniLM, CoLA"]
     found = {"small_table": markdown(head, rows)}
     for (task, _), part in removal(load("layer_removal", outputs, mini=True), str(outputs)).groupby(

@@ -20,21 +20,41 @@ class FigureKind:
     Attributes:
         data: `data(frame, outputs, **arguments)` returns a tidy frame.
         plot: `plot(data, **arguments)` draws it.
+        caption: What it shows.
     """
 
     data: Callable[..., pd.DataFrame]
     plot: Callable[..., Any]
+    caption: str
 
 
 FIGURES = {
-    "importances": FigureKind(figure_data.importances, plots.importances),
-    "distribution": FigureKind(figure_data.distribution, plots.distribution),
-    "magnitudes": FigureKind(figure_data.magnitudes, plots.magnitudes),
-    "agreement": FigureKind(figure_data.agreement, plots.agreement),
-    "convergence": FigureKind(figure_data.convergence, plots.convergence),
-    "kept": FigureKind(figure_data.kept, plots.kept),
-    "curves": FigureKind(figure_data.curves, plots.curves),
-    "removal": FigureKind(figure_data.removal, plots.removal),
+    "importances": FigureKind(
+        figure_data.importances, plots.importances, "Importance of each layer, over seeds"
+    ),
+    "distribution": FigureKind(
+        figure_data.distribution, plots.distribution, "Squared norms of LoRA's outputs over tokens"
+    ),
+    "magnitudes": FigureKind(
+        figure_data.magnitudes, plots.magnitudes, "Importance relative to the largest layer's"
+    ),
+    "agreement": FigureKind(
+        figure_data.agreement,
+        plots.agreement,
+        "Rank correlation of importances between tasks, and on the diagonal between seeds of one",
+    ),
+    "convergence": FigureKind(
+        figure_data.convergence,
+        plots.convergence,
+        "Rank correlation of importances with those of the largest sample",
+    ),
+    "kept": FigureKind(figure_data.kept, plots.kept, "Layers that keep their own LoRA"),
+    "curves": FigureKind(figure_data.curves, plots.curves, "Score and trainable parameters"),
+    "removal": FigureKind(
+        figure_data.removal,
+        plots.removal,
+        "Score as layers lose their LoRA, and the loss that removing one adds",
+    ),
 }
 IMPORTANCES = Figure("importances", {})  # for experiments without a figure of their own
 

@@ -36,7 +36,8 @@ def importances(data: pd.DataFrame) -> Figure:
         for axis, kind in zip(line, kinds, strict=True):
             layers = part[part.module_type == kind].groupby("layer")
             mean, spread = layers.importance.mean(), layers.importance.std()
-            bars = axis.bar(mean.index, mean, yerr=spread, capsize=2, error_kw={"linewidth": 0.9})
+            error = spread if spread.notna().any() else None
+            bars = axis.bar(mean.index, mean, yerr=error, capsize=2, error_kw={"linewidth": 0.9})
             for bar, own in zip(bars, layers.kept.mean() > 0.5, strict=True):
                 bar.set(**(OWN if own else SHARED))
             axis.set(
@@ -46,9 +47,9 @@ def importances(data: pd.DataFrame) -> Figure:
             )
             axis.grid(False, axis="x")
         line[0].set_ylabel("importance $y_i$")
-    handles = [Rectangle((0, 0), 1, 1, **look) for look in (OWN, SHARED)]
-    figure.legend(handles, ["own LoRA", "shared or none"], loc="outside lower center", ncols=2)
-    return figure
+    shades = {"own LoRA": OWN, "shared or none": SHARED}
+    marks = {label: Rectangle((0, 0), 1, 1, **look) for label, look in shades.items()}
+    return panels.legend(figure, axes[0, 0], width=2.0, marks=marks)
 
 
 @styled
@@ -121,7 +122,7 @@ def magnitudes(data: pd.DataFrame, lines: str) -> Figure:
         axis.set(xlabel="layer", xticks=panels.ticks(data.layer))
 
     figure = _by_module_type(data, lines, draw)
-    figure.axes[0].set_ylabel("$g_i$ over the largest layer's")
+    figure.axes[0].set_ylabel("importance over the largest layer's")
     return panels.legend(figure, figure.axes[0], None if lines == "task" else words(lines))
 
 
@@ -135,11 +136,15 @@ def agreement(data: pd.DataFrame) -> Figure:
     kinds, tasks = list(dict.fromkeys(data.module_type)), list(dict.fromkeys(data.task))
     side = 0.9 + 0.5 * len(tasks)
     figure, axes = panels.grid(1, len(kinds), (side + 0.3, side), sharey=True)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        part = data[data.module_type == kind]
-        table = part.pivot(index="task", columns="other", values="correlation")
-        table = table.astype(float).loc[tasks, tasks]
-        image = axis.imshow(table, vmin=-1, vmax=1, cmap=CORRELATION)
+    tables = [
+        part.pivot(index="task", columns="other", values="correlation")
+        .astype(float)
+        .loc[tasks, tasks]
+        for _, part in data.groupby("module_type", sort=False)
+    ]
+    label = "Spearman's $\\rho$"
+    panels.heat_maps(figure, list(axes[0]), tables, CORRELATION, label, limits=(-1, 1))
+    for axis, kind, table in zip(axes[0], kinds, tables, strict=True):
         for (i, j), r in np.ndenumerate(table.to_numpy()):
             colour = "white" if abs(r) > DARK else "black"
             text = "" if np.isnan(r) else f"{r:.2f}"
@@ -148,10 +153,8 @@ def agreement(data: pd.DataFrame) -> Figure:
         axis.set_xticks(range(len(tasks)), names, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(tasks)), names)
         axis.set_title(f"{words(kind)} on {words(data.backbone.iloc[0])}")
-        axis.grid(False)
         axis.set_facecolor("0.92")  # where there is no correlation
         axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="Spearman's $\\rho$", shrink=0.8)
     return figure
 
 
@@ -171,7 +174,7 @@ def convergence(data: pd.DataFrame, key: str) -> Figure:
         axis.set_xlabel(words(key))
 
     figure = _by_module_type(data, "task", draw)
-    figure.axes[0].set_ylabel("Spearman's $\\rho$ with the largest")
+    figure.axes[0].set_ylabel("Spearman's $\\rho$\nwith the largest sample")
     return panels.legend(figure, figure.axes[0])
 
 
@@ -195,7 +198,7 @@ def kept(data: pd.DataFrame, key: str, lines: str) -> Figure:
     for axis in figure.axes:
         panels.whole_numbers(axis.yaxis)
         axis.axhline(most, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
-    figure.axes[0].set_ylabel("layers with an own LoRA")
+    figure.axes[0].set_ylabel("layers with their own LoRA")
     return panels.legend(figure, figure.axes[0], title=words(lines))
 
 
@@ -255,6 +258,7 @@ def removal(data: pd.DataFrame) -> Figure:
         rho = alone.importance.corr(alone.added, method="spearman")
         scatter.plot(alone.importance, alone.added, "o", color=BLACK, markersize=4)
         scatter.axhline(0, color=GREY, linewidth=0.8)
+        panels.scale(scatter.xaxis, alone.importance)
         scatter.set(
             xlabel="importance $y$ of the layer",
             ylabel="loss added without it",

@@ -127,9 +127,9 @@ def paired_test(
     if not gaps:
         return ""
     wins, ties = sum(gap > 0 for gap in gaps), sum(gap == 0 for gap in gaps)
-    text = f"{method} - {against}, paired by task and seed: {sum(gaps) / len(gaps):+.2f} "
-    text += f"on average over {len(gaps)} pairs, "
-    text += f"{wins} wins, {ties} ties, {len(gaps) - wins - ties} losses"
+    text = f"{method} - {against}, paired by task and seed: {sum(gaps) / len(gaps):+.2f} points "
+    text += f"on average over {len(gaps)} pair{'s' if len(gaps) > 1 else ''}: "
+    text += f"{wins} won, {ties} tied, {len(gaps) - wins - ties} lost"
     if len(gaps) - ties < FEWEST_PAIRS:
         return f"{text}; too few for a test."
     from scipy.stats import wilcoxon  # imported late: it takes half a second

@@ -9,15 +9,24 @@ from typing import Any
 import pandas as pd
 
 from experiments import results
+from experiments.common import console
 from experiments.reporting.measured import measured
+from experiments.results import printing
 
 NOTHING = "No run is finished yet."
 
 
 def load(name: str, outputs: str | Path, mini: bool = False) -> pd.DataFrame:
-    """The finished runs of an experiment, or of its mini form; empty if there are none."""
+    """The finished runs of an experiment, or of its mini form; empty if there are none.
+
+    Prints what the numbers made of them do not say: runs with other data, and mixed versions.
+    """
     frame = results.load(name, outputs=outputs, mini=mini)
-    return frame[frame.status == results.FINISHED]
+    printing.changed(frame)
+    finished = frame[frame.status == results.FINISHED]
+    if mix := printing.mixes(finished):
+        console.error(f"{name}: {mix}")
+    return finished
 
 
 def stage1_summary(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -81,10 +90,10 @@ def between_tasks(data: pd.DataFrame) -> dict[str, float]:
     return {kind: float(by_seed.mean()) for kind, by_seed in found.items()}
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Format a Markdown table; a sentence where there are no rows."""
+def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]], nothing: str = NOTHING) -> str:
+    """Format a Markdown table; the sentence `nothing` where there are no rows."""
     if not rows:
-        return NOTHING
+        return nothing
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
@@ -94,9 +103,11 @@ def share_of_lora(frame: pd.DataFrame) -> float:
     return float((100 * frame.adapter / frame.lora_parameters).mean())
 
 
-def hours(frame: pd.DataFrame) -> str:
-    """The wall time of all runs."""
-    return f"{frame.seconds.sum() / 3600:.1f}"
+def progress(outputs: str | Path, *names: str) -> str:
+    """How many runs of experiments are finished, and their wall time together."""
+    frame = pd.concat(results.load(name, outputs=outputs) for name in names)
+    finished = frame[frame.status == results.FINISHED]
+    return f"{len(finished)} of {len(frame)} runs, {finished.seconds.sum() / 3600:.1f} hours"
 
 
 def number(value: float, digits: int = 1) -> str:

@@ -161,8 +161,8 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     ]
     wins = sum(gap > 0 for gap in gaps)
     assert (
-        f"{100 * statistics.mean(gaps):+.2f} on average over 23 pairs" in text
-        and f"{wins} wins" in text
+        f"{100 * statistics.mean(gaps):+.2f} points on average over 23 pairs" in text
+        and f"{wins} won" in text
     )
     # by definition: how many of the 2^23 ways to give the ranks signs are as extreme
     order = sorted(range(len(gaps)), key=lambda i: abs(gaps[i]))
@@ -195,10 +195,10 @@ def test_a_study_compares_the_values_of_a_key_in_pairs(tmp_path, capsys):
     settings = re.findall(r"method\.criterion=(\w+)", shown)
     assert {"output", "weight_norm", "random"} <= set(settings)
     assert (
-        "weight_norm - output, paired by task and seed: -10.00 on average over 6 pairs, "
-        "0 wins, 0 ties, 6 losses; Wilcoxon signed-rank p = 0.031." in shown
+        "weight_norm - output, paired by task and seed: -10.00 points on average "
+        "over 6 pairs: 0 won, 0 tied, 6 lost; Wilcoxon signed-rank p = 0.031." in shown
     )
-    assert "random - output, paired by task and seed: +0.00 on average over 6 pairs" in shown
+    assert "random - output, paired by task and seed: +0.00 points on average over 6 pairs" in shown
     assert "weight_norm - output" in capsys.readouterr().out
 
 

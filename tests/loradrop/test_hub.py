@@ -55,7 +55,7 @@ def test_find_local(tmp_path):
 
 def test_offline_asks_nobody(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(hub, "get_session", lambda: asked.append(1))
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: asked.append(1))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert_fails(tmp_path / "RTE", "HF_HUB_OFFLINE is set")
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -82,7 +82,8 @@ def test_a_slow_look_up_of_the_name_does_not_count(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "TIMEOUT", 0.1)
     # the client's own timeout does not cover it
     monkeypatch.setattr(
-        hub, "get_session", lambda: done.wait(600) or waited.append("until the name was found")
+        "huggingface_hub.utils.get_session",
+        lambda: done.wait(600) or waited.append("until the name was found"),
     )
     assert_fails(tmp_path / "RTE", "does not answer")
     assert not waited
@@ -96,7 +97,7 @@ def test_a_server_error_is_no_hub(status, there, monkeypatch):
             assert timeout <= 3
             return type("Response", (), {"status_code": status})
 
-    monkeypatch.setattr(hub, "get_session", Session)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     assert hub.hub_available() is there
 
 
@@ -123,7 +124,7 @@ def test_a_pin_that_is_gone_says_so(tmp_path, monkeypatch):
         raise FileNotFoundError if local_files_only else ValueError("404: no such revision\nmore")
 
     monkeypatch.setattr(hub, "hub_available", lambda: True)
-    monkeypatch.setattr(hub, "snapshot_download", gone)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
     assert_fails(
         tmp_path / "RTE", make("rte").revision, "failed (ValueError: 404: no such revision)"
     )

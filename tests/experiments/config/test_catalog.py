@@ -113,6 +113,11 @@ def test_all_mini_forms_share_what_catalog_yaml_says_they_share():
             }
 
 
+@pytest.mark.parametrize("name", names())
+def test_what_is_expected_is_said_and_not_only_where_it_stands(name):
+    assert len(re.sub(r"\S+\.(md|yaml)", "", experiment(name).expected).split()) >= 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_mini_forms_run_on_built_in_models(name):

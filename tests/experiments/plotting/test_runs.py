@@ -62,6 +62,34 @@ def test_where_all_runs_keep_the_same_layers_no_mark_is_explained_in_vain():
     assert "own LoRA in some runs" not in texts(figure)
 
 
+def test_one_value_far_above_all_others_does_not_pale_a_map():
+    data = importances()
+    data.loc[5, "importance"] = 2.0
+    figure = importance_map(data)
+    for axis in figure.axes[:2]:
+        (image,) = axis.findobj(AxesImage)
+        assert image.get_clim() == (0, 0.4)
+        assert matplotlib.colors.to_hex(image.to_rgba([2.0])[0]) == BLACK
+    bar = figure.axes[2]
+    assert bar.get_ylabel() == "importance $y_i$\nup to 2.00"
+    assert bar._colorbar.extend == "max"
+    assert importance_map(importances()).axes[2]._colorbar.extend == "neither"
+
+
+def test_a_legend_names_what_shows_the_spread_and_only_where_something_does():
+    named = {
+        spread: set(texts(score_against_parameters(SCORES.assign(std=spread), PAPER)))
+        for spread in (1.0, np.nan)
+    }
+    assert panels.BAR in named[1.0] and panels.BAR not in named[np.nan]
+    figure, ((axis,),) = panels.grid(1, 1)
+    look = looks(["a"])["a"]
+    panels.line(axis, [1, 2], pd.Series([1, 2]), "a", look, pd.Series([np.nan, np.nan]))
+    assert panels.BAND not in texts(panels.legend(figure, axis))
+    panels.line(axis, [1, 2], pd.Series([1, 2]), "a", look, pd.Series([0.5, 0.5]))
+    assert panels.BAND in texts(panels.legend(figure, axis))
+
+
 def test_scores_have_loras_as_a_line_and_the_papers_hollow():
     figure = score_against_parameters(SCORES, PAPER)
     (axis,) = figure.axes

@@ -177,7 +177,9 @@ def test_without_a_network_a_task_says_so(listens, tmp_path, no_hub, monkeypatch
 
 def test_offline_asks_nobody(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(hub, "get_session", lambda: pytest.fail("the network was asked for"))
+    monkeypatch.setattr(
+        "huggingface_hub.utils.get_session", lambda: pytest.fail("the network was asked for")
+    )
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set"):
         make(tmp_path / "away", url="https://raw.githubusercontent.com/a/b").load(None)
 
