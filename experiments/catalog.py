@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from experiments import results
-from experiments.cli import guarded
+from experiments.cli import guarded, parser_of
 from experiments.config.catalog import Experiment, catalog
 from experiments.config.schema import UserError
 from experiments.config.sweep import run_configs
@@ -91,7 +91,8 @@ def table() -> str:
     )
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser_of(__doc__).parse_args(arguments)
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     README.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
     return 0

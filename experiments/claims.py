@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 
 from experiments.catalog import cost
-from experiments.cli import guarded
+from experiments.cli import guarded, parser_of
 from experiments.common import console
 from experiments.common.files import atomic_write
 from experiments.config.catalog import experiment
@@ -87,7 +87,8 @@ def draw(name: str) -> Path:
     return path
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser_of(__doc__).parse_args(arguments)
     pages = rendered()
     for name in SHOWN:
         draw(name)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.config import sweep
 from experiments.config.catalog import experiment, hint, names
 from experiments.config.errors import TRACEBACKS, describe, is_mistake
-from experiments.config.sweep import paths_of
+
+OF_EXPERIMENT = "experiment="
 
 
 @dataclass
@@ -34,11 +37,11 @@ class Options:
     @property
     def command(self) -> str:
         """The command that makes the runs."""
-        return " ".join(["python -m experiments.run", *self.overrides])
+        return run_command(self.overrides)
 
 
 def parse(
-    text: str,
+    text: str | None,
     arguments: list[str] | None,
     formats: Iterable[str] | None,
     default: str,
@@ -55,11 +58,8 @@ def parse(
         others: Names that are allowed besides those of experiments.
         more: Adds the command's own arguments.
     """
-    text = text.strip()
     known = [*names(), *others]
-    parser = argparse.ArgumentParser(
-        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(text)
     parser.add_argument("experiment", help=f"one of {', '.join(known)} (catalog.yaml)")
     parser.add_argument(
         "overrides", nargs="*", help="limit it to some runs, as for experiments.run"
@@ -70,26 +70,49 @@ def parse(
     more(parser)
     given = parser.parse_intermixed_args(arguments)  # allows overrides after --format
     given.experiment = checked(parser, given.experiment, known)
-    wrong = [override for override in given.overrides if "=" not in override]
+    wrong = [override for override in given.overrides if not is_override(override)]
     if wrong:
         parser.error(f"'{wrong[0]}' is not an override; write key=value")
-    own = [f"experiment={given.experiment}"]
-    if given.experiment not in others:
-        own = experiment(given.experiment).overrides(given.mini)
-    # one of the mini form's that is given again would sweep twice: each run would count repeatedly
-    again = {_key(override) for override in given.overrides}
-    overrides = [*(one for one in own if _key(one) not in again), *given.overrides]
-    outputs = str(paths_of(overrides)["outputs"])
-    return Options(given.experiment, overrides, getattr(given, "format", ""), outputs, given)
+    if given.experiment in others:
+        overrides = [f"experiment={given.experiment}", *given.overrides]
+        paths = sweep.paths_of(given.overrides)
+    else:
+        overrides = combined(experiment(given.experiment).overrides(given.mini), given.overrides)
+        paths = sweep.paths_of(overrides)
+    format = getattr(given, "format", "")
+    return Options(given.experiment, overrides, format, str(paths["outputs"]), given)
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0]
+def combined(own: Iterable[str], given: Iterable[str]) -> list[str]:
+    """Add overrides to those of an experiment, of which they replace the ones with the same key.
+
+    Without that, a key with several values that is given again would still make as many runs.
+    """
+    given = list(given)
+    again = sweep.keys(given)
+    return [*(each for each in own if not sweep.keys([each]) & again), *given]
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of a command line is an override, and not a name."""
+    return word.startswith("~") or ("=" in word and not word.startswith(OF_EXPERIMENT))
+
+
+def run_command(overrides: Iterable[str]) -> str:
+    """The command that makes the runs of these overrides, for a shell."""
+    return shlex.join(["python", "-m", "experiments.run", *overrides])
+
+
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """A parser of a command's arguments, with the docstring of its module as help."""
+    return argparse.ArgumentParser(
+        description=(text or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def checked(parser: argparse.ArgumentParser, name: str, known: list[str]) -> str:
     """The name of an experiment, which may be written experiment=<name>; exit if it is unknown."""
-    name = name.removeprefix("experiment=")
+    name = name.removeprefix(OF_EXPERIMENT)
     if name not in known:
         parser.error(f"there is no experiment '{name}'.{hint(name, known)}")
     return name

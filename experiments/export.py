@@ -10,12 +10,11 @@ and loradrop.from_pretrained the first and the third.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import add_run, guarded, run_of
+from experiments.cli import add_run, guarded, parser_of, run_of
 from experiments.common import console
 from experiments.config.schema import UserError
 
@@ -76,9 +75,7 @@ def export(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add_run(parser)
     parser.add_argument("folder", type=Path, help="the folder to write to")
     parser.add_argument("--to", choices=FORMS, required=True)

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     kind = figure_kind(figure)
     frame = results.load(options.overrides)
     printing.changed(frame)
-    if mix := printing.version_mix(frame[frame.status == results.FINISHED]):
+    if mix := printing.mixes(frame[frame.status == results.FINISHED]):
         console.error(mix)
     missing = int((frame.status != results.FINISHED).sum())
     try:

@@ -10,20 +10,17 @@ too. Nothing is overwritten or deleted, and the command can be interrupted and r
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from experiments.cli import guarded
+from experiments.cli import guarded, parser_of
 from experiments.common import console
 from experiments.config.schema import UserError
 from experiments.results.rekeying import rekey
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument(
         "outputs", nargs="?", default="outputs", type=Path, help="the folder of results"
     )

@@ -20,12 +20,12 @@ from pathlib import Path
 import pandas as pd
 
 from experiments import results, status, table
-from experiments.cli import checked, guarded
+from experiments.cli import checked, combined, guarded, is_override, parser_of, run_command
 from experiments.common import console
 from experiments.common.files import atomic_write
+from experiments.config import sweep
 from experiments.config.catalog import Experiment, catalog, experiment, names
 from experiments.config.schema import UserError
-from experiments.config.sweep import paths_of
 from experiments.plotting.words import words
 from experiments.reporting import page, tables
 from experiments.reporting.comparison import compare
@@ -39,19 +39,18 @@ START = "python -m experiments.run experiment=demo"  # takes minutes, and needs 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parsed(arguments)
-    outputs = str(paths_of(given.overrides)["outputs"])
+    outputs = str(sweep.paths_of(given.overrides)["outputs"])
     times = results.times(outputs)
     sections, seen = [], set[str]()
     for entry, mini in console.progress(_forms(given), "reading"):
-        overrides = [*entry.overrides(mini), *given.overrides]
+        overrides = combined(entry.overrides(mini), given.overrides)
         frame = results.load(overrides)
         seen.update(frame.id)
         if given.experiments or (frame.status != results.MISSING).any():
             name = entry.name + page.MINI if mini else entry.name
-            command = " ".join(["python -m experiments.run", *overrides])
-            sections.append(section(name, entry, command, frame, times))
+            sections.append(section(name, entry, run_command(overrides), frame, times))
     is_whole = not given.experiments and not given.mini
-    if is_whole and all(override.startswith("paths.") for override in given.overrides):
+    if is_whole and all(key.startswith("paths") for key in sweep.keys(given.overrides)):
         rest = results.others(outputs, seen)
         sections += [section(OTHERS, None, "", rest, times)] if len(rest) else []
     for one in console.progress(sections, "drawing"):
@@ -66,14 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("words", nargs="*", metavar="experiment|override", help="see above")
     parser.add_argument("--mini", action="store_true", help="mini forms, on built-in models, only")
     parser.add_argument("--to", type=Path, help=f"a file, or a folder for {PAGE}")
     given = parser.parse_intermixed_args(arguments)
-    wanted = [each for each in given.words if each.startswith("experiment=") or "=" not in each]
+    wanted = [each for each in given.words if not is_override(each)]
     given.overrides = [each for each in given.words if each not in wanted]
     given.experiments = list(dict.fromkeys(checked(parser, name, names()) for name in wanted))
     return given

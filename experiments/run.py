@@ -30,6 +30,8 @@ from experiments.results import printing
 from experiments.runner import processes
 from experiments.runner.execution import run
 
+_reported: set[str] = set()  # reasons, in this process
+
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
 def carry_out(config: DictConfig) -> None:
@@ -43,7 +45,7 @@ def carry_out(config: DictConfig) -> None:
             if TRACEBACKS:
                 raise
             sys.exit(str(error))  # if it were raised, Hydra would print all overrides too
-        console.error(str(error))  # the other runs go on; a summary names those missing
+        _report(str(error))  # the other runs go on; a summary names those missing
         return
     if processes.rank() > 0:
         return
@@ -55,10 +57,20 @@ def carry_out(config: DictConfig) -> None:
         printing.summary(outcome.result, outcome.outputs, again=outcome.again)
 
 
+def _report(message: str) -> None:
+    """Print why a run of a sweep did not start or failed; what holds for all runs only once."""
+    reason = message.partition(": ")[2]  # before it stands the run
+    if reason not in _reported:
+        _reported.add(reason)
+        console.error(message)
+
+
 def main() -> int:
     if explain.OPTION in sys.argv[1:]:
         explain.explain_command(sys.argv[1:])
         return 0
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)  # what follows is Hydra's list of groups and options
     check_names(sys.argv[1:])
     os.environ[FULL_ERROR] = "1"  # Hydra then raises errors, which `guarded` prints
     carry_out()

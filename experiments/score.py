@@ -8,7 +8,6 @@ Reads outputs/runs/<run id>/predictions.jsonl.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments import results
-from experiments.cli import add_run, guarded, run_of
+from experiments.cli import add_run, guarded, parser_of, run_of
 from experiments.common import console
 from experiments.config.schema import UserError
 from experiments.config.validation import instantiate_group
@@ -128,9 +127,7 @@ def one_line(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add_run(parser)
     parser.add_argument("--export", metavar="FOLDER", type=Path)
     given = parser.parse_args(arguments)

@@ -19,10 +19,11 @@ from typing import Any
 import pandas as pd
 
 from experiments import results
-from experiments.cli import guarded, parse
+from experiments.cli import combined, guarded, parse
 from experiments.common import console
 from experiments.common.files import holder_of
 from experiments.config.catalog import experiment, names
+from experiments.results import printing
 
 ALL = "all"
 RARE = (results.CHANGED, results.DAMAGED)  # shown only where there are some
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     frames = {}
     for name in console.progress(names(), "planning"):
         mini = options.given.mini and bool(experiment(name).mini)
-        frames[name] = results.load([*experiment(name).overrides(mini), *options.overrides[1:]])
+        frames[name] = results.load(
+            combined(experiment(name).overrides(mini), options.given.overrides)
+        )
     needed = Counter(id for frame in frames.values() for id in set(frame.id))
     _show([line(name, frame, times, needed) for name, frame in frames.items()])
     return 0
@@ -100,8 +103,7 @@ def _details(frame: pd.DataFrame, outputs: str) -> None:
     for run in frame[frame.status == results.RUNNING].itertuples():
         folder = results.run_folder(outputs, run.id)
         console.info(f"running: {run.id} ({holder_of(folder)})")
-    for run in frame[frame.status.isin([results.FAILED, *RARE])].itertuples():
-        console.error(f"{run.status}: {run.id}: {console.first_line(run.error)}")
+    printing.unfinished(frame[frame.status.isin([results.FAILED, *RARE])])
 
 
 if __name__ == "__main__":

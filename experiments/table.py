@@ -22,6 +22,7 @@ from experiments import results
 from experiments.cli import Options, guarded, parse
 from experiments.common import console
 from experiments.common.files import atomic_write
+from experiments.config import sweep
 from experiments.config.catalog import experiment
 from experiments.config.schema import UserError
 from experiments.reporting import parameter_table, tables
@@ -36,7 +37,7 @@ PARAMETERS = "parameters"  # a table without runs
 def main(arguments: list[str] | None = None) -> int:
     options = parse(__doc__, arguments, tables.SUFFIXES, "markdown", (PARAMETERS,), _add_aggregate)
     if options.experiment == PARAMETERS:
-        if any(not override.startswith("paths.outputs=") for override in options.overrides[1:]):
+        if sweep.keys(options.given.overrides) - {"paths.outputs"}:
             raise UserError(f"{PARAMETERS} uses no runs; its only override is paths.outputs")
         counts = parameter_table.table(_counted, options.outputs)
         parameter_table.show(counts)
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"{missing} of {len(frame)} runs are missing and not in the table; "
             f"to make them: {options.command}"
         )
-    mix = printing.version_mix(finished)
+    mix = printing.mixes(finished)
     if mix:
         console.error(mix)
     _save(text, f"{heading}, {_source(finished, options)} {mix}".rstrip(), options)

@@ -23,11 +23,12 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # what
 GLANCE = 0.1  # seconds; longer than `is_locked` of another process holds the lock
 
 
-def check_writable(folder: Path) -> None:
-    """Check that a run can write its result, without leaving anything behind.
+def check_writable(folder: Path, key: str = "paths.outputs") -> None:
+    """Check that a run can write into a folder, without leaving anything behind.
 
     Args:
-        folder: The run's folder, which need not exist.
+        folder: The folder, which need not exist.
+        key: The key that names it or a folder above it, for the message.
 
     Raises:
         OSError: If it cannot be written to.
@@ -37,7 +38,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise OSError(f"paths.outputs: cannot write to {existing}: {error.strerror}") from error
+        raise OSError(f"{key}: cannot write to {existing}: {error.strerror}") from error
 
 
 @contextmanager

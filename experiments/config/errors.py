@@ -12,7 +12,6 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     OmegaConfBaseException,
-    ValidationError,
 )
 
 from experiments.config.schema import UserError
@@ -21,6 +20,8 @@ from experiments.config.targets import did_you_mean
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRACEBACKS = os.environ.get(FULL_ERROR, "0") == "1"  # read before run.py sets it
 PARSERS = re.compile(r"[/\\](hydra|omegaconf|yaml|antlr4)[/\\]")  # folders of their code
+LAUNCHER = "hydra/launcher"
+PLUGINS = ("joblib", "submitit_local", "submitit_slurm")  # Hydra's, on which our launchers build
 OVERRIDE = re.compile(r"Could not override '(.+?)'")
 
 
@@ -43,12 +44,14 @@ def describe(error: Exception) -> str:
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == LAUNCHER and name in PLUGINS:
+            return f"{group}: {name} comes with the extra `cluster`: pip install -e '.[cluster]'"
         hint = did_you_mean(name, error.options or ())
         return f"{group}={name}: there is no conf/{group}/{name}.yaml.{hint}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_key(str(error), cause)
-    if isinstance(cause, ValidationError) and cause.full_key:
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(str(cause))}"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 

@@ -87,13 +87,13 @@ def explain(overrides: list[str]) -> Explanation:
             loaded = loader.repository.load_config(default.config_path)
             for key, _ in _leaves(OmegaConf.to_container(loaded.config), default.package or ""):
                 sources[key] = _file(default)
-    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+        given = sweep.keys(overrides, loader)
     for override in defaults.config_overrides:
         key = override.key_or_group
         source = COMMAND_LINE if key in given else sources[SWEPT + key]
-        for name in [name for name in sources if name.startswith(f"{key}.")]:
-            sources[name] = source  # the override may replace a mapping
-        sources[key] = source
+        value = override.value()  # a mapping is merged into the one that is there
+        for name, _ in _leaves(value, key) if isinstance(value, dict) else [(key, None)]:
+            sources[name] = source
     written = dict(_leaves(OmegaConf.to_container(config)))
     values = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
     settings = [
@@ -159,9 +159,9 @@ def _file(default: ResultDefault) -> str:
 
 def _source(key: str, sources: dict[str, str]) -> str:
     """The source of a key, or of the mapping around it that was set as a whole."""
-    while key not in sources:
+    while key and key not in sources:
         key = key.rpartition(".")[0]
-    return sources[key]
+    return sources.get(key, SCHEMA)
 
 
 def _reference(written: Any) -> str | None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -36,6 +36,7 @@ from experiments.config.schema import UserError
 IDENTITY_VERSION = 2  # raise it when an id covers other values, then run `experiments.rekey`
 WORD = re.compile(r"\w[\w.-]{0,59}")
 GROUPS = ("backbone", "task", "method")
+COUNTED = (*GROUPS, "recipe", "trainer", "seed")  # keys of a config without which it has no id
 OF_TRAINER = ("accelerator", "precision", "num_threads")
 PLACES = {"task": ("official", "url")}  # keys for where something is, not what it is
 CLASSES = {"task": ("metric",)}  # keys that name a class
@@ -51,13 +52,13 @@ def run_id(config: DictConfig | Mapping[str, Any]) -> str:
         UserError: If a name cannot be part of a folder's name.
     """
     counted = identity(config)
-    return "-".join([*_names(counted, GROUPS), f"s{counted['seed']}", digest(counted)])
+    return "-".join([*names_of(counted), f"s{counted['seed']}", digest(counted)])
 
 
 def group_id(config: DictConfig | Mapping[str, Any]) -> str:
     """What runs share that differ in their seed alone: <backbone>-<task>-<method>-<digest>."""
     counted = identity(config)
-    return "-".join([*_names(counted, GROUPS), digest({**counted, "seed": None})])
+    return "-".join([*names_of(counted), digest({**counted, "seed": None})])
 
 
 def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
@@ -70,9 +71,9 @@ def stage1_id(config: DictConfig | Mapping[str, Any], **measured: Any) -> str:
     counted = identity(config)
     recipe = {key: value for key, value in counted["recipe"].items() if key != "epochs"}
     shared = {key: counted[key] for key in ("version", "backbone", "task", "trainer", "seed")}
-    names = _names(counted, ("backbone", "task"))
+    backbone, task, _ = names_of(counted)
     key = digest({**shared, "recipe": recipe, **measured})
-    return "-".join([*names, "stage1", f"s{counted['seed']}", key])
+    return "-".join([backbone, task, "stage1", f"s{counted['seed']}", key])
 
 
 def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -80,9 +81,7 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     plain: Any = (
         OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     )
-    for group in GROUPS:
-        if not isinstance(plain.get(group), Mapping):
-            raise UserError(f"{group} must be a group with a name, got {plain.get(group)!r:.80}")
+    names_of(plain)
     return {
         "version": IDENTITY_VERSION,
         **{group: _settings(group, plain[group]) for group in GROUPS},
@@ -93,22 +92,43 @@ def identity(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def names_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of a run's groups, which become names of folders: `../x` must not lead out of them.
+
+    Args:
+        config: The config of a run, plain.
+
+    Raises:
+        UserError: If a group has no name, or one that is no word.
+    """
+    names = []
+    for group in GROUPS:
+        node = config.get(group)
+        if not isinstance(node, Mapping):
+            raise UserError(f"{group} must be a group with a name, got {node!r:.80}")
+        for key, part in parts_of(group, node):
+            name = part.get("name")
+            if not isinstance(name, str) or not WORD.fullmatch(name):
+                raise UserError(
+                    f"{key}.name must be a word of at most 60 letters, digits, '_', '-' and '.', "
+                    f"got {name!r:.80}"
+                )
+        names.append(node["name"])
+    return names
+
+
+def parts_of(key: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A group with its key, and the tasks that a task is made of (LabelsAsText) with theirs."""
+    yield key, node
+    for name, value in node.items():
+        if _is_task(value):
+            yield from parts_of(f"{key}.{name}", value)
+
+
 def digest(plain: Any) -> str:
     """Hash a JSON value to eight hexadecimal digits; nulls in mappings do not count."""
     text = json.dumps(_normal(plain), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _names(counted: Mapping[str, Any], groups: tuple[str, ...]) -> list[str]:
-    """The names of groups, which become names of folders: `../x` must not lead out of them."""
-    names = {group: counted[group].get("name") for group in groups}
-    for group, name in names.items():
-        if not isinstance(name, str) or not WORD.fullmatch(name):
-            raise UserError(
-                f"{group}.name must be a word of at most 60 letters, digits, '_', '-' and '.', "
-                f"got {name!r:.80}"
-            )
-    return list(names.values())
 
 
 def _settings(group: str, node: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,24 +24,29 @@ from experiments.config.precision import AUTO, resolve_precision
 from experiments.config.schema import CONF, UserError
 from experiments.config.sweep_cache import load_sweep, recorded_sources, save_sweep
 
+ELSEWHERE = re.compile(r"\$\{[^}]*(oc\.env|now:|hydra:|paths\.)")  # depends on more than conf/
 OPTIONAL = ("recipe", "decoding")  # groups in which Hydra ignores unknown names
 
 
 def paths_of(overrides: Iterable[str]) -> dict[str, str | None]:
-    """The folders that overrides name, or the default ones: the keys of `paths` in a config."""
+    """The folders that overrides or the files they choose name: the keys of `paths` in a config.
+
+    Raises:
+        UserError: As `check_names`.
+    """
+    overrides = list(overrides)
+    check_names(overrides)
     with config_loader() as loader:
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-        own = [text(each) for each in parsed if each.key_or_group.startswith("paths.")]
-        paths: Any = OmegaConf.to_container(compose("run", own).paths, resolve=True)
-        return paths
+        paths: Any = compose("run", single(overrides, loader)).paths
+        return cast(dict[str, str | None], OmegaConf.to_container(paths, resolve=True))
 
 
 def check_names(overrides: Iterable[str]) -> None:
     """Check overrides for mistakes that Hydra ignores or answers with a traceback.
 
     Raises:
-        UserError: If an optional file does not exist or is misspelt, a group is null, or a name
-            leads out of its group.
+        UserError: If an optional file does not exist or is misspelt, a group is null, a name
+            leads out of its group, or a folder has several values.
     """
     check_files()
     given = [override for override in overrides if not override.startswith("-")]  # not an option
@@ -49,6 +54,8 @@ def check_names(overrides: Iterable[str]) -> None:
         group, value = override.key_or_group, override.value()
         if not group:
             raise UserError(f"{override.input_line}: there is no key before '='")
+        if group.partition(".")[0] == "paths" and override.is_sweep_override():
+            raise UserError(f"{group}: all runs of a sweep share their folders; give it one value")
         options = group_options(Path(CONF, group)) if re.fullmatch(r"\w+", group) else set()
         if not options or override.is_delete() or isinstance(value, Glob):
             continue
@@ -81,7 +88,8 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
         overrides: The overrides of `experiments.run`.
 
     Returns:
-        Plain configs, each with its `id` and without `paths`.
+        Plain configs, each with its `id` and without `paths`. A run that the sweep names several
+        times is one run.
 
     Raises:
         UserError: If a name does not exist.
@@ -91,18 +99,26 @@ def run_configs(overrides: Iterable[str]) -> list[dict[str, Any]]:
     if remembered is not None:
         return remembered
     check_names(overrides)
-    configs, is_portable = [], True
+    configs: dict[str, dict[str, Any]] = {}
+    is_portable = True
     with config_loader() as loader, recorded_sources(loader) as sources:
         for config in _expand(overrides, loader):
-            # else ids depend on the machine
-            is_portable = is_portable and config.trainer.precision != AUTO
+            is_portable = is_portable and _is_portable(config)
             resolve_precision(config)
             plain: Any = OmegaConf.to_container(config, resolve=True)
             del plain["paths"]
-            configs.append({"id": run_id(config), **plain})
+            id = run_id(config)
+            configs.setdefault(id, {"id": id, **plain})
     if is_portable:
-        save_sweep(overrides, sources, configs)
-    return configs
+        save_sweep(overrides, sources, list(configs.values()))
+    return list(configs.values())
+
+
+def _is_portable(config: DictConfig) -> bool:
+    """Whether a config means the same on another machine, with other folders and at other times."""
+    raw: Any = OmegaConf.to_container(config)
+    del raw["paths"]
+    return config.trainer.precision != AUTO and ELSEWHERE.search(str(raw)) is None
 
 
 def as_config(plain: Mapping[str, Any], **paths: str | None) -> DictConfig:
@@ -172,12 +188,12 @@ def jobs(overrides: list[str], loader: Any) -> Iterator[Sequence[Override]]:
         For each run, the experiment's own sweep first, then the command line.
     """
     parser = OverridesParser.create(config_loader=loader)  # needed for glob(*)
-    single = [text(o) for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
-    params = compose("run", single, return_hydra_config=True).hydra.sweeper.params or {}
+    chosen = compose("run", single(overrides, loader), return_hydra_config=True)
+    params = chosen.hydra.sweeper.params or {}
     given = parser.parse_overrides(overrides)
-    keys = {o.key_or_group for o in given}
+    again = keys(overrides, loader)
     swept = parser.parse_overrides(
-        [f"{key}={value}" for key, value in params.items() if key not in keys]
+        [f"{key}={value}" for key, value in params.items() if key not in again]
     )
     choices = [parser.parse_overrides(_choices(override)) for override in [*swept, *given]]
     return itertools.product(*choices)
@@ -203,15 +219,31 @@ def _compose(jobs: Iterable[Sequence[Override]], loader: Any) -> Iterator[DictCo
         yield config
 
 
+def single(overrides: Iterable[str], loader: Any) -> list[str]:
+    """The overrides that have one value."""
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return [text(override) for override in parsed if not override.is_sweep_override()]
+
+
+def keys(overrides: Iterable[str], loader: Any = None) -> set[str]:
+    """The keys and groups that overrides name."""
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return {override.key_or_group for override in parsed}
+
+
 def text(override: Override) -> str:
     """An override as written."""
     return str(override.input_line)
 
 
 def _sets(override: Override) -> bool:
-    """Whether it is a plain key=value and not one of Hydra's own keys."""
+    """Whether it is a plain key=value and not one of Hydra's own keys.
+
+    A mapping is not plain: merged into the config of another job, it would leave that one's keys.
+    """
     other = override.is_add() or override.is_force_add() or override.is_delete()
-    return not other and not override.key_or_group.startswith("hydra")
+    is_plain = not (other or isinstance(override.value(), dict))
+    return is_plain and not override.key_or_group.startswith("hydra")
 
 
 def _choices(override: Override) -> list[str]:

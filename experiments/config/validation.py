@@ -18,7 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config.identity import run_id
+from experiments.config.identity import parts_of, run_id
 from experiments.config.precision import AUTO
 from experiments.config.targets import check_target, did_you_mean
 from loradrop.seeds import Seeds
@@ -36,7 +36,17 @@ CHANGED = "changed"  # the value of `rerun` besides null
 FSDP = "fsdp"
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", FSDP)  # as Lightning names them
 PLACE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")  # of files below a folder that `paths` names
-PLACES = {"backbone": ("hub_id",), "task": ("hub_id", "official", "config")}
+PLACES = {
+    "backbone": ("hub_id", "revision"),
+    "task": ("hub_id", "revision", "official", "config"),
+}
+LIMITS = {  # of numbers of `trainer`
+    "devices": (1, 2**16),
+    "num_nodes": (1, 2**16),
+    "num_threads": (1, 2**10),
+    "num_workers": (0, 2**10),
+    "checkpoint_minutes": (0, 10**9),
+}
 
 
 @dataclass(frozen=True)
@@ -104,15 +114,10 @@ def check_values(config: DictConfig) -> None:
         if not math.isfinite(number):
             raise ValueError(f"{name} must be a finite number, got {number}")
     settings = config.trainer
-    for key, least in (
-        ("devices", 1),
-        ("num_nodes", 1),
-        ("num_threads", 1),
-        ("num_workers", 0),
-        ("checkpoint_minutes", 0),
-    ):
-        if settings[key] is not None and settings[key] < least:
-            raise ValueError(f"trainer.{key} must be at least {least}, got {settings[key]}")
+    for key, (least, most) in LIMITS.items():
+        if settings[key] is not None and not least <= settings[key] <= most:
+            bound = f"least {least}" if settings[key] < least else f"most {most}"
+            raise ValueError(f"trainer.{key} must be at {bound}, got {settings[key]}")
     choices = {"accelerator": ACCELERATORS, "precision": PRECISIONS, "strategy": STRATEGIES}
     for key, allowed in choices.items():
         if settings[key] not in allowed:
@@ -227,12 +232,18 @@ def _check_keys(node: DictConfig, name: str = "") -> None:
 
 def _check_places(plain: dict[str, Any]) -> None:
     """What names files below paths.models and paths.data must not lead out of them."""
-    places = {f"{group}.{key}": plain[group].get(key) for group in PLACES for key in PLACES[group]}
-    files = plain["task"].get("files")
-    for split, file in files.items() if isinstance(files, dict) else ():
-        places[f"task.files.{split}.name"] = file.get("name") if isinstance(file, dict) else None
-    if "@" in str(plain["task"].get("url")):
-        raise ValueError("task.url must not hold a user's name or key: results record it")
+    places: dict[str, Any] = {}
+    for group in PLACES:
+        for name, node in parts_of(group, plain[group]):
+            places |= {f"{name}.{key}": node.get(key) for key in PLACES[group]}
+            files = node.get("files")
+            for split, file in files.items() if isinstance(files, dict) else ():
+                found = file.get("name") if isinstance(file, dict) else None
+                places[f"{name}.files.{split}.name"] = found
+            if re.search("[@?]", str(node.get("url"))):
+                raise ValueError(
+                    f"{name}.url must not hold a user's name or key: results record it"
+                )
     for key, place in places.items():
         if place is not None and not PLACE.fullmatch(str(place)):
             raise ValueError(f"{key} must be a relative path without '..', got {place!r:.80}")

@@ -2,7 +2,7 @@
 
 The functions that FIGURES names (experiments.reporting.figures) share two arguments: `frame`, the
 runs of an experiment from `results.load`, of which they use the finished ones, and `outputs`, the
-folder that holds their results.
+folder that holds their results. They raise UserError where a mean over seeds would mix up settings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pandas as pd
 from experiments import results
 from experiments.common import console
 from experiments.config.schema import UserError
-from experiments.reporting.measured import check_one_setting, measured, value
+from experiments.reporting.measured import check_one_setting, measured, measured_once, value
 from experiments.reporting.published import score_at
 from experiments.runner import post_hoc
 
@@ -23,15 +23,8 @@ def importances(frame: pd.DataFrame, outputs: str = "") -> pd.DataFrame:
     Returns:
         Columns: backbone, task, seed, module_type, layer, importance (y_i), kept (the fraction of
         these runs in which the layer kept its own LoRA).
-
-    Raises:
-        UserError: If a seed has several measurements, which a figure over seeds would mix up.
     """
-    data = measured(frame, [])
-    keys = ["backbone", "task", "seed", "module_type", "layer"]
-    data = data.groupby([*keys, "importance"], sort=False, as_index=False).kept.mean()
-    check_one_setting(data, keys)
-    return data
+    return measured_once(frame, [])
 
 
 def distribution(frame: pd.DataFrame, outputs: str, module: int) -> pd.DataFrame:
@@ -86,7 +79,7 @@ def magnitudes(frame: pd.DataFrame, outputs: str, lines: str) -> pd.DataFrame:
     Returns:
         Columns: backbone, module_type, layer, `lines`, magnitude (g_i / max_j g_j).
     """
-    data = measured(frame, [lines] if lines not in ("task", "seed") else [])
+    data = measured_once(frame, [lines] if lines not in ("task", "seed") else [])
     runs = ["backbone", "task", "seed", *({lines} - {"task", "seed"}), "module_type"]
     data["magnitude"] = data.importance / data.groupby(runs).importance.transform("max")
     return data.groupby(
@@ -103,7 +96,7 @@ def agreement(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
         Columns: backbone, module_type, task, other, correlation, pairs.
     """
     rows = []
-    for (backbone, kind), part in measured(frame, []).groupby(
+    for (backbone, kind), part in measured_once(frame, []).groupby(
         ["backbone", "module_type"], sort=False
     ):
         wide = part.pivot_table(index="layer", columns=["task", "seed"], values="importance")
@@ -198,6 +191,7 @@ def curves(frame: pd.DataFrame, outputs: str, key: str) -> pd.DataFrame:
         "best": 100 * finished.best.astype(float),
     }
     finished = finished.assign(**keyed)
+    check_one_setting(finished, ["backbone", "task", "method", key, "seed"])
     groups = finished.groupby(
         ["backbone", "task", "method", key, "primary"], sort=False, as_index=False
     )
@@ -226,10 +220,9 @@ def removal(frame: pd.DataFrame, outputs: str) -> pd.DataFrame:
         The order "alone" removes one layer at a time: `permutation` is its number and
         `importance` its y.
     """
-    rows = []
-    for run in console.progress(
-        list(frame[frame.status == results.FINISHED].itertuples()), "removing layers"
-    ):
+    finished, rows = frame[frame.status == results.FINISHED], []
+    check_one_setting(finished, ["backbone", "task", "method", "seed"])
+    for run in console.progress(list(finished.itertuples()), "removing layers"):
         found = post_hoc.removal(run.id, outputs)
         where = (run.backbone, run.task, run.method, run.seed)
         for layer, scores in found["alone"].items():

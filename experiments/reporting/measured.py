@@ -31,12 +31,28 @@ def measured(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     )
 
 
+def measured_once(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """`measured`, in which runs that share a stage 1 count as one; `kept` is their mean.
+
+    Raises:
+        UserError: If a seed has several measurements, which a mean would mix up.
+    """
+    data = measured(frame, keys)
+    where = ["backbone", "task", "seed", *keys, "module_type", "layer"]
+    groups = data.groupby([*where, "importance"], sort=False, as_index=False, dropna=False)
+    data = groups.kept.mean()
+    check_one_setting(data, where)
+    return data
+
+
 def value(run: Any, key: str) -> Any:
-    """Look up a column of a run, or a dotted key of its config."""
+    """Look up a column of a run, or a dotted key of its config; UserError if there is none."""
     if hasattr(run, key):
         return getattr(run, key)
     node = run.config
     for part in key.split("."):
+        if part not in node:
+            raise UserError(f"{run.id} has no {key}; name runs that have it, e.g. method=lora_drop")
         node = node[part]
     return node
 
@@ -47,6 +63,6 @@ def check_one_setting(data: pd.DataFrame, keys: list[str]) -> None:
     if len(twice):
         backbone, task, seed = twice.iloc[0][["backbone", "task", "seed"]]
         raise UserError(
-            f"{task} on {backbone}, seed {seed}, was measured in several settings; "
+            f"{task} on {backbone}, seed {seed}, has runs in several settings; "
             "name one, e.g. method.rank=8"
         )

@@ -94,7 +94,7 @@ class Section:
             except UserError as error:
                 self.notes.append(f"{error}: python -m experiments.figure {self.name}")
         self.charts += charts(self.finished, name, self.has_table)
-        if mix := printing.version_mix(self.finished):
+        if mix := printing.mixes(self.finished):
             self.notes.append(mix)
 
 

@@ -9,15 +9,24 @@ from typing import Any
 import pandas as pd
 
 from experiments import results
+from experiments.common import console
 from experiments.reporting.measured import measured
+from experiments.results import printing
 
 NOTHING = "No run is finished yet."
 
 
 def load(name: str, outputs: str | Path, mini: bool = False) -> pd.DataFrame:
-    """The finished runs of an experiment, or of its mini form; empty if there are none."""
+    """The finished runs of an experiment, or of its mini form; empty if there are none.
+
+    Prints what the numbers made of them do not say: runs with other data, and mixed versions.
+    """
     frame = results.load(name, outputs=outputs, mini=mini)
-    return frame[frame.status == results.FINISHED]
+    printing.changed(frame)
+    finished = frame[frame.status == results.FINISHED]
+    if mix := printing.mixes(finished):
+        console.error(f"{name}: {mix}")
+    return finished
 
 
 def stage1_summary(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -57,12 +57,12 @@ def merged(line: Line, other: Line) -> Line:
             or importances are not those of the line's model, and are left out.
     """
     lacking = other.get(ANALYSES, {}).keys() - line.get(ANALYSES, {}).keys()
-    if not lacking or not _same_numbers(line, other):
+    if not lacking or not same_numbers(line, other):
         return line
     return {**line, ANALYSES: {**other[ANALYSES], **line.get(ANALYSES, {})}}
 
 
-def _same_numbers(line: Line, other: Line) -> bool:
+def same_numbers(line: Line, other: Line) -> bool:
     """Whether two runs of a config agree in all that both recorded; metrics are added at times."""
     epochs, others = ((one.get("metrics") or {}).get("epochs", []) for one in (line, other))
     if line.get("importance") != other.get("importance") or len(epochs) != len(others):

@@ -7,9 +7,10 @@ and weights from the Hub have a pinned revision, which the id covers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 
 import loradrop
 from experiments.common.files import atomic_write
-from experiments.config.identity import digest
+from experiments.config.identity import digest, parts_of
 from experiments.config.validation import instantiate_group
 from experiments.results.migration import UNKNOWN
 from experiments.results.result import Result
@@ -97,10 +98,13 @@ def _rows(task: Mapping[str, Any], paths: Mapping[str, Any]) -> str | None:
 
 def _remembered(task: Mapping[str, Any], paths: Mapping[str, Any]) -> Path | None:
     """The cache file for the current state of a task's files; None for rows from the Hub."""
-    local = find_local(_path(paths["data"]), task["name"], str(task.get("official")))
-    if local is None and {"hub_id", "url", "official"} & set(task):
-        return None
-    stamp = {"task": task, "code": _code(), "files": _stamps(local, "**/*") if local else ()}
+    files = []
+    for _, part in parts_of("task", task):
+        local = find_local(_path(paths["data"]), part["name"], str(part.get("official")))
+        if local is None and {"hub_id", "url", "official"} & set(part):
+            return None
+        files += [_stamps(local, "**/*")] if local else []
+    stamp = {"task": task, "code": _code(), "files": files}
     return Path(paths["cache"]) / "fingerprints" / f"{task['name']}-{digest(stamp)}.json"
 
 
@@ -110,7 +114,8 @@ def _code() -> Stamps:
 
 
 def _stamps(folder: Path, pattern: str) -> Stamps:
-    files: Iterator[Path] = (path for path in sorted(folder.glob(pattern)) if path.is_file())
+    found = glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (it follows links)
+    files = (path for name in sorted(found) if (path := folder / name).is_file())
     return tuple((str(file), (s := file.stat()).st_size, s.st_mtime_ns) for file in files)
 
 

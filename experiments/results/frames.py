@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from experiments.results.store import (
     run_folder,
 )
 
+NULL = "null"  # what an absent value of a setting is called
 BY = ("backbone", "task", "method", "setting")  # a row of a table over seeds
 COLUMNS = (
     *("id", "backbone", "task", "method", "seed", "status", "primary", *AGGREGATES, "best_epoch"),
@@ -86,7 +89,7 @@ def load(
     printing.changed(frame)
     if not (frame.status == FINISHED).any():
         raise FileNotFoundError(
-            f"no finished run; start with: python -m experiments.run {' '.join(overrides)}"
+            f"no finished run; start with: python -m experiments.run {shlex.join(overrides)}"
         )
     return frame[frame.status == FINISHED]
 
@@ -193,23 +196,35 @@ def kept_layers(runs: pd.DataFrame) -> str:
 def settings(frame: pd.DataFrame) -> pd.Series:
     """For each finished run, how its config differs from others of its backbone, task and method.
 
-    Texts such as "method.rank=8, recipe.epochs=3"; "" where runs differ in the seed alone.
+    Texts such as "method.rank=8, recipe.epochs=3"; "" where runs differ in the seed alone. A key
+    that is absent counts as null, as in the run's id.
     """
-    counted = [
-        {**(same := identity(result.config)), "seed": None}
-        # keys with a default count for no id, but tell settings apart
-        | {"method": {**added_to(result.config["method"]), **same["method"]}}
-        for result in frame.result
-    ]
-    configs = pd.json_normalize(counted).astype(str).set_index(frame.index)
-    texts: dict[Hashable, str] = {}
+    texts = pd.Series("", index=frame.index, dtype=object)
+    counted = pd.Series([_counted(result) for result in frame.result], frame.index, dtype=object)
     for _, runs in frame.groupby(["backbone", "task", "method"]):
-        some = configs.loc[runs.index]
-        keys = [key for key in some if some[key].nunique() > 1]
-        texts |= {
-            index: ", ".join(f"{key}={row[key]}" for key in keys) for index, row in some.iterrows()
-        }
-    return pd.Series(texts).reindex(frame.index)
+        some = list(counted[runs.index])
+        keys = [
+            k for k in dict.fromkeys(chain(*some)) if len({one.get(k, NULL) for one in some}) > 1
+        ]
+        texts[runs.index] = [", ".join(f"{k}={one.get(k, NULL)}" for k in keys) for one in some]
+    return texts
+
+
+def _counted(result: Result) -> dict[str, str]:
+    """The keys and values of a run's config that tell settings apart, as texts."""
+    same = identity(result.config)
+    # keys with a default count for no id, but tell settings apart
+    method = {**added_to(result.config["method"]), **same["method"]}
+    return dict(_leaves({**same, "method": method, "seed": None}))
+
+
+def _leaves(node: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}{key}.")
+        else:
+            whole = isinstance(value, float) and value.is_integer()  # 1.0 is 1, as in the id
+            yield f"{name}{key}", NULL if value is None else str(int(value) if whole else value)
 
 
 def _spread(values: pd.Series, aggregate: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import pandas as pd
 from rich.markup import escape
 
 from experiments.common import console
+from experiments.config.identity import digest, identity
+from experiments.results.fingerprints import HASH
 from experiments.results.result import (
     AGGREGATES,
     EpochScores,
@@ -20,6 +23,8 @@ from experiments.results.result import (
 from experiments.results.store import CHANGED, location
 
 SHARED = ("backbone", "task", "metric")  # a table can say them above
+NAMED = 5  # ids in a line about several runs
+REMEDY = "run them again where these are (rerun=changed), or keep them apart (paths.outputs)"
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -117,6 +122,15 @@ def changed(frame: pd.DataFrame) -> None:
         console.error(f"{runs.id.iloc[0]}: {runs.error.iloc[0]}{others}")
 
 
+def unfinished(frame: pd.DataFrame) -> None:
+    """Print why runs of `results.load` are not finished, in one line for all with one reason."""
+    reasons = ["see above" if pd.isna(one) else console.first_line(one) for one in frame.error]
+    groups = frame.assign(reason=reasons).groupby(["status", "reason"], sort=False)
+    for (status, reason), runs in groups:
+        others = f" and {len(runs) - NAMED} others" if len(runs) > NAMED else ""
+        console.error(f"{status}: {', '.join(runs.id[:NAMED])}{others}: {reason}")
+
+
 def evaluated_on(finished: pd.DataFrame) -> str:
     """What was scored: "on 277 rows of validation"."""
     found = sorted({(n, split) for r in finished.result for split, n in r.evaluated_on.items()})
@@ -124,20 +138,42 @@ def evaluated_on(finished: pd.DataFrame) -> str:
     return f"on {' and '.join([', '.join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)}"
 
 
-def version_mix(frame: pd.DataFrame) -> str:
-    """Which libraries had several versions in these finished runs, in one line; "" if none had."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+def mixes(frame: pd.DataFrame) -> str:
+    """What differs between these finished runs although no setting says so; "" if nothing does.
+
+    Versions of libraries, and the rows of one task or the weights of one backbone: `results.load`
+    compares these with what is here now, which an archive or another machine may lack.
+    """
+    versions: dict[str, Counter[str]] = defaultdict(Counter)
+    contents: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for result in frame.result:
         for name, version in result.versions.items():
-            found[name][version] += 1
-    mixed = {name: versions for name, versions in found.items() if len(versions) > 1}
-    if not mixed:
-        return ""
-    texts = (
-        f"{name} {', '.join(f'{version} ({runs})' for version, runs in sorted(versions.items()))}"
-        for name, versions in sorted(mixed.items())
+            versions[name][version] += 1
+        counted = identity(result.config)
+        for group, what, found in (
+            ("task", f"rows of {result.task}", result.data_fingerprint),
+            ("backbone", f"weights of {result.backbone}", result.weights_fingerprint),
+        ):
+            if HASH.fullmatch(found):
+                contents[what, digest(counted[group])][found] += 1
+    version = _several("versions", versions.items())
+    content = _several("data or weights", ((what, each) for (what, _), each in contents.items()))
+    return " ".join(
+        [
+            *([f"{version}."] if version else []),
+            *([f"{content}; {REMEDY}."] if content else []),
+        ]
     )
-    return f"Made with different versions (results): {'; '.join(texts)}."
+
+
+def _several(what: str, found: Iterable[tuple[str, Counter[str]]]) -> str:
+    """The names that have several values, with the number of results of each."""
+    texts = [
+        f"{name} {', '.join(f'{value} ({runs})' for value, runs in sorted(counts.items()))}"
+        for name, counts in sorted(found, key=itemgetter(0))
+        if len(counts) > 1
+    ]
+    return f"Made with different {what} (results): {'; '.join(texts)}" if texts else ""
 
 
 def overview(frame: pd.DataFrame, epoch: str = "best", aggregate: str = "mean") -> None:

@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from experiments.config.identity import COUNTED, names_of
+from experiments.config.schema import UserError
 from experiments.results.migration import SCHEMA, migrate
 from loradrop.checksums import loads
 
@@ -133,6 +135,17 @@ class Record(Part):
         None  # None: the file was missing, or the result is older
     )
 
+    @model_validator(mode="after")
+    def _has_names(self) -> Self:
+        """Names become those of files, and a damaged config would fail far from here."""
+        if lacking := [key for key in COUNTED if key not in self.config]:
+            raise ValueError(f"config.{lacking[0]} is missing")
+        try:
+            names_of(self.config)
+        except UserError as error:
+            raise ValueError(f"config.{error}") from None
+        return self
+
     @property
     def backbone(self) -> str:
         return self.config["backbone"]["name"]
@@ -208,7 +221,8 @@ def from_plain(plain: Any) -> Result | Failure:
         return kinds[status].model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}".removeprefix(": ")) from None
 
 
 def to_plain(record: Result | Failure) -> dict[str, Any]:

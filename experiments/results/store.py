@@ -108,6 +108,11 @@ def write(outputs: str | Path, result: Result | Failure) -> None:
         write_json(path, to_plain(result), indent=1, allow_nan=False)
 
 
+def discard(outputs: str | Path, id: str) -> None:
+    """Remove the result of a run: its other files are about to be those of another training."""
+    (run_folder(outputs, id) / RESULT).unlink(missing_ok=True)
+
+
 def read_analysis(outputs: str | Path, id: str, name: str) -> dict[str, Any] | None:
     """Read a later measurement of a finished run's model (experiments.runner.post_hoc).
 

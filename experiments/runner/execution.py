@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import results
 from experiments.common import console
-from experiments.common.files import atomic_write, remove_leftovers
+from experiments.common.files import atomic_write, check_writable, remove_leftovers
 from experiments.config.identity import run_id
 from experiments.config.precision import resolve_precision
 from experiments.config.schema import UserError
@@ -82,11 +82,7 @@ def run(config: DictConfig, wait: bool = True) -> Outcome:
             raise UserError(f"{id}: {changed}")
         if claim.owner is not Owner.YOU:
             return Outcome(id, outputs, claim.result, again=claim.result is not None)
-        if processes.rank() == 0:
-            console.started(id)
-            if note is not None:
-                console.info(note)
-        return Outcome(id, outputs, _carry_out(config, id), again=False)
+        return Outcome(id, outputs, _carry_out(config, id, note), again=False)
 
 
 def _in_processes(config: DictConfig, id: str, wait: bool) -> Outcome:
@@ -97,9 +93,14 @@ def _in_processes(config: DictConfig, id: str, wait: bool) -> Outcome:
 
 
 @finishing()
-def _carry_out(config: DictConfig, id: str) -> Result:
+def _carry_out(config: DictConfig, id: str, note: str | None) -> Result:
     """Set up a claimed run, train it, and record the result or the error of the training."""
+    check_writable(Path(config.paths.cache), "paths.cache")
     built = build(config)
+    if processes.rank() == 0:
+        console.started(id)
+        if note is not None:
+            console.info(note)
     # imported late: a mistake in the config need not wait for transformers
     from experiments.runner.components import RunComponents
     from experiments.runner.environment import record
@@ -158,6 +159,7 @@ def _train(components: RunComponents, folder: Path, logger: Any, facts: dict[str
     probe = RunProbe(components, Path(components.config.paths.cache) / "stage1", folder, logger)
     module, speed = training.fit(components, folder, logger, probe)
     if first:
+        results.discard(components.config.paths.outputs, facts["id"])
         save(components, module, folder)
     times: dict[str, Any] = {"seconds": components.seconds, "stage1_cached": probe.cached}
     result = Result(**facts, **describe(components, module), **speed, **times)

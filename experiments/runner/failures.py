@@ -15,6 +15,8 @@ import torch
 from experiments.config.schema import CONF
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")  # in the name of an environment variable
+# in torch's RuntimeErrors: of the driver, and of the CPU
+NO_MEMORY = ("CUDA error: out of memory", "can't allocate memory")
 # file and function on the stack, the step that it carries out, and the setting that needs less
 STEPS = (
     ("generation.py", "validation_step", "generating texts", "decoding.batch_size"),
@@ -28,16 +30,16 @@ STEPS = (
 def reason(error: Exception) -> str:
     """Why a run failed, in one line; where memory ran out, the step and the settings to lower."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if not isinstance(error, torch.OutOfMemoryError | MemoryError):
+    kinds = torch.OutOfMemoryError | MemoryError
+    if not (isinstance(error, kinds) or any(sign in text for sign in NO_MEMORY)):
         return text
     stack = {(Path(f.filename).name, f.name) for f in traceback.extract_tb(error.__traceback__)}
-    for file, function, step, setting in STEPS:
-        if (file, function) in stack:
-            return (
-                f"out of memory in {step}: lower {setting} or recipe.max_length, or set "
-                f"trainer.precision=bf16-mixed ({text})"
-            )
-    return text
+    where = (each[2:] for each in STEPS if each[:2] in stack)
+    step, setting = next(where, ("the preparation", "recipe.batch_size"))
+    return (
+        f"out of memory in {step}: lower {setting} or recipe.max_length, or set "
+        f"trainer.precision=bf16-mixed ({text})"
+    )
 
 
 def anonymous(text: str, paths: Mapping[str, str | None]) -> str:

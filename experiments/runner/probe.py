@@ -18,6 +18,7 @@ from experiments.config.identity import stage1_id
 from experiments.runner import processes
 from experiments.runner.components import RunComponents
 from experiments.runner.trainer import (
+    LIBRARIES,
     PREPARED,
     RESUMED,
     Checkpoint,
@@ -128,6 +129,7 @@ class RunProbe:
         measured: dict[str, Any] = {
             "data": self.components.data.fingerprint,
             "weights": self.components.weights,
+            "libraries": LIBRARIES,
         }
         measured |= {"stage1": dict(settings), "stage1_version": STAGE1_VERSION}
         folder = self.folder / stage1_id(self.components.config, **measured)

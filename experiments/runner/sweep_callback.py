@@ -68,7 +68,7 @@ def _show(frame: pd.DataFrame) -> int:
     finished = frame[frame.status == results.FINISHED]
     if len(finished):
         printing.overview(results.over_seeds(finished))
-        if mix := printing.version_mix(finished):
+        if mix := printing.mixes(finished):
             console.error(mix)
     elsewhere = frame[frame.status == results.RUNNING]
     if len(elsewhere):
@@ -76,9 +76,7 @@ def _show(frame: pd.DataFrame) -> int:
             f"{len(elsewhere)} of {len(frame)} runs are being carried out by other processes"
         )
     unfinished = frame[~frame.status.isin([results.FINISHED, results.RUNNING])]
-    for left in unfinished.itertuples():
-        error = "see above" if pd.isna(left.error) else console.first_line(left.error)
-        console.error(f"{left.status}: {left.id}: {error}")
+    printing.unfinished(unfinished)
     if len(unfinished):
         console.error(
             f"{len(unfinished)} of {len(frame)} runs did not finish; "

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import transformers
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -31,6 +32,8 @@ from loradrop.training.module import RunModule, SequenceModule
 CHECKPOINT = "checkpoint.ckpt"
 RESUMED = "went on after an interruption: seconds are those of the last process"  # a result's note
 PREPARED = "prepare.ckpt"  # of a training before the run's own, as in stage 1
+# a run's numbers are those of one version of each
+LIBRARIES = (torch.__version__, pl.__version__, transformers.__version__)
 NARROW = 80  # columns of a terminal
 
 
@@ -92,9 +95,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 def state_identity(components: RunComponents, *others: object) -> str:
     """What a checkpoint must agree with: data, weights, and the libraries that read its state."""
-    libraries = (torch.__version__, pl.__version__)
     return "-".join(
-        map(str, (components.data.fingerprint, components.weights, *libraries, *others))
+        map(str, (components.data.fingerprint, components.weights, *LIBRARIES, *others))
     )
 
 

@@ -127,30 +127,49 @@ def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
 def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
     """Use a PEFT adapter inside the block, and put the active adapters back afterwards.
 
-    An adapter that is active already stays beside the others; any other is used alone.
+    An adapter that is active already stays beside the others; any other is used alone, with its own
+    copies of the modules that it trains (modules_to_save).
 
     Raises:
-        ValueError: The model's adapters are disabled, so a layer would not see the inputs of
-            training.
+        ValueError: The model's adapters are disabled, or another one is merged into the weights, so
+            that a layer would not see the inputs of training.
     """
     peft = [lora for lora in loras if isinstance(lora, PeftLoRA)]
     if any(lora.layer.disable_adapters for lora in peft):
         raise ValueError("the model's adapters are disabled: enable them first")
+    check_unmerged(model, {lora.adapter for lora in peft})
     if all(lora.adapter in lora.layer.active_adapters for lora in peft):
         yield
         return
-    layers = list(peft_layers(model).values())
-    before = [list(layer.active_adapters) for layer in layers]
-    flags = {p: p.requires_grad for layer in layers for p in layer.parameters()}
+    with used_alone(model, peft[0].adapter):
+        yield
+
+
+@contextmanager
+def used_alone(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Let a PEFT adapter be the active one inside the block, with its own saved modules."""
+    # not set_adapter, which also changes what trains
+    parts: list[Any] = [m for m in model.modules() if hasattr(m, "_active_adapter")]
+    before = [part._active_adapter for part in parts]
     try:
-        for layer in layers:
-            layer.set_adapter(peft[0].adapter)
+        for part in parts:
+            # of a module that only other adapters train, the base's own is used
+            known = getattr(part, "_adapters", [adapter])
+            part._active_adapter = adapter if adapter in known else []
         yield
     finally:
-        for layer, names in zip(layers, before, strict=True):
-            layer.set_adapter(names)
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
+        for part, names in zip(parts, before, strict=True):
+            part._active_adapter = names
+
+
+def check_unmerged(model: nn.Module, allowed: Collection[str]) -> None:
+    """Raise ValueError if an adapter of PEFT other than these is merged into a weight."""
+    for name, layer in peft_layers(model).items():
+        others = sorted(set(layer.merged_adapters).difference(allowed))
+        if others:
+            raise ValueError(
+                f"{name}: adapter '{others[0]}' is merged into the weights; unmerge it first"
+            )
 
 
 def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None:

@@ -71,7 +71,7 @@ def load_metric(name: str) -> evaluate.Metric:
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"task.metric: there is no metric {name}") from error
+        raise ValueError(f"task.metric: there is no metric {name} ({error})") from error
     if not (isinstance(found, type) and issubclass(found, evaluate.EvaluationModule)):
         raise ValueError(f"task.metric: {name} is no class of a metric (evaluate.Metric)")
     return found()

@@ -32,7 +32,7 @@ class LabelsAsText(TextTask):
             raise ValueError(f"labelled: {self.labelled.name} has scores instead of labels")
 
     def load(self, data: Path | None) -> Splits:
-        splits = self.labelled.load(data)
+        splits = self.labelled.splits(data)
         train = [(source, text) for source, (text,) in self._entries(splits.train)]
         return Splits(
             training_rows(train, self.name),

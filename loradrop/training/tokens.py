@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from loradrop.checksums import SUFFIX, matches, write_beside
 from loradrop.tasks.base import LABEL, Task
 
-LONG = 20_000  # from this many rows on, tokenising shows a progress bar
+LONG = 20_000  # from this many rows on, tokenising shows a progress bar on a terminal
 logger = logging.getLogger(__name__)
 
 
@@ -23,7 +24,8 @@ def tokenise(
     """Return token ids and labels. They are read from `cache` if they are there, and undamaged:
     Arrow does not check offsets, and a wrong one would crash the interpreter.
     """
-    (enable_progress_bars if len(rows) > LONG else disable_progress_bars)()
+    shows = len(rows) > LONG and sys.stderr.isatty()
+    (enable_progress_bars if shows else disable_progress_bars)()
     encode = partial(
         rows.map,
         task.encode,

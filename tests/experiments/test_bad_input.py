@@ -97,8 +97,21 @@ CASES = {
     ),
     "weights anywhere": (["backbone.hub_id=/etc"], "must be a relative path without '..'"),
     "data elsewhere": (["task=rte", "task.official=../x"], "task.official must be a relative"),
+    "data elsewhere, of a task inside": (
+        ["task=rte_text", "decoding=greedy", "task.labelled.official=../x"],
+        "task.labelled.official must be a relative path",
+    ),
+    "the name of a task inside": (
+        ["task=rte_text", "decoding=greedy", "task.labelled.name=../x"],
+        "task.labelled.name must be a word",
+    ),
+    "a revision elsewhere": (["task=rte", "task.revision=../x"], "task.revision must be a relat"),
     "a key in an address": (
         ["task=dart", "decoding=greedy", "task.url='https://me:key@example.com'"],
+        "task.url must not hold a user's name or key",
+    ),
+    "a key behind an address": (
+        ["task=dart", "decoding=greedy", "task.url='https://example.com/x?token=1'"],
         "task.url must not hold a user's name or key",
     ),
     "negative noise": (["task.label_noise=-1"], "task: label_noise must lie in [0, 1], got -1"),
@@ -176,6 +189,8 @@ def test_a_name_that_hydra_would_pass_over_is_named(override, message, tmp_path)
 def test_outputs_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "paths.outputs: cannot write to" in attempt([], tmp_path / "file" / "outputs")
+    cache = attempt([f"paths.cache={tmp_path / 'file' / 'cache'}"], tmp_path / "outputs")
+    assert "paths.cache: cannot write to" in cache and not (tmp_path / "outputs").exists()
     swept = run_module("experiments.run", "-m", "seed=0,1", outputs=tmp_path / "file" / "outputs")
     assert swept.returncode == 1 and "Traceback" not in swept.stderr
     assert (

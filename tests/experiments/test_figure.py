@@ -107,7 +107,7 @@ def test_layers_that_are_kept_are_counted_for_each_setting(tmp_path):
     ]
     assert data.iloc[0].kept == np.mean(own)
     # a figure of one line would mix up the rates
-    with pytest.raises(UserError, match="measured in several settings"):
+    with pytest.raises(UserError, match="has runs in several settings"):
         figure_data.convergence(frame, str(tmp_path), "method.sample_steps")
 
 
@@ -179,3 +179,25 @@ def test_experiments_without_an_entry_show_importances(tmp_path):
     assert figure.main(["demo", f"paths.outputs={tmp_path}", "--format", "svg"]) == 0
     assert "<svg" in (tmp_path / "figures" / "demo.svg").read_text()[:2000]
     assert figure.main(["figure9", f"paths.outputs={tmp_path}"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "sweep"),
+    [
+        ("magnitudes", {"lines": "task"}, ["method.sample_ratio=0.1,0.2"]),
+        ("agreement", {}, ["method.sample_ratio=0.1,0.2"]),
+        ("curves", {"key": "method.threshold"}, ["recipe.learning_rate=0.1,0.2"]),
+        ("removal", {}, ["recipe.learning_rate=0.1,0.2"]),
+    ],
+)
+def test_a_mean_over_seeds_mixes_no_settings(tmp_path, kind, arguments, sweep):
+    result_files.write(tmp_path, "method=lora_drop", "seed=0,1", *sweep)
+    frame = load(tmp_path, "method=lora_drop", "seed=0,1", *sweep)
+    with pytest.raises(UserError, match="has runs in several settings"):
+        getattr(figure_data, kind)(frame, str(tmp_path), **arguments)
+
+
+def test_runs_without_the_key_of_a_figure_are_named(tmp_path):
+    result_files.write(tmp_path, "method=lora", "seed=0")
+    with pytest.raises(UserError, match=r"lora-s0-\w+ has no method\.threshold"):
+        figure_data.curves(load(tmp_path, "method=lora", "seed=0"), "", key="method.threshold")

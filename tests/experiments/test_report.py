@@ -122,9 +122,10 @@ def test_the_page_can_be_read_by_all(demo):
 def test_what_results_say_is_text_and_never_markup(demo, tmp_path):
     assert NASTY not in demo[2] and escape(NASTY) in demo[2].replace("&#34;", "&quot;")
     (config,) = run_configs(["experiment=demo", "seed=0", "method=lora"])
-    config = {**config, "id": "odd", "method": {**config["method"], "name": NASTY}}
+    odd = {**config, "id": "odd", "method": {**config["method"], "target_modules": NASTY}}
     outputs = tmp_path / "a<b>"
-    results.write(outputs, result_files.result(config))
+    for one in (config, odd):
+        results.write(outputs, result_files.result(one))
     section = report.section("x<y>", None, "", results.others(outputs, ()), results.times(outputs))
     section.draw(str(outputs))
     text = report.page.render([section], str(outputs), report.START)

@@ -154,7 +154,7 @@ def test_the_list_of_experiments_is_up_to_date(tmp_path, monkeypatch):
     before = catalog.README.read_text()
     monkeypatch.setattr(catalog, "README", tmp_path / "README.md")
     catalog.README.write_text(before)
-    catalog.main()
+    catalog.main([])
     assert catalog.README.read_text() == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import run_module
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 
 from experiments.config.errors import describe
 from experiments.config.schema import CONF
@@ -27,6 +27,7 @@ from experiments.config.schema import CONF
             "method=lora_dorp: there is no conf/method/lora_dorp.yaml. Did you mean lora_drop?",
         ),
         ("seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
+        ("~recipe.epochs", "recipe.epochs: Recipe (DictConfig) does not support deletion"),
         ("seed==", "Error parsing override 'seed=='"),
     ],
 )
@@ -49,3 +50,10 @@ def test_the_overrides_are_not_repeated(tmp_path):
     done = run_module("experiments.run", "recipe.epochs=-1", outputs=tmp_path / "outputs")
     assert done.stderr == "the config: recipe.epochs must not be negative, got -1\n"
     assert done.returncode == 1 and not (tmp_path / "outputs").exists()
+
+
+def test_a_launcher_without_its_packages_names_the_extra():
+    missing = MissingConfigException("", "hydra/launcher/joblib", ["basic"])
+    assert describe(missing) == (
+        "hydra/launcher: joblib comes with the extra `cluster`: pip install -e '.[cluster]'"
+    )

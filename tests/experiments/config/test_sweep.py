@@ -169,6 +169,33 @@ def test_names_that_exist_and_options_are_let_through():
     )
 
 
+def test_what_depends_on_more_than_files_is_not_remembered(conf, expanded, monkeypatch):
+    for override, key in (("recipe.learning_rate=${oc.env:RATE}", "learning_rate"),):
+        found = []
+        for rate in (0.1, 0.2):
+            monkeypatch.setenv("RATE", str(rate))
+            (config,) = sweep.run_configs([override])
+            found.append(config["recipe"][key])
+        assert found == [0.1, 0.2]
+    edit(conf / "experiment" / "demo.yaml", "recipe: {lora_alpha: '${oc.env:RATE}'}\n")
+    assert sweep.run_configs(["experiment=demo"])[0]["recipe"]["lora_alpha"] == 0.2
+    monkeypatch.setenv("RATE", "0.3")
+    assert sweep.run_configs(["experiment=demo"])[0]["recipe"]["lora_alpha"] == 0.3
+
+
+def test_a_mapping_keeps_nothing_of_another_job():
+    configs = sweep.expand_sweep(["method=lora", "+method.x={a: 1},{b: 2}"])
+    assert [config.method.x for config in configs] == [{"a": 1}, {"b": 2}]
+
+
+def test_folders_that_a_file_names_are_those_of_every_command(conf):
+    edit(conf / "experiment" / "demo.yaml", "paths: {outputs: elsewhere}\n")
+    assert sweep.paths_of(["experiment=demo", "seed=0,1"])["cache"] == "elsewhere/cache"
+    assert sweep.paths_of(["experiment=demo", "paths={outputs: x}"])["outputs"] == "x"
+    with pytest.raises(UserError, match=r"paths\.outputs: all runs of a sweep share their folders"):
+        sweep.paths_of(["paths.outputs=a,b"])
+
+
 def test_folders_are_read_as_hydra_reads_them(monkeypatch):
     monkeypatch.setenv("PLACE", "/tmp")
     assert sweep.paths_of(["experiment=demo", "seed=0,1"])["outputs"] == "outputs"

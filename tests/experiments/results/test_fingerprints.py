@@ -14,8 +14,11 @@ from omegaconf import OmegaConf
 
 from experiments import results, status, table
 from experiments.config.schema import CONF, UserError
+from experiments.config.validation import instantiate_group
 from experiments.results import fingerprints
 from experiments.results.fingerprints import difference
+from experiments.results.migration import UNKNOWN
+from experiments.runner import record
 from experiments.runner.execution import run
 from loradrop.hub import ASSETS, files_fingerprint
 
@@ -91,6 +94,50 @@ def test_every_command_says_what_has_changed_until_the_run_is_done_again(
     assert after.result.data_fingerprint != before.data_fingerprint
     assert results.read_analysis(config.paths.outputs, before.id, "removal") is None
     assert run(config).again and results.load(overrides).status.tolist() == [results.FINISHED]
+
+
+def test_a_task_that_is_made_of_another_one_has_its_files(tmp_path):
+    write_rte(tmp_path / "data" / "RTE")
+    with initialize_config_dir(CONF, version_base="1.3"):
+        paths = [f"paths.{key}={tmp_path / key}" for key in ("outputs", "data")]
+        config = compose("run", ["backbone=tiny_llama", "task=rte_text", "decoding=greedy", *paths])
+    plain = OmegaConf.to_container(config, resolve=True)
+    rows = instantiate_group("task", config.task).splits(tmp_path / "data").fingerprint()
+    result = SimpleNamespace(
+        task="rte_text", weights_fingerprint=UNKNOWN, data_fingerprint=rows, backbone="tiny_llama"
+    )
+    fingerprints.remember(plain["task"], plain["paths"], rows)
+    assert difference(plain, result, plain["paths"]) is None
+    write_rte(tmp_path / "data" / "RTE", label="not_entailment")
+    assert "other rows of task rte_text" in difference(plain, result, plain["paths"])
+    shutil.rmtree(tmp_path / "data" / "RTE")  # then they are the Hub's, at a pinned revision
+    assert difference(plain, result, plain["paths"]) is None
+
+
+def test_files_behind_links_are_looked_at(tmp_path):
+    (tmp_path / "far" / "train").mkdir(parents=True)
+    (tmp_path / "far" / "train" / "rows").write_text("a")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "far" / "train")
+    before = fingerprints._stamps(tmp_path / "data", "**/*")
+    (tmp_path / "far" / "train" / "rows").write_text("ab")
+    assert before and fingerprints._stamps(tmp_path / "data", "**/*") != before
+
+
+def test_while_a_run_is_done_again_its_files_are_not_those_of_the_old_result(
+    config, tmp_path, monkeypatch
+):
+    before = run(config).result
+    write_rte(tmp_path / "data" / "RTE", label="not_entailment")
+    config.rerun = "changed"
+
+    def killed(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(record, "write_beside", killed)  # the adapter comes after that
+    with pytest.raises(SystemExit):
+        run(config)
+    assert results.read(config.paths.outputs, before.id) is None
 
 
 def test_what_is_not_here_is_not_compared(config, tmp_path):

@@ -73,8 +73,9 @@ def test_an_archive_reads_like_the_folder_it_was_made_from(outputs, tmp_path):
     assert results.read_analysis(tmp_path / "kept", first, "distribution") is None
 
 
-def test_an_archive_is_sorted_and_never_replaces_a_line(outputs, tmp_path):
+def test_an_archive_is_sorted_and_never_replaces_a_line(outputs, tmp_path, capsys):
     archived(outputs, tmp_path)
+    assert "stay" not in capsys.readouterr().out
     file = tmp_path / "tiny_roberta.jsonl"
     before = file.read_text()
     ids = [json.loads(line)["id"] for line in before.splitlines()]
@@ -82,6 +83,7 @@ def test_an_archive_is_sorted_and_never_replaces_a_line(outputs, tmp_path):
     result_files.write(outputs, *DEMO, metrics=lambda _: [0.1])
     archived(outputs, tmp_path)
     assert file.read_text() == before
+    assert "4 lines stay, with other numbers: tiny_roberta-" in capsys.readouterr().out
 
 
 def test_a_line_gets_the_later_measurements_that_it_lacks(outputs, tmp_path):

@@ -104,6 +104,8 @@ def test_mistakes_are_said_before_anything_is_loaded_and_are_no_failed_run(
         (["seed=-1"], "seed must lie in"),
         (["recipe.epochs=-1"], "recipe.epochs must not be negative, got -1"),
         (["trainer.num_threads=0"], "trainer.num_threads must be at least 1, got 0"),
+        (["trainer.num_workers=100000"], "trainer.num_workers must be at most 1024, got 100000"),
+        (["trainer.checkpoint_minutes=1e30"], "trainer.checkpoint_minutes must be at most"),
         (["trainer.precision=float8"], "trainer.precision must be one of"),
     ],
 )

@@ -66,5 +66,17 @@ def test_lack_of_memory_names_step_and_setting(compose, monkeypatch, tmp_path, s
     assert "Tried to allocate" in error and str(tmp_path) not in error
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("2 GB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_lack_of_memory_has_several_errors(error):
+    assert reason(error).startswith("out of memory in the preparation: lower recipe.batch_size or")
+
+
 def test_other_errors_are_said_in_one_line():
     assert reason(ValueError("no\nmemory")) == "ValueError: no memory"

@@ -143,6 +143,24 @@ def test_an_adapter_is_measured_and_shared_by_name(batch):
     assert len(measured(measure(model, [batch]))) == 6
 
 
+def test_an_adapter_is_measured_with_the_modules_that_it_has_trained(batch):
+    """Another adapter's embeddings would give other inputs."""
+    model = wrapped(modules_to_save=["word_embeddings"])
+    for name, saved in (("second", ["word_embeddings"]), ("third", None)):
+        model.add_adapter(name, LoraConfig(r=4, target_modules=["query"], modules_to_save=saved))
+    with_values(model, seed=2)
+    embeddings = model.base_model.model.roberta.embeddings.word_embeddings
+    for i, copied in enumerate(embeddings.modules_to_save.values()):
+        torch.nn.init.constant_(copied.weight[5:], i + 1.0)
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    found = {name: measure(model, [batch], adapter=name) for name in ("second", "third")}
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+    assert embeddings.active_adapters == model.active_adapters == ["default"]
+    for name, importance in found.items():
+        model.set_adapter(name)
+        assert measured(measure(model, [batch])) == measured(importance)
+
+
 def explicit_of_named(model, batch, adapter):
     missing = [layer for layer in layers_of(model).values() if adapter not in layer.scaling]
     for layer in missing:

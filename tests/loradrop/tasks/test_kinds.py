@@ -125,3 +125,11 @@ def test_where_the_rows_of_a_text_come_from_is_no_part_of_its_identity():
     assert identity(config)["task"]["labelled"]["metric"] == "Accuracy"
     config.task.labelled.columns = ["sentence2", "sentence1"]
     assert run_id(config) != id
+
+
+def test_rows_that_the_task_with_labels_holds_back_are_held_back_as_text():
+    config = OmegaConf.to_container(composed("mini_sentiment_text").task)
+    task = instantiate(OmegaConf.merge(config, {"labelled": {"held_back": 0.25}}))
+    splits = task.splits(None)
+    assert list(splits.evaluation) == ["held_back"]
+    assert (len(splits.train), len(splits.evaluation["held_back"])) == (1500, 500)
