@@ -14,7 +14,7 @@ Key = tuple[str, int]  # module type, layer
 
 @dataclass(frozen=True)
 class SharingPlan:
-    """Which layers keep an own LoRA. The others share one for each module type, or have none."""
+    """Which layers keep their own LoRA. The others share one for each module type, or have none."""
 
     kept: dict[str, tuple[int, ...]]  # module type -> layers, ascending
     others: dict[str, tuple[int, ...]]

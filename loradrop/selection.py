@@ -1,4 +1,4 @@
-"""Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4).
+"""Select: which layers keep their own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4).
 
 Pure Python. Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1
 keeps all. Every module type is selected for itself, or all types are ranked together. Alternatively
@@ -35,7 +35,7 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How to choose the layers that keep an own LoRA.
+    """How to choose the layers that keep their own LoRA.
 
     Raises:
         ValueError: A number is out of range, or not exactly one size is given.
@@ -87,7 +87,7 @@ def select(
     ranking: Mapping[str, Mapping[int, float]] | None = None,
     **settings: Any,
 ) -> SharingPlan:
-    """Choose the layers that keep an own LoRA. Ties go to the lower layer.
+    """Choose the layers that keep their own LoRA. Ties go to the lower layer.
 
     Args:
         importance: The result of measure.

@@ -1,8 +1,7 @@
-"""Share: layers that keep no own LoRA use one common LoRA of their module type, or none (LoRA-drop,
-Section 3).
+"""Share: layers that keep no LoRA of their own use one common LoRA of their module type, or none.
 
-Sharing means the same `Parameter` objects, so optimisers, data parallelism and counting see one
-LoRA. Query and value have one shared LoRA each (Appendix A.1).
+This is Section 3 of LoRA-drop. Sharing means the same `Parameter` objects, so optimisers, data
+parallelism and counting see one LoRA. Query and value have one shared LoRA each (Appendix A.1).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,25 @@ def test_every_recipe_makes_valid_runs(compose, path):
     if path.parent.name != DEFAULT:
         overrides.append(f"backbone={path.parent.name}")
     check(compose(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("method", "forms"), [("lora_drop", "lora_drop_*"), ("adapter_drop", "adapter_drop/*")]
+)
+def test_what_a_method_has_of_its_own_holds_for_its_other_forms(compose, method, forms):
+    """So that an ablation differs from its method in nothing else. PRILoRA's forms vary what its
+    recipes set, and have none of them.
+    """
+    names = [name for name in group_options(Path(CONF, "method")) if fnmatch(name, forms)]
+    files = [path for path in RECIPES.rglob("*.yaml") if path.stem.split("-")[-1] == method]
+    assert names and files
+    for path in files:
+        task = path.stem.removesuffix(method).removesuffix("-")
+        where = [f"backbone={path.parent.name}", *([f"task={task}"] if task else [])]
+        for name in names:
+            other = compose(*where, f"method={name}")
+            for section, values in written(path).items():
+                assert {key: other[section][key] for key in values} == values
 
 
 def load(path):
