@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loradrop.lora.inject import lora_modules
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.peft import adapted_sites, base_prefix, configs
+from loradrop.lora.peft import adapted_sites, configs, peft_parts
 from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.wrappers import clean_name, clean_names
 
@@ -98,10 +98,11 @@ def _of_peft(model: nn.Module, adapter: str) -> tuple[dict[str, Any], dict[str, 
     from peft import get_peft_model_state_dict
 
     if not isinstance(getattr(model, "peft_config", None), dict):
-        part = base_prefix(model).removesuffix("base_model.model.").rstrip(".")
+        prefixes = (prefix for prefix, found in peft_parts(model) if adapter in found)
+        parts = ", ".join(p.removesuffix("base_model.model.").rstrip(".") for p in prefixes)
         raise ValueError(
-            f"the adapter belongs to the part '{part}', and PEFT's files hold nothing of what is"
-            " around that: save the part itself"
+            f"the adapter belongs to a part of the model ({parts}), and PEFT's files hold nothing"
+            " of what is around that: save the part itself"
         )
     config = deepcopy(configs(model)[adapter])
     config.inference_mode = True

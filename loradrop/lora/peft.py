@@ -43,7 +43,8 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
         raise ValueError("the model holds LoRA of its own and of PEFT: use one of the two")
     if layers:
         adapter = adapter_name(layers.values(), adapter)
-        check_initial(configs(model).get(adapter))
+        for _, by_name in peft_parts(model):
+            check_initial(by_name.get(adapter))
         of_adapter = {name: layer for name, layer in layers.items() if adapter in _adapters(layer)}
         # experts' parameters, which PEFT adapts without a module; where there is nothing else, they
         # are refused
@@ -101,8 +102,7 @@ def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str
 
 def configs(model: nn.Module) -> dict[str, Any]:
     """PEFT's config of each adapter of the model, {} for any other model."""
-    found = (getattr(module, "peft_config", None) for module in model.modules())
-    return next((config for config in found if isinstance(config, dict)), {})
+    return next((by_name for _, by_name in peft_parts(model)), {})
 
 
 def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
@@ -189,26 +189,37 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
                 del container[adapter]
         if not _adapters(layer):
             set_module(model, name, layer.get_base_layer())
-    if config is not None:
-        prefix = base_prefix(model)
-        layers = peft_layers(model)
-        config.target_modules = {
-            n.removeprefix(prefix)
-            for n, layer in layers.items()
-            if adapter in _adapters(layer) and not is_of_parameter(layer)
-        }
-        config.layers_to_transform = config.layers_pattern = None
+    left = {
+        n
+        for n, layer in peft_layers(model).items()
+        if adapter in _adapters(layer) and not is_of_parameter(layer)
+    }
+    for prefix, by_name in peft_parts(model):
+        if adapter in by_name:
+            own = by_name[adapter]
+            own.target_modules = {n.removeprefix(prefix) for n in left if n.startswith(prefix)}
+            own.layers_to_transform = own.layers_pattern = None
 
 
-def base_prefix(model: nn.Module) -> str:
-    """Return the prefix of the base model's module names, `base_model.model.` in a PeftModel."""
-    base: Any = next(
-        (m for m in model.modules() if isinstance(getattr(m, "peft_config", None), dict)), model
-    )
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    return next(
-        (f"{name}." if name else "" for name, module in model.named_modules() if module is base), ""
-    )
+def peft_parts(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """Find what PEFT has adapted: the whole model, or parts of it (two towers).
+
+    Args:
+        model: Any model.
+
+    Returns:
+        For each part the prefix of its base model's module names (`base_model.model.` in a
+        PeftModel), and PEFT's config of each adapter.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    parts: dict[int, tuple[str, dict[str, Any]]] = {}
+    for module in model.modules():
+        found = getattr(module, "peft_config", None)
+        if isinstance(found, dict) and id(found) not in parts:  # the base model holds it as well
+            base: Any = module
+            base = base.get_base_model() if hasattr(base, "get_base_model") else base
+            parts[id(found)] = f"{names[id(base)]}.".lstrip("."), found
+    return list(parts.values())
 
 
 def _adapters(layer: Any) -> list[str]:

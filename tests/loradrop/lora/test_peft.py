@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import get_peft_model_state_dict
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from loradrop.importance.measurement import measure
+from loradrop.importance.measurement import measure, uniform
 from loradrop.lora.inject import add_lora, lora_modules
 from loradrop.plan import SharingPlan
 from loradrop.selection import select
@@ -159,6 +159,18 @@ def test_an_adapter_is_measured_with_the_modules_that_it_has_trained(batch):
     for name, importance in found.items():
         model.set_adapter(name)
         assert measured(measure(model, [batch])) == measured(importance)
+
+
+def test_two_parts_that_peft_has_adapted(batch, tmp_path):
+    """Each has a config of its own, by which PEFT loads what is left."""
+    model = torch.nn.ModuleDict({"text": wrapped(), "image": wrapped("llama")})
+    plan = select(uniform(model), num_layers=1, share=False)
+    share(model, plan)
+    for name, family in (("text", "roberta"), ("image", "llama")):
+        model[name].save_pretrained(tmp_path / name)
+        loaded = PeftModel.from_pretrained(tiny_model(family), tmp_path / name)
+        assert len(layers_of(loaded)) == len(layers_of(model[name])) == 2
+        assert torch.equal(loaded(**batch).logits, model[name](**batch).logits)
 
 
 def explicit_of_named(model, batch, adapter):
