@@ -14,7 +14,7 @@ Key = tuple[str, int]  # module type, layer
 
 @dataclass(frozen=True)
 class SharingPlan:
-    """Which layers keep an own LoRA. The others share one for each module type, or have none."""
+    """Which layers keep their own LoRA. The others share one for each module type, or have none."""
 
     kept: dict[str, tuple[int, ...]]  # module type -> layers, ascending
     others: dict[str, tuple[int, ...]]
@@ -62,8 +62,12 @@ class SharingPlan:
 
     @classmethod
     def load(cls, path: str | Path) -> SharingPlan:
-        """Read a file of `save`; ValueError if it is damaged."""
-        return cls.from_dict(read_json(Path(path)))
+        """Read a file of `save`; ValueError if it is damaged, or holds something else."""
+        data = read_json(Path(path))
+        try:
+            return cls.from_dict(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no plan ({error!r})") from error
 
     def __str__(self) -> str:
         lines = []

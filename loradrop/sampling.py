@@ -19,7 +19,8 @@ def stratified_sample(strata: Sequence[Any], ratio: float, seed: int = 0) -> lis
     and at least one.
 
     `strata` holds the stratum of each example (its class, say), as a list, array or tensor. The
-    same seed gives the same sample. ValueError: no examples, or a ratio outside (0, 1].
+    same seed gives the same sample. ValueError: no examples, a ratio outside (0, 1], or scores that
+    are not binned (quantile_bins), of which a sample of this size cannot hold each.
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"sample ratio must lie in (0, 1], got {ratio}")
@@ -29,6 +30,12 @@ def stratified_sample(strata: Sequence[Any], ratio: float, seed: int = 0) -> lis
     for index, stratum in enumerate(strata):
         # a tensor's hash is its address: equal ones would be strata of their own
         members[stratum.item() if hasattr(stratum, "item") else stratum].append(index)
+    score = next((stratum for stratum in members if isinstance(stratum, float)), None)
+    if score is not None and len(members) > max(1, round(ratio * len(strata))):
+        raise ValueError(
+            f"the strata are scores, {len(members)} different ones such as {score}: bin them first"
+            " (loradrop.sampling.quantile_bins)"
+        )
     draw = random.Random(seed)
     chosen = []
     for indices, quota in zip(

@@ -1,4 +1,4 @@
-"""Select: which layers keep an own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4).
+"""Select: which layers keep their own LoRA (LoRA-drop, arXiv 2402.07721, Sections 3 and 4.4).
 
 Pure Python. Layers in descending y until the sum reaches T; the layer that crosses T is kept; T = 1
 keeps all. Every module type is selected for itself, or all types are ranked together. Alternatively
@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 from loradrop.plan import Key, SharingPlan
@@ -34,7 +35,7 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How to choose the layers that keep an own LoRA.
+    """How to choose the layers that keep their own LoRA.
 
     Raises:
         ValueError: A number is out of range, or not exactly one size is given.
@@ -66,6 +67,8 @@ class SelectionSettings:
         for name, limit in sizes.items():
             if limit is not None and not 0 < limit <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {limit}")
+        if not isinstance(self.num_layers, Integral | None):
+            raise ValueError(f"num_layers must be a whole number, got {self.num_layers!r}")
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
         if self.strategy not in STRATEGIES:
@@ -84,7 +87,7 @@ def select(
     ranking: Mapping[str, Mapping[int, float]] | None = None,
     **settings: Any,
 ) -> SharingPlan:
-    """Choose the layers that keep an own LoRA. Ties go to the lower layer.
+    """Choose the layers that keep their own LoRA. Ties go to the lower layer.
 
     Args:
         importance: The result of measure.
@@ -97,7 +100,8 @@ def select(
     Raises:
         TypeError: Not an Importance, or an unknown setting.
         ValueError: A number out of range, an unknown strategy, importances that are all zero, a
-            parameter_ratio smaller than the shared LoRAs alone need, or no layer left with a LoRA.
+            ranking of other layers, a parameter_ratio smaller than the shared LoRAs alone need, or
+            no layer left with a LoRA.
     """
     chosen = SelectionSettings(**settings)
     if not hasattr(importance, "normalized"):
@@ -114,6 +118,11 @@ def select(
         )
     values = importance.values
     if ranking is not None:
+        if _keys(ranking) != _keys(values):
+            wrong = ", ".join(f"{kind} {i}" for kind, i in sorted(_keys(ranking) ^ _keys(values)))
+            raise ValueError(
+                f"ranking must have the layers of the importance; not in both: {wrong}"
+            )
         values, kept = ranking, _highest(ranking, kept)
     kept = _by_strategy(values, kept, chosen.strategy, seed)
     if not kept and not chosen.share:
@@ -181,6 +190,10 @@ def _afford(importance: Measured, ranked: list[Key], parameter_ratio: float, sha
         f"parameter_ratio {parameter_ratio} is too small: the shared LoRAs alone need"
         f" {sum(shared.values()) / sum(sizes.values()):.3f}"
     )
+
+
+def _keys(values: Mapping[str, Mapping[int, float]]) -> set[Key]:
+    return {(kind, layer) for kind, layers in values.items() for layer in layers}
 
 
 def _highest(ranking: Mapping[str, Mapping[int, float]], selected: set[Key]) -> set[Key]:

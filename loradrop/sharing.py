@@ -1,8 +1,7 @@
-"""Share: layers that keep no own LoRA use one common LoRA of their module type, or none (LoRA-drop,
-Section 3).
+"""Share: layers that keep no LoRA of their own use one common LoRA of their module type, or none.
 
-Sharing means the same `Parameter` objects, so optimisers, data parallelism and counting see one
-LoRA. Query and value have one shared LoRA each (Appendix A.1).
+This is Section 3 of LoRA-drop. Sharing means the same `Parameter` objects, so optimisers, data
+parallelism and counting see one LoRA. Query and value have one shared LoRA each (Appendix A.1).
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ def share(
     """Carry out a plan on a model that holds plain LoRA in the plan's layers, in place (Section 3).
 
     Make optimisers, and wrap the model in DistributedDataParallel, afterwards. A plan that was
-    carried out already changes nothing, and one that is refused leaves the model as it was. With a
+    carried out already changes nothing, and one that is refused leaves the model as it was. Each
+    layer keeps its own scaling s in s B A (PEFT's alpha_pattern), as it does in the files. With a
     plan that does not share, the target modules of a PEFT adapter's config change, so that PEFT
     saves and loads what is left. Save a model whose adapters transformers has added
     (model.add_adapter) by loradrop.save_pretrained: transformers refuses shared tensors.

@@ -11,7 +11,7 @@ from conftest import ROOT
 # from the bottom to the top; what stands in one line imports nothing of its neighbours
 ORDER = {
     "loradrop": (
-        ("checksums",),
+        ("checksums", "extras"),
         ("plan",),
         ("lora", "sampling", "selection", "seeds", "metrics"),
         ("importance", "hub"),

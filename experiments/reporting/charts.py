@@ -59,7 +59,7 @@ def charts(finished: pd.DataFrame, name: str, has_table: bool) -> Iterator[Chart
     """
     runs = run_data.labelled(finished)
     for backbone, data in run_data.importance_rows(runs).groupby("backbone", sort=False):
-        caption = f"Importance of each layer of {words(backbone)}, and which keep their own LoRA"
+        caption = f"Importance of each layer of {words(backbone)}, mean over seeds"
         yield _chart(plots.importance_map(data), caption, _described_map(data))
     if not has_table:
         return
@@ -70,11 +70,17 @@ def charts(finished: pd.DataFrame, name: str, has_table: bool) -> Iterator[Chart
         if data.label.nunique() > 1:
             own = paper[(paper.backbone == backbone) & (paper.task == task)]
             drawn = plots.score_against_parameters(data, own)
-            yield _chart(drawn, f"Score against parameters, {where}", _described_scores(data))
+            yield _chart(
+                drawn,
+                f"Score against parameters, mean over seeds, {where}",
+                _described_scores(data),
+            )
         curves = epochs[(epochs.backbone == backbone) & (epochs.task == task)]
         if curves.epoch.nunique() > 1:
             alt = _described_curves(curves)
-            yield _chart(plots.training_curves(curves), f"Training curves, {where}", alt)
+            yield _chart(
+                plots.training_curves(curves), f"Training curves, mean over seeds, {where}", alt
+            )
 
 
 def own_figure(frame: pd.DataFrame, outputs: str, figure: Figure) -> Iterator[Chart]:

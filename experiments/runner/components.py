@@ -54,6 +54,8 @@ class RunComponents:
             splits = task.splits(built.data)
             check_method(self.method, backbone, task, models)
             task.check_metric()
+            if self.recipe.epochs:  # otherwise nothing is scored
+                task.check_references(splits)
             self.model, self.tokenizer = load_model(built)
             if processes.several() and self.config.trainer.strategy == FSDP:
                 from experiments.runner.sharding import shard_frozen

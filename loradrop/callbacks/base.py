@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ class LoRADropSchedule:
     with the shared LoRAs, the same optimiser and the same schedule. In several processes that takes
     Lightning's DDP, which can be wrapped around the model again; sharing at the end always works.
 
-    Afterwards the attributes `importance` and `plan` hold the results.
+    Afterwards the attributes `importance` and `plan` hold the results. A training of another model
+    by the same callback starts again.
 
     Args:
         batches: What to measure on; see loradrop.measure.
@@ -87,6 +89,7 @@ class LoRADropSchedule:
         self.token_mask = token_mask
         self.importance: Importance | None = None
         self.plan: SharingPlan | None = None
+        self._shared: weakref.ref[nn.Parameter] | None = None  # a LoRA that the plan has left
         self._first: dict[
             str, Tensor
         ] = {}  # values of A and B when training began, by site and matrix
@@ -105,6 +108,9 @@ class LoRADropSchedule:
     ) -> None:
         """Check before training that LoRA-drop can be carried out.
 
+        Nothing is to be done if the model has been shared in an earlier training. Another model
+        (of the next trial, the next fold) is measured and shared as if it were the first.
+
         Args:
             model: The model that is to train, with LoRA.
             processes: The number of processes, if their wrapper cannot be made again.
@@ -115,6 +121,9 @@ class LoRADropSchedule:
             ValueError: The model has no LoRA that can be measured, the selection does not fit its
                 layers, training ends before it is time to share, or there are several processes.
         """
+        if self._has_shared(model):
+            return
+        self.importance = self.plan = None
         if not self.at_end and processes > 1:
             raise ValueError(
                 "LoRAs cannot be shared in the middle of a training in several processes: train on"
@@ -147,6 +156,7 @@ class LoRADropSchedule:
         """
         share(model, plan, adapter=self.adapter)
         self.plan = plan
+        self._remember(model)
 
     def resume_without_plan(self, steps: int, epochs: float) -> None:
         """Resume from a checkpoint without a plan; warn if it should have one.
@@ -223,6 +233,7 @@ class LoRADropSchedule:
         (share_after_training if self.at_end else share)(
             model, self.plan, self.shared_init, self.adapter
         )
+        self._remember(model)
         left = {id(parameter) for parameter in model.parameters()}
         for parameter in before.values():
             gone = id(parameter) not in left
@@ -231,6 +242,14 @@ class LoRADropSchedule:
             if gone or self.kept_init == FRESH:
                 for optimizer in optimizers:
                     optimizer.state.pop(parameter, None)
+
+    def _remember(self, model: nn.Module) -> None:
+        """Note that the plan is this model's, whatever wrappers it will be in."""
+        self._shared = weakref.ref(next(iter(self._loras(model).values())).lora_A)
+
+    def _has_shared(self, model: nn.Module) -> bool:
+        left = None if self._shared is None else self._shared()
+        return left is not None and any(parameter is left for parameter in model.parameters())
 
     def _loras(self, model: nn.Module) -> Mapping[str, LoRA]:
         return {site.name: lora for site, lora in adapted_sites(model, self.adapter).items()}

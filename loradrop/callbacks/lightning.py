@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from loradrop.callbacks.base import LoRADropSchedule
+from loradrop.extras import extra
 from loradrop.plan import SharingPlan
+
+with extra("lightning"):
+    import pytorch_lightning as pl
+    from pytorch_lightning.strategies import DDPStrategy
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -46,6 +49,7 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
     ) -> None:
         super().__init__(batches, **settings)
         self.attribute = attribute
+        self._restored = False  # whether the plan is that of the checkpoint that is resumed from
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -56,8 +60,9 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Share as a resumed checkpoint says, or check that sharing is possible."""
-        if self.plan is not None:
+        if self._restored and self.plan is not None:
             self.resume(self._model(pl_module), self.plan)
+            self._restored = False
         else:
             trying = trainer.fast_dev_run  # a few steps of what will be longer
             epochs = math.inf if trying or trainer.max_epochs in (None, -1) else trainer.max_epochs
@@ -92,7 +97,7 @@ class LoRADropLightningCallback(LoRADropSchedule, pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the plan out of a checkpoint."""
         if "plan" in state_dict:
-            self.plan = SharingPlan.from_dict(state_dict["plan"])
+            self.plan, self._restored = SharingPlan.from_dict(state_dict["plan"]), True
 
     def _now(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         strategy: Any = trainer.strategy

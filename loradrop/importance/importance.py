@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from loradrop.checksums import read_json, write_json
+from loradrop.extras import extra
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +44,7 @@ class Importance:
         Raises:
             ValueError: All values of a module type are zero, or one is not finite.
         """
-        return {kind: normalize(layers) for kind, layers in self.values.items()}
+        return {kind: normalize(kind, layers) for kind, layers in self.values.items()}
 
     def to_frame(self) -> pandas.DataFrame:
         """Return a table with a row for each LoRA.
@@ -52,10 +53,11 @@ class Importance:
             Columns module_type, layer, squared_norm (g_i), importance (y_i) and parameters.
 
         Raises:
-            ImportError: pandas is not installed.
+            ModuleNotFoundError: pandas is not installed.
             ValueError: As for `normalized`.
         """
-        import pandas
+        with extra("experiments"):
+            import pandas
 
         normalized = self.normalized
         rows = [
@@ -76,10 +78,11 @@ class Importance:
             A figure without a window: save it (`figure.savefig(path)`), or show it in a notebook.
 
         Raises:
-            ImportError: matplotlib is not installed.
+            ModuleNotFoundError: matplotlib is not installed.
             ValueError: As for `normalized`.
         """
-        from matplotlib.figure import Figure
+        with extra("experiments"):
+            from matplotlib.figure import Figure
 
         normalized = self.normalized
         figure = Figure(figsize=(7, 3), layout="constrained")
@@ -130,21 +133,32 @@ class Importance:
 
     @classmethod
     def load(cls, path: str | Path) -> Importance:
-        """Read a file of `save`; ValueError if it is damaged."""
-        return cls.from_dict(read_json(Path(path)))
+        """Read a file of `save`; ValueError if it is damaged, or holds something else."""
+        data = read_json(Path(path))
+        try:
+            return cls.from_dict(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no importances ({error!r})") from error
 
 
-def normalize(layers: Mapping[int, float]) -> dict[int, float]:
+def normalize(kind: str, layers: Mapping[int, float]) -> dict[int, float]:
     """Divide values by their sum.
+
+    Args:
+        kind: Their module type.
+        layers: The values by layer.
 
     Raises:
         ValueError: All are zero, or one is not finite, so that there is nothing to compare.
     """
+    wrong = next((layer for layer, value in layers.items() if not math.isfinite(value)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{kind} {wrong}: the importance is not finite: training on the sample has diverged"
+        )
     total = math.fsum(layers.values())
-    if not math.isfinite(total):
-        raise ValueError("an importance is not finite: training on the sample has diverged")
     if total <= 0:
         raise ValueError(
-            "all importances are zero: train the LoRA on a sample first (B starts at zero)"
+            f"{kind}: all importances are zero: train the LoRA on a sample first (B starts at zero)"
         )
     return {layer: value / total for layer, value in layers.items()}

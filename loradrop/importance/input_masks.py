@@ -24,7 +24,13 @@ OWNERS = {
     "feature_attention_mask": frozenset({"input_features"}),
     "input_features_mask": frozenset({"input_features"}),
     "padding_mask": frozenset({"input_values"}),
+    "encoder_attention_mask": frozenset({"encoder_hidden_states"}),
+    "entity_attention_mask": frozenset({"entity_ids"}),
 }
+# what transformers calls masks that do not say what is padding
+NO_PADDING = {"global_attention_mask", "bool_masked_pos", "mask_time_indices", "p_mask"}
+NO_PADDING |= {"head_mask", "decoder_head_mask", "cross_attn_head_mask"}
+NO_PADDING |= {"image_embeds_position_mask", "visual_pos_masks"}
 
 
 @dataclass
@@ -77,6 +83,27 @@ def padding_masks(inputs: Mapping[str, Tensor]) -> list[InputMask]:
         if _is_text(labels):  # shifted to the right they are the decoder's input
             found.append(InputMask("labels", TARGET, (labels != IGNORED).long()))
     return found
+
+
+def check_known(inputs: Mapping[str, Tensor], masks: Iterable[InputMask]) -> None:
+    """Check that every mask of a batch is about an input, so that no padding counts by mistake.
+
+    Args:
+        inputs: The tensors of the batch by the names of the model's arguments.
+        masks: The masks that are known, of padding_masks.
+
+    Raises:
+        ValueError: There is another one that is not the same everywhere.
+    """
+    known = {mask.key for mask in masks} | NO_PADDING
+    for key, mask in inputs.items():
+        may_pad = "mask" in key and key not in known and mask.dim() == 2 and mask.numel()
+        if may_pad and bool((mask != mask.flatten()[0]).any()):
+            raise ValueError(
+                f"{key} {tuple(mask.shape)} of a batch may say what is padding, and it cannot be"
+                " told how: give token_mask, a function of the batch that returns what counts (not"
+                " zero), or {'': None} if all counts"
+            )
 
 
 def target_mask(inputs: Mapping[str, Tensor]) -> InputMask:

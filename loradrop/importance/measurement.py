@@ -130,7 +130,7 @@ def check_measurement(batches: Iterable[Any], average_over: str) -> None:
     """Check those arguments of `measure` that do not depend on the model.
 
     Raises:
-        TypeError: One batch instead of several.
+        TypeError: One batch instead of several, or nothing to iterate over.
         ValueError: An unknown average.
     """
     if average_over not in AVERAGES:
@@ -139,6 +139,10 @@ def check_measurement(batches: Iterable[Any], average_over: str) -> None:
         raise TypeError(
             "batches must be an iterable of batches, got a single one: put it into a list"
         )
+    if isinstance(batches, str) or not (
+        hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    ):
+        raise TypeError(f"batches must be an iterable of batches, got {type(batches).__name__}")
 
 
 def _run(

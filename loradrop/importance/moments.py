@@ -25,7 +25,9 @@ class Moment:
     """The sum of z z^T over positions with z = A x, and the number of positions."""
 
     def __init__(self, rank: int, device: torch.device) -> None:
-        # sums stay on the device: reading them here would make a GPU wait at every module
+        # sums stay on the device: reading them here would make a GPU wait at every module (Apple's
+        # has no float64)
+        device = torch.device("cpu") if device.type == "mps" else device
         self.sum = torch.zeros(rank, rank, dtype=torch.float64, device=device)
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=device)
@@ -68,12 +70,12 @@ class MomentAccumulator:
         with torch.autocast(x.device.type, enabled=False):
             # a LoRA in bf16 multiplies as in training, but its products are added up in float32
             z = self.lora.down(x.flatten(0, -2)).float()  # (N, r)
-            moment.sum += (z.T @ (z * weights[:, None])).double()
+            moment.sum += (z.T @ (z * weights[:, None])).to(moment.sum.device).double()
             if self.keep_norms:
                 norms = ((self.lora.scaling * self._up(z[counted])) ** 2).sum(-1)
                 moment.norms.append(norms.cpu())
-        moment.weight += weights.sum()
-        moment.tokens += counted.sum()
+        moment.weight += weights.sum().to(moment.weight.device)
+        moment.tokens += counted.sum().to(moment.tokens.device)
 
     @property
     def moment(self) -> Moment:
@@ -87,8 +89,8 @@ class MomentAccumulator:
     def mean_squared_norm(self) -> float:
         """g of Section 3."""
         moment = self.moment
-        rank = torch.eye(self.lora.rank, device=moment.sum.device)
-        rows = self._up(rank).detach().double()  # (r, d_out), B^T
+        rank = torch.eye(self.lora.rank, device=self.lora.lora_B.device)
+        rows = self._up(rank).detach().to(moment.sum.device).double()  # (r, d_out), B^T
         return float(self.lora.scaling**2 * torch.sum((rows @ rows.T) * moment.sum) / moment.weight)
 
     def _up(self, z: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from loradrop.importance.input_masks import (
     TARGET,
     TEXT,
     InputMask,
+    check_known,
     content_of,
     has_other_inputs,
     is_mask,
@@ -67,7 +68,8 @@ class TokenMask:
 
         Raises:
             TypeError: Token ids or a mask that is no tensor.
-            ValueError: Token ids that are not (batch, tokens), no labels to be the targets.
+            ValueError: Token ids that are not (batch, tokens), no labels to be the targets, a mask
+                of which it is not known what it is about.
         """
         marked = self.lineage.marked(batch, self.names)
         given = marked if isinstance(marked, dict) else dict(zip(self.names, marked, strict=False))
@@ -76,6 +78,8 @@ class TokenMask:
         self.told.read(batch)
         self.inputs = {key: value for key, value in given.items() if isinstance(value, Tensor)}
         self.masks = [target_mask(self.inputs)] if self.targets_only else padding_masks(self.inputs)
+        if not self.targets_only and not self.told:
+            check_known(self.inputs, self.masks)
         return marked
 
     def of(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor, bool]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from loradrop.io.loading import memory
 from loradrop.lora.inject import lora_modules, set_module
-from loradrop.lora.peft import adapter_name, peft_layers
+from loradrop.lora.peft import adapter_name, check_unmerged, peft_layers, used_alone
 from loradrop.lora.wrappers import unwrap_to_store
 
 UNQUANTISED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -32,8 +32,9 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: No LoRA; a weight that another module uses too (tied embeddings); base weights
-            in 4 or 8 bits, to which only PEFT's merging, with its rounding, adds; or sharded
+        ValueError: No LoRA; a weight that another module uses too (tied embeddings), or that is
+            computed (weight_norm); another adapter of PEFT that is merged already; base weights in
+            4 or 8 bits, to which only PEFT's merging, with its rounding, adds; or sharded
             parameters. The model is as it was.
     """
     model = unwrap_to_store(model)
@@ -52,17 +53,26 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
             if adapter in (*layer.lora_A, *layer.lora_embedding_A)
         }
         check_untied(model, {name: layer.get_base_layer() for name, layer in merged.items()})
-        return peft.merge_and_unload(adapter_names=[adapter])
+        check_unmerged(model, {adapter})
+        with used_alone(model, adapter):  # or the head of the active one would be left
+            return peft.merge_and_unload(adapter_names=[adapter])
     modules = lora_modules(model)
     if not modules:
         raise ValueError("the model holds no LoRA to merge")
     if adapter is not None:
         raise ValueError(f"adapter='{adapter}' names an adapter, but this is not a PEFT model")
     for name, module in modules.items():
-        kind = getattr(getattr(module.base, "weight", None), "dtype", "another form")
+        weight = getattr(module.base, "weight", None)
+        kind = getattr(weight, "dtype", "another form")
         if kind not in UNQUANTISED:
             raise ValueError(
                 f"{name}: weights in {kind} cannot take an update; load the base unquantised"
+            )
+        # a subclass packs its values; what is no Parameter is made anew at each use
+        if type(weight) is not nn.Parameter:
+            raise ValueError(
+                f"{name}: its weight is no plain parameter (weight_norm, a packed tensor), and"
+                " cannot take an update: keep the LoRA unmerged, or make it one"
             )
     check_untied(model, {name: module.base for name, module in modules.items()})
     for name, module in modules.items():

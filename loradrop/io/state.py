@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from loradrop.lora.inject import lora_modules
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.peft import adapted_sites, configs
+from loradrop.lora.peft import adapted_sites, configs, peft_parts
 from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.wrappers import clean_name, clean_names
 
@@ -97,6 +97,13 @@ def _base_name(model: nn.Module) -> str | None:
 def _of_peft(model: nn.Module, adapter: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from peft import get_peft_model_state_dict
 
+    if not isinstance(getattr(model, "peft_config", None), dict):
+        prefixes = (prefix for prefix, found in peft_parts(model) if adapter in found)
+        parts = ", ".join(p.removesuffix("base_model.model.").rstrip(".") for p in prefixes)
+        raise ValueError(
+            f"the adapter belongs to a part of the model ({parts}), and PEFT's files hold nothing"
+            " of what is around that: save the part itself"
+        )
     config = deepcopy(configs(model)[adapter])
     config.inference_mode = True
     if config.base_model_name_or_path is None:

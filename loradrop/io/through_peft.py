@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.extras import extra
 from loradrop.io.files import (
     StoredAdapter,
     write_peft_form,
@@ -41,7 +42,8 @@ def is_lora(name: str) -> bool:
 
 def load_with_peft(model: nn.Module, adapter: StoredAdapter, is_trainable: bool) -> nn.Module:
     """Put a PeftModel around a model, and check that it holds exactly the adapter's tensors."""
-    from peft import PeftModel
+    with extra("peft"):
+        from peft import PeftModel
 
     tensors = clean_tensors(model)
     given = {key.removeprefix(PREFIX): value for key, value in adapter.state.items()}

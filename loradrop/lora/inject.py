@@ -43,8 +43,9 @@ def add_lora(
     Raises:
         TypeError: `model` is not a module.
         ValueError: A rank or target that does not fit, whose message lists the linear modules; a
-            module whose parent computes with its weight instead of calling it; LoRA that is there
-            already; DistributedDataParallel or sharding. The model is as it was.
+            module whose parent computes with its weight instead of calling it, or that is in two
+            places; LoRA that is there already; DistributedDataParallel or sharding. The model is as
+            it was.
     """
 
     def wrapped(site: Site, base: nn.Module) -> LoRALinear:
@@ -73,6 +74,7 @@ def wrap(
         )
     sites = find_sites(model, target_modules)
     check_called(model, [site.name for site in sites])
+    _check_held_once(model, sites)
     with unchanged_on_error(model):
         modules = [wrapped(site, model.get_submodule(site.name)) for site in sites]
         model.requires_grad_(False)
@@ -80,6 +82,22 @@ def wrap(
         for site, module in zip(sites, modules, strict=True):
             set_module(model, site.name, module)
     return sites
+
+
+def _check_held_once(model: nn.Module, sites: Iterable[Site]) -> None:
+    """Raise ValueError if a module is in two places, of which LoRA would reach the first alone."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    holders: dict[int, dict[tuple[int, str], str]] = {}  # by module: names, by parent and child
+    for name, module in modules.items():
+        parent, _, child = name.rpartition(".")
+        holders.setdefault(id(module), {}).setdefault((id(modules[parent]), child), name)
+    for site in sites:
+        places = list(holders[id(modules[site.name])].values())
+        if len(places) > 1:
+            raise ValueError(
+                f"{site.name}: the model uses this very module as {places[1]} too, which LoRA would"
+                " not reach: choose other target_modules"
+            )
 
 
 def remove_lora(model: nn.Module, names: Iterable[str] | None = None) -> None:

@@ -18,8 +18,8 @@ class LoRALinear(nn.Module):
     """A frozen linear module with a trainable low-rank update next to it, in that module's place.
 
     Args:
-        base: The linear module. It is frozen. Its weight, bias, widths and other attributes are
-            this module's as well.
+        base: The linear module. It is frozen. Its weight, bias, widths, training mode and other
+            attributes are this module's as well.
         rank: r, from 1 to the smaller of its widths.
         alpha: Positive; the update is scaled by alpha / r.
         dropout: In [0, 1), of the update's input.
@@ -51,6 +51,7 @@ class LoRALinear(nn.Module):
         self.rank, self.alpha = rank, alpha
         self.dropout = nn.Dropout(dropout)
         self.lora_A, self.lora_B = matrices or fresh_matrices(base, rank)
+        self.train(base.training)  # in a model in eval mode its dropout must be off as well
 
     @property
     def scaling(self) -> float:

@@ -43,7 +43,8 @@ def adapted_sites(model: nn.Module, adapter: str | None = None) -> dict[Site, Lo
         raise ValueError("the model holds LoRA of its own and of PEFT: use one of the two")
     if layers:
         adapter = adapter_name(layers.values(), adapter)
-        check_initial(configs(model).get(adapter))
+        for _, by_name in peft_parts(model):
+            check_initial(by_name.get(adapter))
         of_adapter = {name: layer for name, layer in layers.items() if adapter in _adapters(layer)}
         # experts' parameters, which PEFT adapts without a module; where there is nothing else, they
         # are refused
@@ -101,8 +102,7 @@ def skipped_parameters(model: nn.Module, adapter: str | None = None) -> list[str
 
 def configs(model: nn.Module) -> dict[str, Any]:
     """PEFT's config of each adapter of the model, {} for any other model."""
-    found = (getattr(module, "peft_config", None) for module in model.modules())
-    return next((config for config in found if isinstance(config, dict)), {})
+    return next((by_name for _, by_name in peft_parts(model)), {})
 
 
 def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
@@ -127,30 +127,49 @@ def adapter_name(layers: Iterable[Any], adapter: str | None) -> str:
 def activated(model: nn.Module, loras: Collection[LoRA]) -> Iterator[None]:
     """Use a PEFT adapter inside the block, and put the active adapters back afterwards.
 
-    An adapter that is active already stays beside the others; any other is used alone.
+    An adapter that is active already stays beside the others; any other is used alone, with its own
+    copies of the modules that it trains (modules_to_save).
 
     Raises:
-        ValueError: The model's adapters are disabled, so a layer would not see the inputs of
-            training.
+        ValueError: The model's adapters are disabled, or another one is merged into the weights, so
+            that a layer would not see the inputs of training.
     """
     peft = [lora for lora in loras if isinstance(lora, PeftLoRA)]
     if any(lora.layer.disable_adapters for lora in peft):
         raise ValueError("the model's adapters are disabled: enable them first")
+    check_unmerged(model, {lora.adapter for lora in peft})
     if all(lora.adapter in lora.layer.active_adapters for lora in peft):
         yield
         return
-    layers = list(peft_layers(model).values())
-    before = [list(layer.active_adapters) for layer in layers]
-    flags = {p: p.requires_grad for layer in layers for p in layer.parameters()}
+    with used_alone(model, peft[0].adapter):
+        yield
+
+
+@contextmanager
+def used_alone(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Let a PEFT adapter be the active one inside the block, with its own saved modules."""
+    # not set_adapter, which also changes what trains
+    parts: list[Any] = [m for m in model.modules() if hasattr(m, "_active_adapter")]
+    before = [part._active_adapter for part in parts]
     try:
-        for layer in layers:
-            layer.set_adapter(peft[0].adapter)
+        for part in parts:
+            # of a module that only other adapters train, the base's own is used
+            known = getattr(part, "_adapters", [adapter])
+            part._active_adapter = adapter if adapter in known else []
         yield
     finally:
-        for layer, names in zip(layers, before, strict=True):
-            layer.set_adapter(names)
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
+        for part, names in zip(parts, before, strict=True):
+            part._active_adapter = names
+
+
+def check_unmerged(model: nn.Module, allowed: Collection[str]) -> None:
+    """Raise ValueError if an adapter of PEFT other than these is merged into a weight."""
+    for name, layer in peft_layers(model).items():
+        others = sorted(set(layer.merged_adapters).difference(allowed))
+        if others:
+            raise ValueError(
+                f"{name}: adapter '{others[0]}' is merged into the weights; unmerge it first"
+            )
 
 
 def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None:
@@ -170,26 +189,37 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
                 del container[adapter]
         if not _adapters(layer):
             set_module(model, name, layer.get_base_layer())
-    if config is not None:
-        prefix = base_prefix(model)
-        layers = peft_layers(model)
-        config.target_modules = {
-            n.removeprefix(prefix)
-            for n, layer in layers.items()
-            if adapter in _adapters(layer) and not is_of_parameter(layer)
-        }
-        config.layers_to_transform = config.layers_pattern = None
+    left = {
+        n
+        for n, layer in peft_layers(model).items()
+        if adapter in _adapters(layer) and not is_of_parameter(layer)
+    }
+    for prefix, by_name in peft_parts(model):
+        if adapter in by_name:
+            own = by_name[adapter]
+            own.target_modules = {n.removeprefix(prefix) for n in left if n.startswith(prefix)}
+            own.layers_to_transform = own.layers_pattern = None
 
 
-def base_prefix(model: nn.Module) -> str:
-    """Return the prefix of the base model's module names, `base_model.model.` in a PeftModel."""
-    base: Any = next(
-        (m for m in model.modules() if isinstance(getattr(m, "peft_config", None), dict)), model
-    )
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    return next(
-        (f"{name}." if name else "" for name, module in model.named_modules() if module is base), ""
-    )
+def peft_parts(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """Find what PEFT has adapted: the whole model, or parts of it (two towers).
+
+    Args:
+        model: Any model.
+
+    Returns:
+        For each part the prefix of its base model's module names (`base_model.model.` in a
+        PeftModel), and PEFT's config of each adapter.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    parts: dict[int, tuple[str, dict[str, Any]]] = {}
+    for module in model.modules():
+        found = getattr(module, "peft_config", None)
+        if isinstance(found, dict) and id(found) not in parts:  # the base model holds it as well
+            base: Any = module
+            base = base.get_base_model() if hasattr(base, "get_base_model") else base
+            parts[id(found)] = f"{names[id(base)]}.".lstrip("."), found
+    return list(parts.values())
 
 
 def _adapters(layer: Any) -> list[str]:

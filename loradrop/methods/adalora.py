@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loradrop.extras import extra
 from loradrop.lora.sites import Site, as_list, find_sites
 from loradrop.methods.base import Method, Probe
 from loradrop.methods.budgets import check_schedule
@@ -75,7 +76,8 @@ class AdaLoRA(Method):
         self.tuner: Any = None  # PEFT's AdaLoraModel
 
     def install(self, model: nn.Module) -> None:
-        from peft import AdaLoraConfig, AdaLoraModel  # late: the import takes seconds
+        with extra("peft"):  # late: the import takes seconds
+            from peft import AdaLoraConfig, AdaLoraModel
 
         self.sites = find_sites(model, self.target_modules)
         for site in self.sites:

@@ -19,6 +19,7 @@ import transformers
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from loradrop.extras import extra
 from loradrop.methods.virtual_tokens import VirtualTokens
 
 # Transformers' name of the argument: from 5.24 on, and before
@@ -57,7 +58,8 @@ class PrefixTuning(VirtualTokens):
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """Return the float32 prefix: n rows of (layers, 2, key/value heads, d_head)."""
-        from peft import PrefixEncoder, PrefixTuningConfig  # late: the import takes seconds
+        with extra("peft"):  # late: the import takes seconds
+            from peft import PrefixEncoder, PrefixTuningConfig
 
         if cache_argument(encoder) is None:
             raise ValueError(

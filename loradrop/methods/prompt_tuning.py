@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from loradrop.extras import extra
 from loradrop.methods.virtual_tokens import VirtualTokens
 
 
@@ -27,7 +28,8 @@ class PromptTuning(VirtualTokens):
 
     def holder(self, encoder: PreTrainedModel) -> nn.Module:
         """Return the float32 embeddings (n, d_embedding)."""
-        from peft import PromptEmbedding, PromptTuningConfig  # late: the import takes seconds
+        with extra("peft"):  # late: the import takes seconds
+            from peft import PromptEmbedding, PromptTuningConfig
 
         words = encoder.get_input_embeddings()
         config = PromptTuningConfig(

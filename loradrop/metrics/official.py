@@ -4,7 +4,7 @@ A task of that data names its class (`official_metric`); the keys below are adde
 metric. Values are fractions unless said otherwise.
 
 E2E (github.com/tuetschek/e2e-metrics, as LoRA calls it: `measure_scores.py -p`)
-    e2e_bleu, e2e_nist        mteval-v13a: case does not count; NIST is no fraction (about 8)
+    e2e_bleu, e2e_nist        metrics/mteval.py: case does not count; NIST is no fraction (about 8)
     e2e_rouge_l, e2e_cider    COCO's captions (metrics/coco.py); CIDEr is no fraction (about 2)
 LoRADart (microsoft/LoRA, examples/NLG: gpt2_decode.py --tokenize --lower --ref_num 6, eval.py)
     dart_bleu                 multi-bleu-detok.perl
@@ -15,13 +15,16 @@ Gsm8kRule (openai/grade-school-math, dataset.py)
 StemmedRouge (cylnlp/DialogSum, Baseline/bart_train.py; usual for XSum)
     stemmed_rouge1, stemmed_rouge2, stemmed_rouge_l
                               rouge_score with its stemmer, mean over all pairs of a text and one
-                              reference, i.e. of the script's results for summary1 to summary3
+                              reference, i.e. of the script's results for summary1 to summary3;
+                              the script prints the median of resampled means in its place
 SquadAnswer (SQuAD v1.1's evaluate-v1.1.py)
     exact_match, f1           without case, punctuation and articles; over references the best
 
-Known differences: LoRA merges DART's entries with the same triples before it takes six references,
-here each entry is a row. Its TER is pyter's, which finds fewer shifts than sacrebleu's, so its rate
-is higher (46.4 where ours is 43.5 on sentences of E2E). Its chrF++ is not in its tables.
+Known differences: LoRA's copy of E2E has blanks around all marks of sources and references, here
+the references are as published. LoRA merges DART's entries with the same triples before it takes
+six references, here each entry is a row. Its TER is pyter's, which finds fewer shifts than
+sacrebleu's, so its rate is higher (46.4 where ours is 43.5 on sentences of E2E). Its chrF++ is not
+in its tables.
 """
 
 from __future__ import annotations
@@ -34,8 +37,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from loradrop.metrics import coco
-from loradrop.metrics.nist import nist
+from loradrop.metrics import coco, mteval
 from loradrop.metrics.text import TextMetric, corpus_bleu, streams
 
 T = TypeVar("T")
@@ -52,8 +54,8 @@ class E2EChallenge(TextMetric):
         tokens = [coco.words(text) for text in predictions]
         others = [[coco.words(text) for text in texts] for texts in references]
         return {
-            "e2e_bleu": corpus_bleu(predictions, references, lowercase=True, smooth_method="none"),
-            "e2e_nist": nist(predictions, references),
+            "e2e_bleu": mteval.bleu(predictions, references),
+            "e2e_nist": mteval.nist(predictions, references),
             "e2e_rouge_l": coco.rouge_l(tokens, others),
             "e2e_cider": coco.cider(tokens, others),
         }
@@ -90,6 +92,8 @@ class Gsm8kRule(TextMetric):
 
 class StemmedRouge(TextMetric):
     """`stemmed_rouge1`, `stemmed_rouge2`, `stemmed_rouge_l`, over all pairs."""
+
+    latin = True
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         from rouge_score.rouge_scorer import RougeScorer

@@ -52,20 +52,37 @@ class TextMetric(OfflineMetric):
     """Base class. It checks the references and drops blank ones from rows that have others."""
 
     layout = None
+    latin = False  # whether it counts words of Latin letters and digits alone
 
     def _features(self) -> Features:
         return Features({"predictions": Value("string"), "references": List(Value("string"))})
 
     def _compute(self, *, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        """Raise ValueError if there are no predictions, or a row has no reference."""
         if len(predictions) == 0:
             raise ValueError(f"{type(self).__name__}: there are no predictions to score.")
+        scores = self._scores(predictions, self.usable(references))
+        return {key: float(value) for key, value in scores.items()}
+
+    def usable(self, references: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Return the references that are not blank.
+
+        Raises:
+            ValueError: A row has none, or a reference has no letter that the metric counts, so that
+                its score would always be 0.
+        """
+        name = type(self).__name__
         kept = [[text for text in texts or () if text and text.strip()] for texts in references]
-        if [] in kept:
-            raise ValueError(
-                f"{type(self).__name__}: row {kept.index([]) + 1} of {len(kept)} has no reference."
-            )
-        return {key: float(value) for key, value in self._scores(predictions, kept).items()}
+        for row, texts in enumerate(kept, start=1):
+            if not texts:
+                raise ValueError(f"{name}: row {row} of {len(kept)} has no reference.")
+            strange = [text for text in texts if self.latin and not LATIN.search(text)]
+            if strange:
+                raise ValueError(
+                    f"{name}: ROUGE counts words of Latin letters and digits, and a reference of "
+                    f"row {row} has none: {strange[0][:60]!r}. Take another task.metric for such "
+                    "texts."
+                )
+        return kept
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         raise NotImplementedError
@@ -75,6 +92,8 @@ class TextOverlap(TextMetric):
     """`bleu` and `rouge_l` over all references; `char_bleu4`, `rouge_l_single` and
     `llama_factory_rouge_l` over each alone.
     """
+
+    latin = True
 
     def _scores(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         best, single = rouge_l(predictions, references)
@@ -136,19 +155,9 @@ def rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
 
     Returns:
         The mean over rows of the best reference, and the mean over all pairs.
-
-    Raises:
-        ValueError: A reference has no Latin letter or digit, so its score would always be 0.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    for row, texts in enumerate(references, start=1):
-        for text in texts:
-            if not LATIN.search(text):
-                raise ValueError(
-                    f"ROUGE-L counts words of Latin letters and digits, and a reference of row "
-                    f"{row} has none: {text[:60]!r}. Take another task.metric for such texts."
-                )
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
     pairs = [
         [scorer.score(text, prediction)["rougeL"].fmeasure for text in texts]
@@ -181,7 +190,8 @@ def char_bleu4(predictions: Sequence[str], references: Sequence[Sequence[str]]) 
 def llama_factory_rouge_l(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """ROUGE-L F1 as LLaMA-Factory has it, mean over all pairs, 0 to 1.
 
-    Its tokens (jieba's of English) keep case and punctuation; a number keeps its decimals.
+    Its tokens (jieba's of English) keep case and punctuation; a number keeps its decimals. Words
+    that jieba knows as a whole, such as C++ and Chinese ones, are taken apart here.
     """
     split = LLAMA_FACTORY_TOKENS.findall
     scores = []

@@ -71,7 +71,7 @@ def load_metric(name: str) -> evaluate.Metric:
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"task.metric: there is no metric {name}") from error
+        raise ValueError(f"task.metric: there is no metric {name} ({error})") from error
     if not (isinstance(found, type) and issubclass(found, evaluate.EvaluationModule)):
         raise ValueError(f"task.metric: {name} is no class of a metric (evaluate.Metric)")
     return found()
@@ -96,6 +96,9 @@ class Task:
             raise ValueError(
                 f"task.primary: {self.metric} gives {', '.join(scores)}, not '{self.primary}'"
             )
+
+    def check_references(self, splits: Splits) -> None:
+        """Raise ValueError if a metric cannot score the rows for evaluation."""
 
     def load(self, data: Path | None) -> Splits:
         """Read the rows.
@@ -161,14 +164,14 @@ class Task:
 
     def _computed(self, predictions: Values, references: Values) -> dict[str, float]:
         """Return the task's scores and the official ones."""
-        names = (self.metric, *([self.official_metric] if self.official_metric else []))
         return {
             key: float(value)
-            for name in names
-            for key, value in load_metric(name)
-            .compute(predictions=predictions, references=references)
-            .items()
+            for metric in self._metrics()
+            for key, value in metric.compute(predictions=predictions, references=references).items()
         }
+
+    def _metrics(self) -> list[evaluate.Metric]:
+        return [load_metric(name) for name in (self.metric, self.official_metric) if name]
 
     def _made_up(self) -> tuple[Values, Values]:
         """Return two predictions and their references, to try a metric on."""

@@ -4,8 +4,8 @@ The files have two columns, `mr` and `ref`, and one row for each description:
 
     "name[The Anchor], eatType[pub], area[riverside]",The Anchor is a pub by the river.
 
-Sources are written as in the data of the LoRA paper's scripts: `name : The Anchor | Type : pub |
-area : riverside`.
+Sources are written as in the data of the LoRA paper's scripts, but without the blanks that these
+have around every mark (`20 - 25`): `name : The Anchor | Type : pub | area : riverside`.
 """
 
 from __future__ import annotations

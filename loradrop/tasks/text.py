@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from datasets import Dataset, Features, List, Value
 
 from loradrop.sampling import quantile_bins
-from loradrop.tasks.base import FITS, LITERAL, NEEDED, Task, Values
+from loradrop.tasks.base import FITS, LITERAL, NEEDED, Splits, Task, Values
 
 SOURCE, TARGET, REFERENCES = "source", "target", "references"
 LABELS = "labels"  # of encoded rows
@@ -58,6 +58,12 @@ class TextTask(Task):
 
     def prompt(self, source: str) -> str:
         return self.template.replace(SLOT, source)
+
+    def check_references(self, splits: Splits) -> None:
+        for metric in self._metrics():
+            if usable := getattr(metric, "usable", None):  # a metric of the user has no such method
+                for rows in splits.evaluation.values():
+                    usable(rows[REFERENCES][:])
 
     def encode(self, rows: Mapping[str, list], tokenizer: Any, max_length: int) -> dict[str, list]:
         """Tokenise a batch of rows. Rows with a `target` are training rows.

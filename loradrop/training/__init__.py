@@ -1,0 +1,3 @@
+from loradrop.extras import require
+
+require("experiments", "datasets", "pytorch_lightning")

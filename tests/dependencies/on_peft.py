@@ -51,9 +51,10 @@ def _():
         "adapter_layer_names",
         "other_param_names",
         "active_adapters",
+        "_active_adapter",
         "disable_adapters",
+        "merged_adapters",
         "get_base_layer",
-        "set_adapter",
     )
     assert layer.lora_A["default"].weight.shape == (2, 32) and layer.lora_B[
         "default"
@@ -96,6 +97,21 @@ def _():
         "layers_pattern",
         "init_lora_weights",
     )
+
+
+@relies_on(
+    "peft",
+    "_active_adapter",
+    "a module of modules_to_save knows its adapters, and uses its own where none is active",
+)
+def _():
+    wrapper = peft_model(modules_to_save=["classifier"]).base_model.model.classifier
+    x = torch.zeros(1, 1, 32)
+    assert wrapper._active_adapter in ("default", ["default"]) and wrapper._adapters == {"default"}
+    torch.nn.init.ones_(wrapper.modules_to_save["default"].out_proj.bias)
+    assert not torch.equal(wrapper(x), wrapper.original_module(x))
+    wrapper._active_adapter = []
+    assert torch.equal(wrapper(x), wrapper.original_module(x))
 
 
 @relies_on(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from loradrop.importance.importance import Importance
 from loradrop.plan import SharingPlan
 
 
@@ -33,3 +36,14 @@ def test_a_plan_is_saved_with_what_was_never_adapted(tmp_path):
         plan.save(tmp_path / "plan.json")
         again = SharingPlan.load(tmp_path / "plan.json")
         assert (again, again.never_adapted) == (plan, never)
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    plan = SharingPlan({"query": (0,)}, {"query": (1,)}, True, 2, 2)
+    importance = Importance({"query": {0: 1.0}}, {"query": {0: 8}})
+    plan.save(tmp_path / "plan.json")
+    importance.save(tmp_path / "importance.json")
+    with pytest.raises(ValueError, match=r"importance\.json holds no plan"):
+        SharingPlan.load(tmp_path / "importance.json")
+    with pytest.raises(ValueError, match=r"plan\.json holds no importances"):
+        Importance.load(tmp_path / "plan.json")

@@ -81,6 +81,15 @@ def test_scores_are_binned_by_quantiles():
     assert [bins[i] for i in order] == sorted(bins)
 
 
+def test_scores_that_are_not_binned_are_refused():
+    """Each would be a stratum of its own, and the sample the whole training set."""
+    scores = [i / 40 for i in range(200)]
+    with pytest.raises(ValueError, match=r"200 different ones such as 0\.0: bin them first"):
+        stratified_sample(scores, 0.1)
+    assert len(stratified_sample(quantile_bins(scores), 0.1)) == 20
+    assert len(stratified_sample([0.0, 1.0] * 100, 0.1)) == 20  # classes
+
+
 def test_equal_values_share_a_bin():
     bins = quantile_bins([0.0] * 90 + [5.0] * 10, 10)
     assert len(set(bins[:90])) == 1 and len(set(bins)) == 2

@@ -147,6 +147,11 @@ def test_without_sharing_the_others_cost_nothing():
         ({"threshold": 1.1}, "threshold must lie"),
         ({"parameter_ratio": -0.5}, r"parameter_ratio must lie in \(0, 1\], got -0.5"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"num_layers": 2.5}, "num_layers must be a whole number, got 2.5"),
+        (
+            {"num_layers": 1, "ranking": {"query": dict.fromkeys(range(6), 1.0)}},
+            "ranking must have the layers of the importance; not in both: value 0, ",
+        ),
         ({"num_layers": 7}, "num_layers must not exceed the 6 layers there are, got 7"),
         (
             {"num_layers": 2, "threshold": 0.9},
@@ -189,7 +194,7 @@ def test_k_layers_of_each_type_or_of_all():
 @pytest.mark.parametrize("values", [[0, 0], [float("nan"), 1], [float("inf"), 1]])
 @pytest.mark.parametrize("across_module_types", [True, False])
 def test_importances_that_say_nothing_are_refused(values, across_module_types):
-    with pytest.raises(ValueError, match=r"are zero|is not finite"):
+    with pytest.raises(ValueError, match=r"^q: all .* are zero|^q [01]: .* is not finite"):
         select(importance(q=values), threshold=0.9, across_module_types=across_module_types)
 
 

@@ -37,6 +37,8 @@ def test_mistakes_are_said_before_training(tmp_path):
         loradrop.LoRADropTrainerCallback([], num_layers=1, average_over="mean")
     with pytest.raises(TypeError, match="batches must be an iterable of batches, got a single one"):
         loradrop.LoRADropTrainerCallback(rows()[0], num_layers=1)
+    with pytest.raises(TypeError, match="batches must be an iterable of batches, got NoneType"):
+        loradrop.LoRADropTrainerCallback(None, num_layers=1)
     with pytest.raises(TypeError, match="unexpected keyword argument 'joint'"):
         loradrop.LoRADropLightningCallback([], num_layers=1, joint=True)
     callback = loradrop.LoRADropTrainerCallback([], num_layers=1, epochs=1)
@@ -79,6 +81,32 @@ def test_lightning_tries_a_few_steps_of_a_longer_training(tmp_path):
             Module(ours()), DataLoader(rows(), BATCH)
         )
     assert callback.plan is None
+
+
+def test_another_model_is_measured_again_and_the_same_one_is_not(tmp_path):
+    """Trials, folds, and a second training of a model that shares."""
+    schedule = {"steps": 1, "num_layers": 1}
+    trials = loradrop.LoRADropTrainerCallback(DataLoader(rows(), BATCH), **schedule)
+    folds = loradrop.LoRADropLightningCallback(DataLoader(rows(), BATCH), "model", **schedule)
+
+    def trial(model):
+        options = arguments(tmp_path, max_steps=2)
+        Ordered(model, options, train_dataset=rows(), callbacks=[trials]).train()
+
+    def fold(model):
+        lightning(tmp_path, 1, folds, limit_train_batches=2).fit(
+            Module(model), DataLoader(rows(), BATCH)
+        )
+
+    for callback, train in ((trials, trial), (folds, fold)):
+        found = []
+        for model in (ours(), ours()):
+            train(model)
+            assert loradrop.plan_of(model) == callback.plan
+            found.append(callback.importance)
+            train(model)
+            assert callback.importance is found[-1]
+        assert found[0] is not found[1]
 
 
 class Stop(TrainerCallback):

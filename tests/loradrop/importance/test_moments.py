@@ -13,6 +13,7 @@ from torch import nn
 from loradrop.importance.moments import (
     EXAMPLES,
     TOKENS,
+    Moment,
     MomentAccumulator,
     evaluating,
     hooked,
@@ -158,3 +159,9 @@ def test_tensors_are_found_and_moved_in_what_batches_are_made_of():
     assert moved["a"].is_meta and moved["b"][0].is_meta and moved["b"][1][0].is_meta
     assert moved["b"][1][1] == "text" and moved["c"] is None
     assert to_device({"a": x}, torch.device("meta"))["a"].is_meta
+
+
+def test_a_device_without_float64_leaves_its_sums_to_the_cpu():
+    moment = Moment(3, torch.device("mps"))
+    assert {part.device.type for part in (moment.sum, moment.weight, moment.tokens)} == {"cpu"}
+    assert moment.sum.dtype == moment.weight.dtype == torch.float64

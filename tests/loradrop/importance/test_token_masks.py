@@ -173,6 +173,37 @@ def test_experts_can_be_measured_where_nothing_is_padding():
         loradrop.measure(model, [{"input_ids": ids, "attention_mask": mask}])
 
 
+class Torchlike(nn.Module):
+    """Its mask is torch's: true for what is padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(60, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, input_ids, key_padding_mask=None):
+        x = self.words(input_ids)
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return x.masked_fill(key_padding_mask[..., None], 0).sum()
+
+
+def test_a_mask_of_unknown_meaning_is_refused():
+    torch.manual_seed(0)
+    model, (ids, mask) = adapted(Torchlike(), ["0", "1"]), text()
+    given = {"input_ids": ids, "key_padding_mask": mask == 0}
+    message = r"key_padding_mask \(3, 5\) of a batch may say what is padding.* give token_mask"
+    for batch in (given, list(given.values())):
+        with pytest.raises(ValueError, match=message):
+            loradrop.measure(model, [batch])
+    told = loradrop.measure(model, [given], token_mask=lambda batch: ~batch["key_padding_mask"])
+    agree(told, explicit(model, given, lambda name, x: mask))
+    everything = explicit(model, given, lambda name, x: None)
+    agree(loradrop.measure(model, [given], token_mask={"": None}), everything)
+    nothing = {"input_ids": ids, "key_padding_mask": torch.zeros_like(mask).bool()}
+    agree(loradrop.measure(model, [nothing]), everything)
+
+
 def test_lineage_of_single_operations():
     layer = nn.Linear(4, 4)
     layer.register_buffer("table", torch.ones(3, 4))

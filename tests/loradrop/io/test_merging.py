@@ -104,6 +104,35 @@ def test_only_the_merged_adapter_counts(adapter):
     torch.testing.assert_close(loradrop.merge(model, adapter)(ids).logits, expected)
 
 
+@pytest.mark.parametrize("saved", [["classifier"], None])
+def test_the_merged_adapter_brings_its_own_head(saved, batch):
+    """Not that of the active one; the base's where it has none."""
+    model = get_peft_model(
+        tiny_model(),
+        LoraConfig(target_modules=["query"], modules_to_save=["classifier"]),
+    ).eval()
+    model.add_adapter("second", LoraConfig(target_modules=["query"], modules_to_save=saved))
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.add_(0.01 * (i % 7))
+    model.set_adapter("second")
+    expected = model(**batch).logits
+    model.set_adapter("default")
+    torch.testing.assert_close(loradrop.merge(model, "second")(**batch).logits, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+def test_a_weight_that_is_computed_is_not_merged(normed):
+    model = own_of(tied_llama(), "q_proj")
+    last = list(lora_modules(model).values())[-1]
+    normed(last.base)
+    before = values(model)
+    with pytest.raises(ValueError, match=r"2\.self_attn\.q_proj: its weight is no plain parameter"):
+        loradrop.merge(model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_a_loralib_checkpoint_does_not_change_a_tied_weight(batch):
     own = own_of(tied_llama(), "q_proj")
     loras = {n: p.detach() for n, p in own.state_dict().items() if "lora_" in n}

@@ -163,3 +163,16 @@ def test_a_refused_merge(kind):
         with pytest.raises(ValueError, match="cannot take an update"):
             loradrop.merge(model)
         assert types == {name: type(module) for name, module in model.named_modules()}
+
+
+def test_the_adapter_of_a_part_is_saved_from_that_part(tmp_path):
+    model = nn.Module()
+    model.encoder, model.head = peft_model(), nn.Linear(2, 2)
+    assert_refused(
+        model,
+        lambda: loradrop.save_pretrained(model, tmp_path / "adapter"),
+        ValueError,
+        r"belongs to a part of the model \(encoder\), .*: save the part itself",
+    )
+    assert not (tmp_path / "adapter").exists()
+    loradrop.save_pretrained(model.encoder, tmp_path / "adapter")

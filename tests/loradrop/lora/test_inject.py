@@ -148,6 +148,18 @@ def test_a_model_that_holds_lora_is_refused():
         remove_lora(model, ["roberta.pooler"])
 
 
+def test_a_module_in_two_places_is_refused():
+    one = nn.Linear(8, 8)
+    twice = nn.ModuleList(nn.ModuleDict({"q": one}) for _ in range(2))
+    with pytest.raises(ValueError, match=r"0\.q: the model uses this very module as 1\.q too"):
+        add_lora(twice, rank=2, target_modules="q")
+    assert twice[0]["q"] is twice[1]["q"] is one and one.weight.requires_grad
+    layer = nn.ModuleDict({"q": nn.Linear(8, 8)})
+    again = nn.ModuleList([layer, layer])  # a layer that is applied twice, with its LoRA
+    add_lora(again, rank=2, target_modules="q")
+    assert isinstance(again[1]["q"], LoRALinear)
+
+
 class Pipeline(nn.Sequential):
     """An encoder and what follows it, as sentence-transformers and timm put them."""
 
@@ -201,3 +213,11 @@ def test_dropout_acts_in_training_only():
     x = torch.randn(3, 16)
     assert not torch.equal(module.train()(x), module(x))
     assert torch.equal(module.eval()(x), module(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_lora_has_the_mode_of_what_it_is_put_into(training):
+    """from_pretrained of transformers returns eval mode: dropout must not be on there."""
+    model = tiny_model().train(training)
+    add_lora(model, rank=4, dropout=0.5)
+    assert {module.training for module in model.modules()} == {training}

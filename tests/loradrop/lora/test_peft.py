@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import get_peft_model_state_dict
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from loradrop.importance.measurement import measure
+from loradrop.importance.measurement import measure, uniform
 from loradrop.lora.inject import add_lora, lora_modules
 from loradrop.plan import SharingPlan
 from loradrop.selection import select
@@ -141,6 +141,36 @@ def test_an_adapter_is_measured_and_shared_by_name(batch):
     assert len(left) == 1 and left.pop().endswith("2.attention.self.query")
     model.set_adapter("default")
     assert len(measured(measure(model, [batch]))) == 6
+
+
+def test_an_adapter_is_measured_with_the_modules_that_it_has_trained(batch):
+    """Another adapter's embeddings would give other inputs."""
+    model = wrapped(modules_to_save=["word_embeddings"])
+    for name, saved in (("second", ["word_embeddings"]), ("third", None)):
+        model.add_adapter(name, LoraConfig(r=4, target_modules=["query"], modules_to_save=saved))
+    with_values(model, seed=2)
+    embeddings = model.base_model.model.roberta.embeddings.word_embeddings
+    for i, copied in enumerate(embeddings.modules_to_save.values()):
+        torch.nn.init.constant_(copied.weight[5:], i + 1.0)
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    found = {name: measure(model, [batch], adapter=name) for name in ("second", "third")}
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+    assert embeddings.active_adapters == model.active_adapters == ["default"]
+    for name, importance in found.items():
+        model.set_adapter(name)
+        assert measured(measure(model, [batch])) == measured(importance)
+
+
+def test_two_parts_that_peft_has_adapted(batch, tmp_path):
+    """Each has a config of its own, by which PEFT loads what is left."""
+    model = torch.nn.ModuleDict({"text": wrapped(), "image": wrapped("llama")})
+    plan = select(uniform(model), num_layers=1, share=False)
+    share(model, plan)
+    for name, family in (("text", "roberta"), ("image", "llama")):
+        model[name].save_pretrained(tmp_path / name)
+        loaded = PeftModel.from_pretrained(tiny_model(family), tmp_path / name)
+        assert len(layers_of(loaded)) == len(layers_of(model[name])) == 2
+        assert torch.equal(loaded(**batch).logits, model[name](**batch).logits)
 
 
 def explicit_of_named(model, batch, adapter):

@@ -11,6 +11,7 @@ from helpers.peft_models import measured, plan_for, wrapped
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
 from loradrop.importance.measurement import measure
+from loradrop.io.merging import merge
 from loradrop.lora.inject import add_lora
 from loradrop.plan import SharingPlan
 from loradrop.sharing import plan_of, share
@@ -85,6 +86,24 @@ def test_errors_are_single_messages(batch):
         ValueError, match="adapter='default' names an adapter, but this is not a PEFT model"
     ):
         measure(ours, [batch], adapter="default")
+
+
+def test_an_adapter_beside_one_that_is_merged(batch):
+    """PEFT does not apply an adapter where another one is merged."""
+    model = wrapped()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["query", "value"]))
+    model.merge_adapter(["second"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for act in (lambda: measure(model, [batch]), lambda: merge(model)):
+        with pytest.raises(
+            ValueError,
+            match=r"0\.attention\.self\.query: adapter 'second' is merged .*; unmerge it",
+        ):
+            act()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    model.unmerge_adapter()
+    model.merge_adapter()
+    assert measured(measure(model, [batch]))  # its own is no hindrance: the inputs are the same
 
 
 def test_batches_in_several_forms(batch):

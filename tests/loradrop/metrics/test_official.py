@@ -1,7 +1,7 @@
 """The official scores against cases counted by hand, and against what the authors' programs print.
 
-PRINTED was made once, on TEXTS: by e2e-metrics' pymteval.py, pycocoevalcap 1.2 with Stanford's
-tokenizer, jieba 0.42.1 with rouge-chinese 1.0.3, and pyter3 0.3.
+PRINTED and PRINTED_OF_ODD were made once, on TEXTS and ODD: by e2e-metrics' pymteval.py,
+pycocoevalcap 1.2 with Stanford's tokenizer, jieba 0.42.1 with rouge-chinese 1.0.3, and pyter3 0.3.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import pytest
 
 from loradrop.metrics import coco, official
-from loradrop.metrics.nist import nist
+from loradrop.metrics.mteval import bleu, nist
 from loradrop.metrics.text import TextOverlap
 
 TEXTS = {
@@ -39,6 +39,23 @@ PRINTED = {
     "char_bleu4": 0.5644797968471216,
     "dart_ter": 0.49583333333333335,
 }
+# empty, short, in capitals, not Latin, with typographic marks
+ODD = {
+    "": ["Nothing."],
+    "A PUB.": ["a pub", "A cheap pub, it is."],
+    "\u6771\u4eac \u2014 Caf\u00e9 \u201cMill\u201d isn\u2019t cheap!!": [
+        '\u6771\u4eac: the Caf\u00e9 "Mill" isn\'t cheap.',
+        "\u041c\u043e\u0441\u043a\u0432\u0430",
+    ],
+    "...": ["The Mill, 5/5, and/or the pub: \u20ac20\u2026"],
+    "the mill serves French food by the river": ["The Mill serves french food near it"],
+}
+PRINTED_OF_ODD = {
+    "e2e_bleu": 0.17560288209724795,
+    "e2e_nist": 1.4376808071451288,
+    "e2e_rouge_l": 0.5063843236409608,
+    "e2e_cider": 2.417798572920497,
+}
 
 
 def scored(metric, texts):
@@ -52,6 +69,7 @@ def test_the_authors_programs_print_the_same():
         for key, value in scored(metric, TEXTS).items()
     }
     assert {key: found[key] for key in PRINTED} == pytest.approx(PRINTED, rel=1e-7)
+    assert scored(official.E2EChallenge, ODD) == pytest.approx(PRINTED_OF_ODD, rel=1e-9)
 
 
 def test_case_does_not_count_for_e2e():
@@ -69,6 +87,7 @@ def test_rouge_l_of_coco_takes_precision_and_recall_from_different_references():
     value = coco.rouge_l([list("abcdef")], [[list("ab"), list("abcdxyzw")]])
     assert value == pytest.approx(2.44 * (4 / 6) * 1 / (1 + 1.44 * (4 / 6)))
     assert coco.rouge_l([[]], [[["a"]]]) == coco.rouge_l([["b"]], [[["a"]]]) == 0.0
+    assert coco.rouge_l([[]], [[["a"], []]]) == 1.0  # two empty texts
 
 
 def test_nist_by_hand():
@@ -77,6 +96,16 @@ def test_nist_by_hand():
     # a single reference holds only one a, and 2 of 3 words halve the score
     assert nist(["a a"], [["a b c"]]) == pytest.approx(math.log2(3 / 1) / 2 * 0.5)
     assert nist([""], [["a"]]) == 0.0
+
+
+def test_short_texts_take_ngrams_away_as_in_e2e_metrics_but_never_those_that_are_right():
+    # 6 of 6 + 2 words, 4 of 5 + 1 pairs, 2 of 4 + 0 trigrams, 1 of 3 - 1 4-grams
+    texts = ["a b c d x a", "A B"], [["a b c d"], ["a b"]]
+    assert bleu(*texts) == pytest.approx((6 / 8 * 4 / 6 * 2 / 4 * 1 / 2) ** 0.25)
+    # with two empty ones there would be 3 - 2 - 2 4-grams
+    texts = ["a b c d e f", "", ""], [["a b c d e f"], ["g"], ["g"]]
+    assert bleu(*texts) == pytest.approx((6 / 8) ** 0.25)
+    assert nist(*texts) == pytest.approx(6 / 8 * math.log2(8 / 1))  # longer ones tell nothing new
 
 
 def test_cider_by_hand():
@@ -94,7 +123,10 @@ def test_cider_by_hand():
     [
         ("It isn't cheap. The Mill's kid-friendly!", "it is n't cheap the mill 's kid-friendly"),
         ("for \u00a320-\u00a325 (5 out of 5)", "for # 20 # 25 -lrb- 5 out of 5 -rrb-"),
-        ("One -- two... three; \u201cfour\u201d", "one two three \u201c four \u201d"),
+        ("One -- two... three; \u201cfour\u201d", "one two three four"),
+        ("\u2018It isn\u2019t\u2019 a \u2013 b\u2026 c\u2014d", "it is n't a b c d"),
+        ("not family -friendly, -5", "not family friendly -5"),
+        ("5/5 and/or \u20ac5!!! Why?! Oh! So?", "5/5 and/or $ 5 !!! why ?! oh so"),
     ],
 )
 def test_words_of_coco(text, words):
@@ -138,6 +170,12 @@ def test_rouge_of_the_summaries_is_stemmed_and_ours_is_not():
     )
     assert scored(TextOverlap, texts)["rouge_l"] == pytest.approx(4 / 7)
     assert scored(TextOverlap, texts)["rouge_l_single"] == pytest.approx(4 / 7 / 2)
+
+
+@pytest.mark.parametrize("text", ["\u4f60\u597d", "\u043f\u0440\u0438\u0432\u0435\u0442", "?!"])
+def test_rouge_of_summaries_without_latin_letters_is_an_error_not_0(text):
+    with pytest.raises(ValueError, match="StemmedRouge: ROUGE counts words of Latin letters"):
+        scored(official.StemmedRouge, {text: [text]})
 
 
 def test_llama_factory_counts_case_and_punctuation():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 from conftest import ROOT
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 
 from experiments.config.identity import identity, run_id
 from experiments.config.schema import CONF
+from loradrop.tasks.base import Splits
+from loradrop.tasks.text import evaluation_rows, training_rows
 
 
 def make(name, **changes):
@@ -86,6 +89,16 @@ def test_articles_come_from_local_files_alone(tmp_path):
     assert splits.train[:] == {"source": ["Long."], "target": ["Short."]}
     assert splits.evaluation["test"][:] == {"source": ["Long."], "references": [["Short."]]}
     task.check_metric()
+
+
+@pytest.mark.parametrize("name", ["xsum", "dialogsum"])
+def test_references_that_no_metric_can_score_are_an_error_before_training(name):
+    task = make(name)
+    for text, refused in (("caf\u00e9", False), ("\u4f60\u597d", True)):
+        rows = evaluation_rows([("source", ["a text", text])], name)
+        splits = Splits(training_rows([("source", text)], name), {"test": rows})
+        with pytest.raises(ValueError, match="reference of row 1") if refused else nullcontext():
+            task.check_references(splits)
 
 
 def test_labels_are_asked_in_words():
