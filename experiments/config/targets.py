@@ -11,7 +11,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING as REQUIRED
 from typing import Any
 
@@ -88,16 +88,24 @@ def _targets(node: Any, name: str) -> Iterator[str]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a YAML value has the annotated type. Only scalars and None are checked."""
+    """Whether a YAML value has the annotated type. Scalars, lists of them and None are checked."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None:
         return type(None) in options or hint is Any
+    if isinstance(value, list) and (kinds := _elements(options)):
+        return any(all(_fits(each, kind) for each in value) for kind in kinds)
     scalars = [option for option in options if option in (int, float, str, bool)]
     if not scalars or isinstance(value, list):
         return not (isinstance(value, list) and scalars == list(options))
     if isinstance(value, bool):
         return bool in scalars
     return isinstance(value, tuple(scalars)) or (isinstance(value, int) and float in scalars)
+
+
+def _elements(options: Iterable[Any]) -> list[Any]:
+    """What the lists among some types consist of."""
+    lists = (list, tuple, Sequence, Iterable)
+    return [typing.get_args(one)[0] for one in options if typing.get_origin(one) in lists]
 
 
 def _readable(hint: Any) -> str:

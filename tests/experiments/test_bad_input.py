@@ -55,6 +55,11 @@ CASES = {
         ["method.target_modules=[qeury]"],
         "no linear module's name ends in 'qeury'. Linear modules: roberta.encoder",
     ),
+    "a number in a list of names": (
+        ["method.target_modules=[1]"],
+        "method.target_modules must be ",
+    ),
+    "labels that are no texts": (["task.labels=[1,2]"], "task.labels must be tuple[str, ...] | "),
     "data folder": (
         ["task=rte", "paths.data=nowhere"],
         "paths.data (LORADROP_DATA): there is no folder nowhere",
