@@ -29,13 +29,16 @@ from experiments.config.sweep import check_names
 from experiments.results import printing
 from experiments.runner import processes
 from experiments.runner.execution import run
-
-_reported: set[str] = set()  # reasons, in this process
+from experiments.runner.launching import report
 
 
 @hydra.main(config_path=CONF, config_name="run", version_base="1.3")
-def carry_out(config: DictConfig) -> None:
-    """Carry out one run. In a sweep, Hydra calls this once per run."""
+def carry_out(config: DictConfig) -> str | None:
+    """Carry out one run. In a sweep, Hydra calls this once per run.
+
+    Returns:
+        In a sweep, why the run did not start or failed; None if it did not.
+    """
     interrupts.make_errors_final()
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
@@ -45,24 +48,17 @@ def carry_out(config: DictConfig) -> None:
             if TRACEBACKS:
                 raise
             sys.exit(str(error))  # if it were raised, Hydra would print all overrides too
-        _report(str(error))  # the other runs go on; a summary names those missing
-        return
+        report(str(error))  # the other runs go on; a summary names those missing
+        return str(error)
     if processes.rank() > 0:
-        return
+        return None
     if outcome.result is None:
         console.info(f"{outcome.id} is left to the process that carries it out")
     elif sweeping:
         printing.run_line(outcome.result, again=outcome.again)
     else:
         printing.summary(outcome.result, outcome.outputs, again=outcome.again)
-
-
-def _report(message: str) -> None:
-    """Print why a run of a sweep did not start or failed; what holds for all runs only once."""
-    reason = message.partition(": ")[2]  # before it stands the run
-    if reason not in _reported:
-        _reported.add(reason)
-        console.error(message)
+    return None
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ summary is printed and names what is missing. Finished runs get no job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ else:
 
             todo = unfinished(job_overrides)
             try:
-                return _ended(super().launch(todo, initial_job_idx) if todo else [])
+                return list(_ended(super().launch(todo, initial_job_idx) if todo else []))
             except TerminatedWorkerError as error:  # killed, often for lack of memory
                 console.error(f"a worker has died: {' '.join(str(error).split())}")
                 return []
@@ -50,7 +50,7 @@ else:
             self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
         ) -> Sequence[JobReturn]:
             from experiments.common import console
-            from experiments.runner.launching import unfinished, wait_for
+            from experiments.runner.launching import report, unfinished, wait_for
 
             todo = unfinished(job_overrides)
             if not todo:
@@ -62,8 +62,13 @@ else:
             ]
             jobs = self._executor().map_array(self, *zip(*calls, strict=True))
             console.info(f"{len(jobs)} jobs: {jobs[0].job_id} to {jobs[-1].job_id}")
+            ended = []
             try:
-                return _ended(wait_for(jobs))
+                for job in _ended(wait_for(jobs)):
+                    ended.append(job)
+                    if job.return_value is not None:  # what it printed is in a file of its own
+                        report(job.return_value)
+                return ended
             except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
                 console.info("the jobs go on without this command; cancel those you do not want")
                 raise
@@ -97,15 +102,13 @@ else:
         _EXECUTOR = "local"
 
 
-def _ended(jobs: Iterable[JobReturn]) -> list[JobReturn]:
-    """Report the jobs that raised; Hydra would raise the first one's error."""
+def _ended(jobs: Iterable[JobReturn]) -> Iterator[JobReturn]:
+    """The jobs that did not raise. The others are reported; Hydra would raise the first error."""
     from experiments.common import console
 
-    ended = []
     for job in jobs:
         if job.status == JobStatus.COMPLETED:
-            ended.append(job)
+            yield job
         else:
             error = job._return_value  # `return_value` would raise it
             console.error(f"{' '.join(job.overrides)}: {type(error).__name__}: {error}")
-    return ended

@@ -18,6 +18,17 @@ from experiments.config.validation import CHANGED
 LOCAL = ("BasicLauncher", "CoresLauncher", "LocalLauncher", "JoblibLauncher")
 
 
+_reported: set[str] = set()  # reasons, in this process
+
+
+def report(message: str) -> None:
+    """Print why a run of a sweep did not start or failed; what holds for all runs only once."""
+    reason = message.partition(": ")[2]  # before it stands the run
+    if reason not in _reported:
+        _reported.add(reason)
+        console.error(message)
+
+
 def is_local(target: str) -> bool:
     """Whether a launcher's jobs run on the machine that starts them.
 

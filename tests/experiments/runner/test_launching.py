@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 
 from experiments.config.schema import CONF
 from experiments.config.sweep import run_configs
-from experiments.runner.launching import is_local, unfinished, wait_for
+from experiments.runner.launching import is_local, report, unfinished, wait_for
 from hydra_plugins import loradrop_launchers
 
 SWEEP = ["method=lora,lora_drop", "seed=0,1"]
@@ -104,3 +104,13 @@ def test_a_lost_job_does_not_hide_those_after_it(capsys):
     assert list(wait_for([first, second, third])) == [0, 2]
     said = capsys.readouterr().out
     assert "job 7_1 (CANCELLED) is lost; its output: sweeps/.submitit/7_1" in said
+
+
+def test_what_keeps_all_runs_from_starting_is_said_once(capsys):
+    for run in ("a-s0", "a-s1", "a-s2"):
+        report(f"{run}: backbone: quantization=nf4 needs bitsandbytes")
+    report("a-s3: another reason")
+    assert capsys.readouterr().out.splitlines() == [
+        "a-s0: backbone: quantization=nf4 needs bitsandbytes",
+        "a-s3: another reason",
+    ]
