@@ -60,7 +60,14 @@ def _importance(outputs: str | Path) -> dict[str, str]:
                 per_type(part, _agreement),
             ]
         )
-    head = ["task", "seeds", "own LoRA, query / value", "of LoRA's", "effective", "between seeds"]
+    head = [
+        "task",
+        "seeds",
+        "own LoRA, query / value",
+        "of LoRA's parameters",
+        "effective",
+        "correlation between seeds",
+    ]
     means = summary.groupby("module_type")[["own", "effective", "agreement"]].mean()
     return {
         "importance_table": markdown(head, rows),
@@ -111,9 +118,9 @@ def _stage1(outputs: str | Path) -> dict[str, str]:
         "steps",
         "seeds",
         "own LoRA, query / value",
-        "of LoRA's",
+        "of LoRA's parameters",
         "effective",
-        "with the longest",
+        "correlation with the longest",
     ]
     return {
         "stage1_table": markdown(head, rows),
@@ -151,7 +158,7 @@ def _samples(outputs: str | Path) -> dict[str, str]:
         means = [mean(correlations[ratio, kind]) for kind in ("q", "v")]
         cells = [f"{100 * ratio:g} %", part.seeds.iloc[0], per_type(part, _own)]
         rows.append([*cells, " / ".join(number(mean, 2) for mean in means)])
-    head = ["sample", "seeds", "own LoRA, query / value", "with all rows"]
+    head = ["sample", "seeds", "own LoRA, query / value", "correlation with all rows"]
     return {
         "samples_table": markdown(head, rows, NO_WHOLE),
         "samples_done": progress(outputs, "mpnet_samples"),

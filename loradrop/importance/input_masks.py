@@ -5,7 +5,7 @@ Names decide where transformers uses fixed names for masks (OWNERS). Otherwise s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -67,22 +67,44 @@ def padding_masks(inputs: Mapping[str, Tensor]) -> list[InputMask]:
     content = content_of(inputs)
     found = []
     for key, mask in inputs.items():
+        inside, name = _split(key)
+        if name == "labels" and f"{inside}decoder_attention_mask" not in inputs and _is_text(mask):
+            # shifted to the right they are the decoder's input
+            owners = frozenset(inside + target for target in TARGET)
+            found.append(InputMask(key, owners, (mask != IGNORED).long()))
         if not is_mask(key):
             continue
-        owners = OWNERS.get(key) or frozenset(
-            key.replace("attention_mask", name)
-            for name in ("input_ids", "inputs_embeds", "input_features")
+        owners = OWNERS.get(name) or frozenset(
+            name.replace("attention_mask", other)
+            for other in ("input_ids", "inputs_embeds", "input_features")
         )
-        certain = bool(owners & content) or key != "attention_mask"
+        owners = frozenset(inside + owner for owner in owners)
+        certain = bool(owners & content) or name != "attention_mask"
         if not certain:
             owners = _alike(inputs, mask, content)
         if owners & content:
             found.append(InputMask(key, owners, mask, certain or len(owners) == 1))
-    if "decoder_attention_mask" not in inputs:
-        labels = inputs.get("labels")
-        if _is_text(labels):  # shifted to the right they are the decoder's input
-            found.append(InputMask("labels", TARGET, (labels != IGNORED).long()))
     return found
+
+
+def named_tensors(given: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a batch by name, those in dictionaries as `query.input_ids`."""
+    for key, value in given.items():
+        if isinstance(value, Tensor):
+            yield f"{inside}{key}", value
+        elif isinstance(value, Mapping):
+            yield from named_tensors(value, f"{inside}{key}.")
+
+
+def is_target(keys: Iterable[str]) -> bool:
+    """Whether one of these inputs is the target of an encoder-decoder."""
+    return any(_split(key)[1] in TARGET for key in keys)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """The dictionary that holds an input, as a prefix (`query.`), and the input's own name."""
+    parts = key.rpartition(".")
+    return parts[0] + parts[1], parts[2]
 
 
 def check_known(inputs: Mapping[str, Tensor], masks: Iterable[InputMask]) -> None:
@@ -95,10 +117,11 @@ def check_known(inputs: Mapping[str, Tensor], masks: Iterable[InputMask]) -> Non
     Raises:
         ValueError: There is another one that is not the same everywhere.
     """
-    known = {mask.key for mask in masks} | NO_PADDING
+    known = {mask.key for mask in masks}
     for key, mask in inputs.items():
-        may_pad = "mask" in key and key not in known and mask.dim() == 2 and mask.numel()
-        if may_pad and bool((mask != mask.flatten()[0]).any()):
+        name = _split(key)[1]
+        unknown = "mask" in name and key not in known and name not in NO_PADDING
+        if unknown and mask.dim() == 2 and len(mask.unique()) > 1:
             raise ValueError(
                 f"{key} {tuple(mask.shape)} of a batch may say what is padding, and it cannot be"
                 " told how: give token_mask, a function of the batch that returns what counts (not"
@@ -139,7 +162,7 @@ def has_other_inputs(
 
 def _alike(inputs: Mapping[str, Tensor], mask: Tensor, content: frozenset[str]) -> frozenset[str]:
     """The inputs whose shape fits a mask of unknown owner. Token ids come first."""
-    candidates = {key: inputs[key] for key in content - TARGET}
+    candidates = {key: inputs[key] for key in content if not is_target([key])}
     ids = [
         key
         for key, value in candidates.items()
@@ -156,13 +179,16 @@ def _alike(inputs: Mapping[str, Tensor], mask: Tensor, content: frozenset[str]) 
 def content_of(keys: Iterable[str]) -> frozenset[str]:
     """Return the inputs whose positions a layer sees: all but masks and position ids."""
     return frozenset(
-        key for key in keys if "mask" not in key and key not in ("position_ids", "cache_position")
+        key
+        for key in keys
+        if "mask" not in (name := _split(key)[1]) and name not in ("position_ids", "cache_position")
     )
 
 
 def is_mask(key: str) -> bool:
     """Whether an argument of this name is a mask of positions."""
-    return key in OWNERS or "attention_mask" in key
+    name = _split(key)[1]
+    return name in OWNERS or "attention_mask" in name
 
 
 def _is_text(value: Any) -> TypeGuard[Tensor]:

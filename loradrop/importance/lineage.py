@@ -57,7 +57,8 @@ class Lineage(TorchFunctionMode):
         self.written: dict[int, frozenset[str]] = {}
 
     def marked(self, batch: Any, names: Sequence[str] = ()) -> Any:
-        """Give each tensor of a batch its name, and tensors in containers the container's name.
+        """Give each tensor of a batch its name. Tensors in a list have the list's name; those in a
+        dictionary also their key's (`query.input_ids`).
 
         Args:
             batch: A dictionary, whose keys are the names, or a list.
@@ -169,7 +170,7 @@ class Lineage(TorchFunctionMode):
             self._remember(alias, frozenset({name}))
             return alias
         if isinstance(value, Mapping):
-            return {key: self._mark(part, name) for key, part in value.items()}
+            return {key: self._mark(part, f"{name}.{key}") for key, part in value.items()}
         if isinstance(value, list | tuple):
             return [self._mark(part, name) for part in value]
         return value

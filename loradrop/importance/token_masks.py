@@ -26,6 +26,8 @@ from loradrop.importance.input_masks import (
     content_of,
     has_other_inputs,
     is_mask,
+    is_target,
+    named_tensors,
     padding_masks,
     target_mask,
 )
@@ -76,7 +78,7 @@ class TokenMask:
         for key in ("input_ids", "decoder_input_ids", *(key for key in given if is_mask(key))):
             _check_tensor(key, given.get(key), must_be_text=not self.told and key in TEXT | TARGET)
         self.told.read(batch)
-        self.inputs = {key: value for key, value in given.items() if isinstance(value, Tensor)}
+        self.inputs = dict(named_tensors(given))
         self.masks = [target_mask(self.inputs)] if self.targets_only else padding_masks(self.inputs)
         if not self.targets_only and not self.told:
             check_known(self.inputs, self.masks)
@@ -116,8 +118,8 @@ class TokenMask:
     ) -> tuple[Tensor, Tensor | None]:
         """The mask of the inputs that x is made of, None if all positions count; see `of`."""
         about = [mask for mask in self.masks if mask.owners & content]
-        if content & TARGET:
-            about = [mask for mask in about if mask.owners & TARGET]
+        if is_target(content):
+            about = [mask for mask in about if is_target(mask.owners)]
         if self.targets_only and not about:
             raise ValueError(
                 f"{ALONE}: {site.name} sees no targets, but {_listed(content)};"

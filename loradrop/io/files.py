@@ -43,7 +43,11 @@ def read_adapter(folder: Path) -> StoredAdapter:
             break
     else:
         forms = " and ".join(PEFT_FORM) + ", or " + " and ".join(COMPACT_FORM)
-        raise FileNotFoundError(f"{folder} holds no adapter: {forms}")
+        pickled = "adapter_model.bin"
+        remedy = f" ({pickled} is not read: load and save it with PEFT)"
+        raise FileNotFoundError(
+            f"{folder} holds no adapter: {forms}{remedy if (folder / pickled).exists() else ''}"
+        )
     config = read_json(folder / config_name)
     kind = str(config.get("peft_type"))
     if kind != "LORA":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -154,8 +155,8 @@ def used_alone(model: nn.Module, adapter: str) -> Iterator[None]:
     try:
         for part in parts:
             # of a module that only other adapters train, the base's own is used
-            known = getattr(part, "_adapters", [adapter])
-            part._active_adapter = adapter if adapter in known else []
+            held = (attrgetter(name)(part) for name in part.adapter_layer_names)
+            part._active_adapter = adapter if any(adapter in names for names in held) else []
         yield
     finally:
         for part, names in zip(parts, before, strict=True):
@@ -177,8 +178,16 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
 
     Its config's targets follow, so that PEFT saves what is left. A layer whose last adapter is
     removed becomes its base module again.
+
+    Raises:
+        ValueError: The adapter trains the layers' biases, which PEFT keeps beside their LoRA alone.
     """
     config = configs(model).get(adapter)
+    if getattr(config, "bias", None) == "lora_only":
+        raise ValueError(
+            f"adapter '{adapter}' trains the biases of its layers (bias='lora_only'), and its files"
+            " would lack those of layers without LoRA: share=True, or bias='all'"
+        )
     for name in names:
         layer: Any = model.get_submodule(name)
         note_dropped(layer.get_base_layer(), layer.r[adapter], adapter, config)

@@ -30,10 +30,9 @@ ASCII = str.maketrans(
     }
 )
 # a full stop within the text, which nltk's, made for single sentences, leaves at its word
-FULL_STOP = re.compile(r"(?<=[^\s.])\.+(?=[\s\"')]|$)|(?<=\s)\.(?=[a-z])")
-APART = re.compile(
-    r"(-(?=\s|#|$)|(?<=\s)-(?=[a-z]))"
-)  # what Stanford's splits off, and nltk's does not
+FULL_STOP = re.compile(r"(?<=[^\s.])\.+(?=[\s\"')?!]|$)|(?<=\s)\.(?=[a-z])")
+# what Stanford's splits off, and nltk's does not
+APART = re.compile(r"(-(?=\s|#|$)|(?<=\s)-(?=[a-z]))")
 # one word for Stanford's, which nltk's takes apart unless the marks are wide ones
 SEVERAL_MARKS = re.compile(r"[?!]{2,}")
 WIDE, NARROW = str.maketrans("?!", "\uff1f\uff01"), str.maketrans("\uff1f\uff01", "?!")
@@ -48,8 +47,9 @@ def words(text: str) -> list[str]:
     """Return the lower-case words of a text as the Penn Treebank splits them, no punctuation."""
     from nltk.tokenize import NLTKWordTokenizer
 
-    text = APART.sub(r" \1 ", FULL_STOP.sub(" . ", text.translate(ASCII).lower()))
+    text = text.translate(ASCII).lower()
     text = SEVERAL_MARKS.sub(lambda marks: f" {marks[0].translate(WIDE)} ", text)
+    text = APART.sub(r" \1 ", FULL_STOP.sub(" . ", text))
     found = NLTKWordTokenizer().tokenize(text, convert_parentheses=True)
     return [word.lower().translate(NARROW) for word in found if word not in DROPPED]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import tiny_model, train_b
+from helpers.peft_models import measured
 from helpers.stacks import adapted, agree, clip, explicit, pixels, text
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, XLNetConfig, XLNetModel
@@ -202,6 +203,46 @@ def test_a_mask_of_unknown_meaning_is_refused():
     agree(loradrop.measure(model, [given], token_mask={"": None}), everything)
     nothing = {"input_ids": ids, "key_padding_mask": torch.zeros_like(mask).bool()}
     agree(loradrop.measure(model, [nothing]), everything)
+
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(60, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, input_ids, attention_mask):
+        x = self.words(input_ids)
+        for layer in self.layers:
+            x = x + layer(x).tanh()
+        return (x * attention_mask[..., None]).sum(1)
+
+
+class BiEncoder(Tower):
+    """Takes dictionaries, as sentence-transformers do."""
+
+    def forward(self, query, passage=None):
+        found = super().forward(**query)
+        return found if passage is None else (found * super().forward(**passage)).sum(-1)
+
+
+def test_dictionaries_in_a_batch_have_masks_of_their_own():
+    torch.manual_seed(0)
+    ids, mask = text()
+    query = {"input_ids": ids, "attention_mask": mask}
+    passage = {"input_ids": ids.flip(0), "attention_mask": mask.flip(1)}
+    tower = adapted(Tower(), ["0", "1"])
+    pair = BiEncoder()
+    loradrop.add_lora(pair, rank=4, target_modules=["0", "1"])
+    pair.load_state_dict(tower.state_dict())
+    expected = pytest.approx(measured(loradrop.measure(tower, [query, passage])))
+    for batch in ({"query": query, "passage": passage}, [query, passage]):
+        assert measured(loradrop.measure(pair, [batch])) == expected
+    alone = measured(loradrop.measure(tower, [query]))
+    assert measured(loradrop.measure(pair, [[query]])) == pytest.approx(alone) != expected
+    unclear = {**passage, "token_mask": mask}
+    with pytest.raises(ValueError, match=r"passage\.token_mask \(3, 5\) of a batch may say"):
+        loradrop.measure(pair, [{"query": query, "passage": unclear}])
 
 
 def test_lineage_of_single_operations():

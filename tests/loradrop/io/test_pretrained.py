@@ -262,6 +262,9 @@ def test_errors_are_single_messages(batch, tmp_path):
         match=r"holds no adapter: adapter_config\.json and adapter_model\.safetensors, or",
     ):
         loradrop.from_pretrained(tiny_model(), tmp_path)
+    (tmp_path / "adapter_model.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"\(adapter_model\.bin is not read: load and save"):
+        loradrop.from_pretrained(tiny_model(), tmp_path)
     loradrop.save_pretrained(model, tmp_path)
     with pytest.raises(
         ValueError,

@@ -145,7 +145,10 @@ def test_an_adapter_is_measured_and_shared_by_name(batch):
 
 def test_an_adapter_is_measured_with_the_modules_that_it_has_trained(batch):
     """Another adapter's embeddings would give other inputs."""
-    model = wrapped(modules_to_save=["word_embeddings"])
+    model = wrapped(
+        modules_to_save=["word_embeddings"],
+        trainable_token_indices={"position_embeddings": [3]},  # in a way of its own
+    )
     for name, saved in (("second", ["word_embeddings"]), ("third", None)):
         model.add_adapter(name, LoraConfig(r=4, target_modules=["query"], modules_to_save=saved))
     with_values(model, seed=2)

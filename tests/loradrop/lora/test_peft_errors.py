@@ -106,6 +106,14 @@ def test_an_adapter_beside_one_that_is_merged(batch):
     assert measured(measure(model, [batch]))  # its own is no hindrance: the inputs are the same
 
 
+def test_biases_that_the_files_would_lose(batch):
+    model = wrapped(bias="lora_only")
+    with pytest.raises(ValueError, match=r"bias='lora_only'\), and its files would lack those"):
+        share(model, plan_for(model, (0,), False))
+    assert len(measured(measure(model, [batch]))) == 6
+    share(model, plan_for(model, (0,)))
+
+
 def test_batches_in_several_forms(batch):
     model = wrapped()
     expected = measured(measure(model, [{"input_ids": batch["input_ids"]}]))

@@ -125,7 +125,7 @@ def test_cider_by_hand():
         ("for \u00a320-\u00a325 (5 out of 5)", "for # 20 # 25 -lrb- 5 out of 5 -rrb-"),
         ("One -- two... three; \u201cfour\u201d", "one two three four"),
         ("\u2018It isn\u2019t\u2019 a \u2013 b\u2026 c\u2014d", "it is n't a b c d"),
-        ("not family -friendly, -5", "not family friendly -5"),
+        ("not family -friendly, -5 of 5.!! Wow.!", "not family friendly -5 of 5 !! wow"),
         ("5/5 and/or \u20ac5!!! Why?! Oh! So?", "5/5 and/or $ 5 !!! why ?! oh so"),
     ],
 )
