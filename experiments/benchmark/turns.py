@@ -6,6 +6,7 @@ turns within one run, and the median of the ratios within each round is what is 
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import statistics
@@ -96,6 +97,7 @@ def _serve(
         except EOFError:
             return
         connection.send(dict(turn()) if request == "turn" else {"bytes": peak_memory()})
+        gc.collect()  # as between runs: what refers to itself would add to the next turn's memory
 
 
 def save(folder: Path, name: str, content: Mapping[str, Any]) -> Path:

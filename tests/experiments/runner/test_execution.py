@@ -3,6 +3,8 @@ the lock."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -60,6 +62,29 @@ def test_each_object_of_a_run_is_built_once_and_a_finished_run_builds_none(compo
     monkeypatch.setattr(execution, "build", None)
     second = run(config)
     assert second.again and second.result == first.result
+
+
+def test_the_model_of_the_last_run_is_gone_before_the_next_is_loaded(composed, monkeypatch):
+    """Else a sweep over large models would need the memory of two."""
+    from experiments.runner import components
+
+    models = []
+
+    def loading(built):
+        assert all(model() is None for model in models)
+        loaded = original(built)
+        models.append(weakref.ref(loaded[0]))
+        return loaded
+
+    original = components.load_model
+    monkeypatch.setattr(components, "load_model", loading)
+    gc.disable()  # it might come by chance
+    try:
+        for seed in (0, 1):
+            run(composed("method=lora", f"seed={seed}"))
+    finally:
+        gc.enable()
+    assert len(models) == 2
 
 
 def test_what_another_process_has_is_not_set_up(composed, nothing_is_built):
