@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 
 from torch import nn
@@ -27,8 +27,8 @@ def add_lora(
 
     Args:
         model: The base model. torch.compile, DataParallel and Lightning are seen through.
-        rank: r of all modules, or of each layer's ({layer: rank}; then the scaling alpha / r
-            differs likewise).
+        rank: r of all modules, or of each layer's ({layer: rank}, for exactly the layers that have
+            targets; then the scaling alpha / r differs likewise).
         alpha: The update is scaled by alpha / r.
         dropout: Of the update's input.
         target_modules: Suffixes of module names (`query`, `attention.output.dense`; with `*` for
@@ -56,15 +56,19 @@ def add_lora(
             )
         return LoRALinear(base, own, alpha, dropout)
 
-    return wrap(model, target_modules, wrapped)
+    return wrap(model, target_modules, wrapped, rank if isinstance(rank, Mapping) else ())
 
 
 def wrap(
     model: nn.Module,
     target_modules: Iterable[str] | None,
     wrapped: Callable[[Site, nn.Module], LoRALinear],
+    ranked: Iterable[int] = (),
 ) -> list[Site]:
-    """Replace every target module by the result of `wrapped`, in place, and freeze the rest."""
+    """Replace every target module by the result of `wrapped`, in place, and freeze the rest.
+
+    Raise ValueError if one of the layers in `ranked` has no target module.
+    """
     model = unwrap_to_change(model, "call add_lora")
     if lora_modules(model):
         raise ValueError("the model holds LoRA modules already; remove them first (remove_lora)")
@@ -73,6 +77,11 @@ def wrap(
             "the model holds LoRA of PEFT already: go on with that, or take the base model"
         )
     sites = find_sites(model, target_modules)
+    layers = sorted({site.layer for site in sites})
+    if unknown := [layer for layer in ranked if layer not in layers]:
+        raise ValueError(
+            f"rank names {_listed(unknown)}, but the target modules are in {_listed(layers)}"
+        )
     check_called(model, [site.name for site in sites])
     _check_held_once(model, sites)
     with unchanged_on_error(model):
@@ -82,6 +91,10 @@ def wrap(
         for site, module in zip(sites, modules, strict=True):
             set_module(model, site.name, module)
     return sites
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(repr, layers))}"
 
 
 def _check_held_once(model: nn.Module, sites: Iterable[Site]) -> None:

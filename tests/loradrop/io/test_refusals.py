@@ -16,7 +16,7 @@ from torch import nn
 import loradrop
 
 
-def test_add_lora_with_a_rank_too_large_for_a_later_layer():
+def test_add_lora_with_ranks_that_do_not_fit_the_layers():
     model = tiny_model()
     assert_refused(
         model,
@@ -30,6 +30,19 @@ def test_add_lora_with_a_rank_too_large_for_a_later_layer():
         ValueError,
         "rank must be a whole number",
     )
+    for rank, targets, named in (
+        ({0: 2, 1: 4, 2: 4, 3: 8, 7: 8}, None, r"layers 3, 7, .* are in layers 0, 1, 2$"),
+        ({0: 2, 1: 4, "2": 4}, None, "layer '2', .* are in layers 0, 1, 2$"),
+        ({0: 2, 1: 4}, "layer.0.*.query", "layer 1, .* are in layer 0$"),
+    ):
+        assert_refused(
+            model,
+            lambda rank=rank, targets=targets: loradrop.add_lora(
+                model, rank=rank, target_modules=targets
+            ),
+            ValueError,
+            f"rank names {named}",
+        )
     assert_refused(
         model, lambda: loradrop.add_lora(model, alpha=-1), ValueError, "alpha must be positive"
     )
