@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loradrop.lora.bare import note_without_lora, without_lora
 from loradrop.lora.inject import remove_lora
 from loradrop.lora.layer import LoRALinear
-from loradrop.lora.peft import LoRA, adapted_sites, remove_adapter
+from loradrop.lora.peft import LoRA, adapted_sites, check_removable, remove_adapter
 from loradrop.lora.peft_layer import PeftLoRA
 from loradrop.lora.wrappers import unwrap, unwrap_to_change
 from loradrop.plan import Key, SharingPlan
@@ -94,6 +94,28 @@ def _share(model: nn.Module, plan: SharingPlan, shared_init: str, adapter: str |
             _tie([lora for _, lora in group], shared_init)
     else:
         _remove(model, [one for group in groups.values() for one in group])
+
+
+def check_can_share(model: nn.Module, plan: SharingPlan, adapter: str | None = None) -> None:
+    """Check before training that share will accept the LoRAs, whichever layers the plan will keep.
+
+    Args:
+        model: As for share.
+        plan: One that shares, or does not, as the later plan will.
+        adapter: As for share.
+
+    Raises:
+        ValueError: LoRAs of a module type that differ in shape, type or device, if they are to
+            share; LoRAs that cannot be removed, if they are not.
+    """
+    groups: dict[str, list[LoRA]] = {}
+    for site, lora in adapted_sites(model, adapter).items():
+        groups.setdefault(site.module_type, []).append(lora)
+    for kind, loras in groups.items():
+        if plan.share:
+            _check_alike(kind, loras)
+        elif isinstance(loras[0], PeftLoRA):
+            check_removable(model, loras[0].adapter)
 
 
 def check_stored_plan(plan: SharingPlan, matrices: Mapping[Key, tuple[Tensor, Tensor]]) -> None:

@@ -20,7 +20,7 @@ from loradrop.importance.told_masks import Mask
 from loradrop.lora.peft import LoRA, adapted_sites
 from loradrop.plan import SharingPlan
 from loradrop.selection import SelectionSettings, select
-from loradrop.sharing import SHARED_INIT, share, share_after_training
+from loradrop.sharing import SHARED_INIT, check_can_share, share, share_after_training
 
 KEEP, FRESH = KEPT_INIT = ("keep", "fresh")
 
@@ -119,7 +119,8 @@ class LoRADropSchedule:
 
         Raises:
             ValueError: The model has no LoRA that can be measured, the selection does not fit its
-                layers, training ends before it is time to share, or there are several processes.
+                layers, LoRAs of a module type differ in rank and are to share, training ends before
+                it is time to share, or there are several processes.
         """
         if self._has_shared(model):
             return
@@ -137,7 +138,10 @@ class LoRADropSchedule:
                 )
         loras = self._loras(model)
         # a number of layers or a ratio that cannot be met
-        select(uniform(model, self.adapter), **self.selection)
+        plan = select(uniform(model, self.adapter), **self.selection)
+        # below a threshold of 1 fewer layers may be kept than here, where all count the same
+        if any(plan.others.values()) or (self.selection.get("threshold") or 1) < 1:
+            check_can_share(model, plan, self.adapter)
         if self.kept_init == FRESH:
             self._first = {
                 name: parameter.detach().clone() for name, parameter in _matrices(loras).items()

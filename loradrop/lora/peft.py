@@ -182,12 +182,8 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
     Raises:
         ValueError: The adapter trains the layers' biases, which PEFT keeps beside their LoRA alone.
     """
+    check_removable(model, adapter)
     config = configs(model).get(adapter)
-    if getattr(config, "bias", None) == "lora_only":
-        raise ValueError(
-            f"adapter '{adapter}' trains the biases of its layers (bias='lora_only'), and its files"
-            " would lack those of layers without LoRA: share=True, or bias='all'"
-        )
     for name in names:
         layer: Any = model.get_submodule(name)
         note_dropped(layer.get_base_layer(), layer.r[adapter], adapter, config)
@@ -208,6 +204,15 @@ def remove_adapter(model: nn.Module, names: Iterable[str], adapter: str) -> None
             own = by_name[adapter]
             own.target_modules = {n.removeprefix(prefix) for n in left if n.startswith(prefix)}
             own.layers_to_transform = own.layers_pattern = None
+
+
+def check_removable(model: nn.Module, adapter: str) -> None:
+    """Raise ValueError if an adapter cannot be removed from some layers alone."""
+    if getattr(configs(model).get(adapter), "bias", None) == "lora_only":
+        raise ValueError(
+            f"adapter '{adapter}' trains the biases of its layers (bias='lora_only'), and its files"
+            " would lack those of layers without LoRA: share=True, or bias='all'"
+        )
 
 
 def peft_parts(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:

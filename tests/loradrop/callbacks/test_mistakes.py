@@ -18,6 +18,7 @@ from helpers.callbacks import (
     theirs,
     values,
 )
+from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
@@ -70,6 +71,32 @@ def test_what_would_never_happen_is_refused(when, message, tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         lightning(tmp_path, 2, callback).fit(Module(ours()), DataLoader(rows(), BATCH))
+
+
+def test_loras_that_could_not_be_shared_are_refused_before_training():
+    ranks = tiny_model()
+    loradrop.add_lora(ranks, rank={0: 2, 1: 4, 2: 4})
+    biased = get_peft_model(
+        tiny_model(), LoraConfig(r=4, target_modules=["query", "value"], bias="lora_only")
+    )
+    shapes = (
+        r"query: LoRAs of different shapes cannot be shared: \[\(2, 32\), \(4, 32\), \(4, 32\)\]"
+    )
+
+    def begin(model, **selection):
+        loradrop.LoRADropTrainerCallback([], **selection).begin(model)
+
+    # a threshold of 0.9 keeps all three layers only where they count the same
+    for settings in ({"threshold": 0.9}, {"num_layers": 1}, {"parameter_ratio": 0.8}):
+        with pytest.raises(ValueError, match=shapes):
+            begin(ranks, **settings)
+        with pytest.raises(ValueError, match="trains the biases of its layers"):
+            begin(biased, **settings, share=False)
+        begin(ranks, **settings, share=False)
+        begin(biased, **settings)
+    for settings in ({"threshold": 1}, {"num_layers": 3}, {"parameter_ratio": 1}):
+        begin(ranks, **settings)
+        begin(biased, **settings, share=False)
 
 
 def test_lightning_tries_a_few_steps_of_a_longer_training(tmp_path):
