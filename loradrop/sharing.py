@@ -80,7 +80,7 @@ def _share(model: nn.Module, plan: SharingPlan, shared_init: str, adapter: str |
     others = _check_keys(plan, set(sites), "model")
     _check_apart({key: lora for key, (_, lora) in sites.items()}, others)
     if not plan.share and others.isdisjoint(sites):  # carried out already, or loaded without them
-        note_without_lora(model, adapter, others)
+        note_without_lora(model, adapter, others, plan.lora_parameters)
         return
     groups = {
         kind: [sites[kind, layer] for layer in layers]
@@ -154,8 +154,8 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
 
     Returns:
         The plan. `never_adapted` names the layers of its module types that LoRA was never put into,
-        as far as the model
-        tells: PEFT's own files do not say what was dropped.
+        as far as the model tells: PEFT's own files do not say what was dropped. A module type that
+        has lost all its LoRA is missing after loading if other modules have its name as well.
 
     Raises:
         TypeError: `model` is not a module.
@@ -165,7 +165,6 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     model = unwrap(model)
     sites = adapted_sites(model, adapter)
     shared = _sharing({(site.module_type, site.layer): lora for site, lora in sites.items()})
-    kinds = dict.fromkeys(site.module_type for site in sites)
     if any(len({kind for kind, _ in keys}) > 1 for keys in shared) or len(
         {keys[0][0] for keys in shared}
     ) < len(shared):
@@ -174,6 +173,7 @@ def plan_of(model: nn.Module, adapter: str | None = None) -> SharingPlan:
     dropped, never = without_lora(model, sites)
     without = {} if shared else dropped
     sizes = present | without
+    kinds = dict.fromkeys(kind for kind, _ in sizes)
     others = {key for keys in shared for key in keys} or set(without)
     kept, rest = (
         {

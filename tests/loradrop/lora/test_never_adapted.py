@@ -9,6 +9,7 @@ from conftest import tiny_model, train_b
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import loradrop
+from loradrop.importance.measurement import uniform
 from loradrop.lora.inject import lora_sites
 
 TARGETS = ["query", "value"]
@@ -23,9 +24,13 @@ def own(layers=(0, 2)):
     return model
 
 
-def peft(layers=(0, 2)):
+def peft(layers=(0, 2), **settings):
     config = LoraConfig(
-        r=4, target_modules=TARGETS, layers_to_transform=list(layers), init_lora_weights=False
+        r=4,
+        target_modules=TARGETS,
+        layers_to_transform=list(layers),
+        init_lora_weights=False,
+        **settings,
     )
     return get_peft_model(tiny_model(), config).eval()
 
@@ -104,6 +109,30 @@ def test_removing_by_name_drops():
         and plan.never_adapted == {"query": (1,), "value": (1,)}
         and not plan.share
     )
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
+@pytest.mark.parametrize(
+    "make", [own, peft, lambda layers: peft(layers, rank_pattern={"query": 2})]
+)
+def test_a_module_type_that_loses_all_its_layers_still_counts(make, tmp_path):
+    model = make((0, 1, 2))
+    importance = uniform(model)
+    importance.values["query"] = dict.fromkeys(range(3), 1e-6)
+    plan = loradrop.select(importance, threshold=0.9, across_module_types=True, share=False)
+    assert plan.others == {"query": (0, 1, 2), "value": ()}
+    loradrop.share(model, plan)
+    assert loradrop.plan_of(model) == plan
+    loradrop.share(model, plan)  # carried out already
+    loradrop.save_pretrained(model, tmp_path)
+    stored = loradrop.SharingPlan.load(tmp_path / "plan.json")
+    assert stored == plan
+    for as_peft in (False, True):
+        loaded = loradrop.from_pretrained(tiny_model(), tmp_path, as_peft=as_peft)
+        assert loradrop.plan_of(loaded) == plan
+    older = loradrop.SharingPlan({"value": (0, 1, 2)}, {"value": ()}, True, 768, 768)
+    older.save(tmp_path / "plan.json")  # files that do not know the type
+    assert loradrop.plan_of(loradrop.from_pretrained(tiny_model(), tmp_path)) == older
 
 
 def test_files_of_peft_alone(batch, tmp_path):
