@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loradrop.callbacks.base import LoRADropSchedule
 from loradrop.plan import SharingPlan
+from loradrop.sharing import plan_of
 
 PLAN = "plan.json"
 # Where trainer_state.json of a checkpoint keeps the plan. No class has this name: of a class that
@@ -82,7 +83,8 @@ class LoRADropTrainerCallback(LoRADropSchedule, TrainerCallback):
         # a hyper-parameter search has folders of its own, whose plans trainer_state.json holds as
         # well
         if self.plan is not None and state.is_world_process_zero and folder.is_dir():
-            self.plan.save(folder / PLAN)
+            # not self.plan: once a type has lost all its LoRA, others may have shorter names
+            plan_of(kwargs["model"], self.adapter).save(folder / PLAN)
 
     def _now(self, args: TrainingArguments, state: TrainerState, given: dict[str, Any]) -> None:
         mixed = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None

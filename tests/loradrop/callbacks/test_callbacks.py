@@ -23,12 +23,19 @@ from helpers.callbacks import (
 from helpers.configs import composed
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import (
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+)
 
 import loradrop
 from experiments.config.validation import check, instantiate_group
 from experiments.runner.components import RunComponents
 from experiments.runner.probe import RunProbe
+from loradrop.importance.measurement import uniform
 from loradrop.lora.inject import lora_modules
 
 
@@ -194,3 +201,28 @@ def test_peft_and_trainer_reach_the_importances_of_our_own_runs(tmp_path):
     for kind, layers in components.method.importance.normalized.items():
         assert callback.importance.normalized[kind] == pytest.approx(layers, abs=1e-5)
     assert callback.plan == components.method.plan
+
+
+def test_a_checkpoint_whose_stack_has_lost_all_its_lora_loads(tmp_path):
+    """What is left of an encoder-decoder has shorter names of module types."""
+    size = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 2, "num_heads": 2}
+
+    def make():
+        return T5ForConditionalGeneration(T5Config(**size, decoder_start_token_id=0))
+
+    model = make()
+    loradrop.add_lora(model, rank=2)
+    importance = uniform(model)
+    for kind, layers in importance.values.items():
+        layers.update(dict.fromkeys(layers, 1.0 if kind.startswith("encoder") else 1e-6))
+    callback = loradrop.LoRADropTrainerCallback([], threshold=0.9)
+    callback.plan = loradrop.select(
+        importance, threshold=0.9, across_module_types=True, share=False
+    )
+    loradrop.share(model, callback.plan)
+    loradrop.save_pretrained(model, tmp_path / "checkpoint-1")
+    options, state = arguments(tmp_path), TrainerState(global_step=1)
+    callback.on_save(options, state, TrainerControl(), model=model)
+    loaded = loradrop.from_pretrained(make(), tmp_path / "checkpoint-1")
+    assert loradrop.plan_of(loaded) == loradrop.plan_of(model)
+    assert loradrop.plan_of(loaded).lora_parameters == callback.plan.lora_parameters
