@@ -30,7 +30,6 @@ from experiments.runner import post_hoc
 RATIO = "method.sample_ratio"
 ABLATIONS = ("no_share", "inverse", "random", "upper_layers")
 HALF = "lora_drop, half"
-NO_WHOLE = "No seed has a run on all rows yet, so there is nothing to compare the others with."
 ORDERS = ("least important first", "random", "most important first")
 
 
@@ -144,24 +143,26 @@ def _with_longest(frame: pd.DataFrame) -> dict[tuple[float, int, str], float]:
 
 def _samples(outputs: str | Path) -> dict[str, str]:
     frame = load("mpnet_samples", outputs)
+    everything = [config["method"]["sample_ratio"] == 1 for config in frame.config]
+    frame = frame[frame.seed.isin(frame.seed[everything])]  # of others there is nothing to compare
     data = measured(frame, [RATIO])
     correlations: dict[tuple[float, str], list[float]] = {}
     for (_, kind), part in data.groupby(["seed", "module_type"]):
         wide = part.pivot(index="layer", columns=RATIO, values="importance")
-        for ratio in wide if 1.0 in wide else ():
+        for ratio in wide:
             rho = wide[ratio].corr(wide[1.0], method="spearman")
             correlations.setdefault((ratio, kind), []).append(rho)
     summary, rows = stage1_summary(frame, [RATIO]), []
+    found = dict[str, str]()
     for ratio, part in summary.groupby(RATIO):
-        if (ratio, "q") not in correlations:  # there is nothing to compare it with yet
-            continue
-        means = [mean(correlations[ratio, kind]) for kind in ("q", "v")]
-        cells = [f"{100 * ratio:g} %", part.seeds.iloc[0], per_type(part, _own)]
-        rows.append([*cells, " / ".join(number(mean, 2) for mean in means)])
+        both = " / ".join(number(mean(correlations[ratio, kind]), 2) for kind in ("q", "v"))
+        rows.append([f"{100 * ratio:g} %", part.seeds.iloc[0], per_type(part, _own), both])
+        found[f"rho_sample_{100 * ratio:g}"] = both
     head = ["sample", "seeds", "own LoRA, query / value", "correlation with all rows"]
     return {
-        "samples_table": markdown(head, rows, NO_WHOLE),
+        "samples_table": markdown(head, rows),
         "samples_done": progress(outputs, "mpnet_samples"),
+        **found,
     }
 
 
