@@ -90,10 +90,10 @@ def between_tasks(data: pd.DataFrame) -> dict[str, float]:
     return {kind: float(by_seed.mean()) for kind, by_seed in found.items()}
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]], nothing: str = NOTHING) -> str:
-    """Format a Markdown table; the sentence `nothing` where there are no rows."""
+def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Format a Markdown table; a sentence where there are no rows."""
     if not rows:
-        return nothing
+        return NOTHING
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
