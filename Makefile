@@ -71,7 +71,7 @@ docs: $(STAMP) ## the site: guide, how-to pages, API, in outputs/docs
 bench: $(STAMP) ## speed and memory in turns, as ratios: outputs/benchmark (docs/performance.md), 30 minutes on two idle cores
 	$(BIN)/python -m experiments.benchmark $(ARGS)
 
-check: $(STAMP) lint ## style, types and the quick tests, for every commit: two minutes on two cores
+check: $(STAMP) lint ## style, types and the quick tests, for every commit: 90 seconds on two cores
 	$(BIN)/python -X utf8 -m pytest -n 2 -m "not slow"
 
 test: $(STAMP) lint ## style, types and all tests, before a pull request

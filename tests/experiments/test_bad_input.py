@@ -146,6 +146,7 @@ def offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_one_clear_message_and_nothing_written(case, tmp_path):
     overrides, message = CASES[case]
@@ -191,6 +192,7 @@ def test_a_name_that_hydra_would_pass_over_is_named(override, message, tmp_path)
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_outputs_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert "paths.outputs: cannot write to" in attempt([], tmp_path / "file" / "outputs")
@@ -204,6 +206,7 @@ def test_outputs_that_cannot_be_written(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "message"),
     [

@@ -48,6 +48,7 @@ def test_keys_are_compared_as_hydra_reads_them():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [lambda *words: status.main(["all", *words]), lambda *words: report.main([*words])]
 )

@@ -63,6 +63,7 @@ def test_a_failed_step_hides_no_other_and_is_not_hidden(steps, monkeypatch, caps
     assert f"demo: failed: {failing} (exit status 3)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_message_before_any_step(tmp_path):
     done = run_module(
         "experiments.reproduce", "demo", "method=lora", "method.rnak=4", outputs=tmp_path

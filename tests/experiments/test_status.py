@@ -41,6 +41,7 @@ def half(tmp_path):
     return tmp_path, configs
 
 
+@pytest.mark.slow
 def test_the_status_counts_and_names_what_is_left(half):
     outputs, configs = half
     folder = results.run_folder(outputs, configs[7]["id"])
@@ -90,6 +91,7 @@ def test_the_first_line_of_an_error():
     assert first_line(chained) == "ValueError: why"
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_result_is_named_and_hinders_nothing(half):
     outputs, configs = half
     contents = (b"", b"\xff\xfe", b"null", b"[]", b"{}", b'{"status": "finished"}')

@@ -44,6 +44,7 @@ def frame(outputs, *overrides):
     return results.load([*(overrides or [TABLE1]), f"paths.outputs={outputs}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epoch", "aggregate"), list(itertools.product(results.AGGREGATES, ("mean", "median")))
 )
@@ -176,6 +177,20 @@ def test_the_paired_test_is_that_of_its_pairs(table1):
     assert f"p = {p:.3f}" in text
     few = rows[(rows.status == results.FINISHED) & (rows.task == "rte")]
     assert "too few" in paired_test(few, "best")
+
+
+def test_the_test_of_pairs_is_exact_with_ties():
+    gaps = [1.0, -1.0, 2.0, 2.0, -3.0, 0.5]
+    ranks = [2.5, 2.5, 4.5, 4.5, 6.0, 1.0]  # of the gaps without their signs, ties in the middle
+    least = min(
+        sum(r for r, gap in zip(ranks, gaps, strict=True) if gap * sign > 0) for sign in (1, -1)
+    )
+    signs = list(itertools.product((0, 1), repeat=6))
+    as_small = sum(sum(itertools.compress(ranks, chosen)) <= least for chosen in signs)
+    cells = [("lora", 0.5)] * 6 + [("lora_drop", 0.5 + gap / 100) for gap in gaps]
+    rows = pd.DataFrame(cells, columns=["method", "best"])
+    rows = rows.assign(backbone="b", task="t", seed=[*range(6), *range(6)])
+    assert f"p = {2 * as_small / len(signs):.3f}." in paired_test(rows, "best")
 
 
 def test_a_study_compares_the_values_of_a_key_in_pairs(tmp_path, capsys):

@@ -32,6 +32,7 @@ def no_flock(monkeypatch, request):
     files._announce_leases.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_flock", CODES, indirect=True)
 def test_without_flock_a_lease_is_held_and_said_once(no_flock, tmp_path, capsys):
     for _ in range(2):

@@ -141,6 +141,7 @@ def test_figures_are_of_a_kind_that_takes_their_arguments(name):
     inspect.signature(kind.plot).bind("data", **figure.arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", OWN, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_what_a_method_has_of_its_own_in_an_experiment_is_in_force(path):
     configs = run_configs(experiment(path.parent.name).overrides())

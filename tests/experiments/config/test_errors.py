@@ -38,6 +38,7 @@ def test_one_line_that_names_the_key_and_the_remedy(override, message):
     assert text.startswith(message) and "\n" not in text and "+recipe" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["experiments.run", "experiments.table"])
 def test_every_command_says_it_so(module, tmp_path):
     first = ["demo"] if module == "experiments.table" else []
@@ -46,6 +47,7 @@ def test_every_command_says_it_so(module, tmp_path):
     assert done.returncode == 1 and not done.stdout
 
 
+@pytest.mark.slow
 def test_the_overrides_are_not_repeated(tmp_path):
     done = run_module("experiments.run", "recipe.epochs=-1", outputs=tmp_path / "outputs")
     assert done.stderr == "the config: recipe.epochs must not be negative, got -1\n"

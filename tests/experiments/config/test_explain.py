@@ -32,6 +32,7 @@ def stated(source, key):
     return node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

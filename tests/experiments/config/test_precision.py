@@ -34,6 +34,7 @@ def flags(monkeypatch, tmp_path):
     return give
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "taken"),
     [

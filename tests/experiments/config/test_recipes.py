@@ -91,6 +91,7 @@ def test_every_recipe_makes_valid_runs(compose, name):
     check(compose(*overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "forms"), [("lora_drop", "lora_drop_*"), ("adapter_drop", "adapter_drop/*")]
 )
@@ -198,6 +199,7 @@ def test_every_task_of_vera_s_and_adalora_s_tables_has_its_recipe(compose):
 METHODS = [name for name in group_options(Path(CONF, "method")) if "/" not in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["dialogsum", "e2e"])
 def test_every_method_of_lora_s_family_has_the_task_s_rank_and_scale(compose, task):
     seen = set()

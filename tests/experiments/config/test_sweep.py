@@ -105,6 +105,7 @@ def test_an_optional_file_that_is_added_is_in_force(conf):
     assert after["recipe"]["epochs"] == 7 != before[0]["recipe"]["epochs"]
 
 
+@pytest.mark.slow
 def test_a_new_file_of_a_group_that_is_swept_by_pattern_is_seen(conf):
     narrowed = ["experiment=mini_methods", "method=glob(lora*)", "task=mini_sentiment"]
     before = sweep.run_configs(narrowed)

@@ -69,6 +69,7 @@ def test_changed_data_and_weights_are_named_before_a_run_is_skipped(config, tmp_
         run(config)
 
 
+@pytest.mark.slow
 def test_every_command_says_what_has_changed_until_the_run_is_done_again(
     overrides, config, tmp_path, capsys
 ):

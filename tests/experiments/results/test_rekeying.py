@@ -193,6 +193,7 @@ def test_a_method_of_the_users_own_keeps_its_keys():
     assert migrate_config(config)["method"] == method
 
 
+@pytest.mark.slow
 def test_planned_configs_need_no_migration():
     for config in run_configs(["experiment=mini_methods", "task=mini_sentiment"]):
         plain = {key: value for key, value in config.items() if key != "id"}

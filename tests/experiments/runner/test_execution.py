@@ -64,6 +64,7 @@ def test_each_object_of_a_run_is_built_once_and_a_finished_run_builds_none(compo
     assert second.again and second.result == first.result
 
 
+@pytest.mark.slow
 def test_the_model_of_the_last_run_is_gone_before_the_next_is_loaded(composed, monkeypatch):
     """Else a sweep over large models would need the memory of two."""
     from experiments.runner import components

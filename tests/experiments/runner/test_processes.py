@@ -141,6 +141,7 @@ def work(path, fails):
     (path / f"{rank}.json").write_text(json.dumps(os.environ["WORLD_SIZE"]))
 
 
+@pytest.mark.slow
 def test_started_processes_know_their_number_and_an_error_ends_all(tmp_path):
     processes.start(work, 2, tmp_path, None)
     assert {file.name: json.loads(file.read_text()) for file in tmp_path.iterdir()} == {

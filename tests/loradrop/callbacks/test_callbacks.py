@@ -70,6 +70,7 @@ def flat(importance):
     return {(kind, i): g for kind, layers in importance.values.items() for i, g in layers.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [{"epochs": 1}, {"steps": SAMPLE // BATCH}])
 def test_in_the_middle_of_a_training(when, tmp_path):
     importance, plan, expected = plain(1, 1)
@@ -89,6 +90,7 @@ def test_in_the_middle_of_a_training(when, tmp_path):
     same(values(module.model), expected)
 
 
+@pytest.mark.slow
 def test_on_a_sample_first_and_then_on_everything(tmp_path):
     """The paper's procedure: two trainings, LoRAs starting afresh in the second."""
     model, start = theirs(), values(theirs())

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 import loradrop
 
 
+@pytest.mark.slow
 def test_mistakes_are_said_before_training(tmp_path):
     with pytest.raises(ValueError, match="give one of threshold, parameter_ratio and num_layers"):
         loradrop.LoRADropTrainerCallback([])
@@ -58,6 +59,7 @@ def test_mistakes_are_said_before_training(tmp_path):
         Ordered(theirs(), arguments(tmp_path), train_dataset=rows(), callbacks=[too_many]).train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "message"),
     [({"steps": 9}, "steps is 9, .* after 8:"), ({"epochs": 3}, "epochs is 3, .* 2:")],
@@ -110,6 +112,7 @@ def test_lightning_tries_a_few_steps_of_a_longer_training(tmp_path):
     assert callback.plan is None
 
 
+@pytest.mark.slow
 def test_another_model_is_measured_again_and_the_same_one_is_not(tmp_path):
     """Trials, folds, and a second training of a model that shares."""
     schedule = {"steps": 1, "num_layers": 1}

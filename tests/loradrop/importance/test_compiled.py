@@ -90,6 +90,7 @@ def test_generated_models(compiled, evaluated, seed):
     assert counter.frame_count == frames if evaluated else counter.frame_count > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [whole, in_place])
 def test_a_model_of_transformers_goes_on_as_compiled_code(compiled):
     model = tiny_model("bert")

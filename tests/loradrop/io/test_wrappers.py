@@ -114,6 +114,7 @@ def process_group(tmp_path):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapped_model_is_its_model(kind, wrapper, batch, tmp_path):
@@ -217,6 +218,7 @@ def test_distributed_data_parallel(kind, batch, process_group, tmp_path):
     assert loradrop.plan_of(fresh) == plan
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")  # one process
 @pytest.mark.parametrize("shards", ["fsdp", "fully_shard"])
 def test_sharded_models_are_refused(shards, batch, process_group, tmp_path):

@@ -82,6 +82,7 @@ def test_adalora_is_final_from_the_first_step_of_the_target_budget(batch):
     assert sum(map(sum, pattern.values())) == 36  # the budget is met when it is said to be final
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 5, 9, 10, 12])
 def test_adalora_goes_on_from_its_state_bit_for_bit(at, batch, tmp_path):
     def fresh():

@@ -103,6 +103,7 @@ def hub_split(stem):
     return stem.replace("dev", "validation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_three_sources_give_the_same_rows(name, tmp_path):
     task = make(name)

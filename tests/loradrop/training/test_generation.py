@@ -184,6 +184,7 @@ class Clock:
         return cls.seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
