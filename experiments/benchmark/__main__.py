@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each contestant")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--publish", action="store_true", help="only update docs/performance.md")
     options = parser.parse_args(given)
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.started(name)
         start = time.perf_counter()
         content = import_module(f"experiments.benchmark.{name}").run(options)
+        content["rounds"] = options.rounds
         content["minutes"] = round((time.perf_counter() - start) / 60, 2)
         path = save(options.outputs / "benchmark", name, content)
         console.info(f"saved as {path}")

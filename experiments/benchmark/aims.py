@@ -154,7 +154,7 @@ MINUTES = Aim(
     "all",
     lambda found: found["minutes"],
     30,
-    "`--rounds 2` makes it shorter",
+    "of three rounds, half of the time beside other work; the default is two",
 )
 
 
