@@ -5,6 +5,7 @@ Does not import Lightning, which would delay messages about a user's mistake by 
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ class RunComponents:
     """
 
     def __init__(self, built: BuiltConfig) -> None:
+        gc.collect()  # trainer and module of the last run refer to each other, and keep its model
         self.config = built.config
         self.seconds: dict[str, float] = {}  # wall time of each stage
         self.seeds = built.seeds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +106,6 @@ def _carry_out(config: DictConfig, id: str, note: str | None) -> Result:
     from experiments.runner.environment import record
     from experiments.runner.failures import anonymous, reason
 
-    gc.collect()  # trainer and module of the last run refer to each other, and keep its model
     components = RunComponents(built)
     plain, first = _plain(config), processes.rank() == 0  # the first one writes
     if first:

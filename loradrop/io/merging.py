@@ -40,27 +40,42 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
     model = unwrap_to_store(model)
     layers = peft_layers(model)
     if layers:
-        adapter = adapter_name(layers.values(), adapter)
-        peft: Any = model
-        if not hasattr(peft, "merge_and_unload"):
-            raise ValueError(
-                "a PeftModel is needed: this model holds PEFT's layers, but not PEFT's"
-                " merge_and_unload"
-            )
-        merged = {
-            n: layer
-            for n, layer in layers.items()
-            if adapter in (*layer.lora_A, *layer.lora_embedding_A)
-        }
-        check_untied(model, {name: layer.get_base_layer() for name, layer in merged.items()})
-        check_unmerged(model, {adapter})
-        with used_alone(model, adapter):  # or the head of the active one would be left
-            return peft.merge_and_unload(adapter_names=[adapter])
+        return _merge_with_peft(model, layers, adapter_name(layers.values(), adapter))
     modules = lora_modules(model)
     if not modules:
         raise ValueError("the model holds no LoRA to merge")
     if adapter is not None:
         raise ValueError(f"adapter='{adapter}' names an adapter, but this is not a PEFT model")
+    _check_writable(model, modules)
+    for name, module in modules.items():
+        weight = module.base.weight  # (d_out, d_in)
+        with torch.no_grad():
+            identity = torch.eye(module.in_features, device=weight.device)
+            update = module.scaling * module.up(module.down(identity)).T  # (d_out, d_in)
+            # the sum in the wider of the two types: a bf16 update must not round a float32 weight
+            weight.copy_((weight + update).to(weight.dtype))
+        set_module(model, name, module.base)
+    return model
+
+
+def _merge_with_peft(model: Any, layers: Mapping[str, Any], adapter: str) -> nn.Module:
+    if not hasattr(model, "merge_and_unload"):
+        raise ValueError(
+            "a PeftModel is needed: this model holds PEFT's layers, but not PEFT's merge_and_unload"
+        )
+    merged = {
+        name: layer.get_base_layer()
+        for name, layer in layers.items()
+        if adapter in (*layer.lora_A, *layer.lora_embedding_A)
+    }
+    check_untied(model, merged)
+    check_unmerged(model, {adapter})
+    with used_alone(model, adapter):  # or the head of the active one would be left
+        return model.merge_and_unload(adapter_names=[adapter])
+
+
+def _check_writable(model: nn.Module, modules: Mapping[str, Any]) -> None:
+    """Raise ValueError if the weight of a module with LoRA cannot take the update."""
     for name, module in modules.items():
         weight = getattr(module.base, "weight", None)
         kind = getattr(weight, "dtype", "another form")
@@ -75,15 +90,6 @@ def merge(model: nn.Module, adapter: str | None = None) -> nn.Module:
                 " cannot take an update: keep the LoRA unmerged, or make it one"
             )
     check_untied(model, {name: module.base for name, module in modules.items()})
-    for name, module in modules.items():
-        weight = module.base.weight  # (d_out, d_in)
-        with torch.no_grad():
-            identity = torch.eye(module.in_features, device=weight.device)
-            update = module.scaling * module.up(module.down(identity)).T  # (d_out, d_in)
-            # the sum in the wider of the two types: a bf16 update must not round a float32 weight
-            weight.copy_((weight + update).to(weight.dtype))
-        set_module(model, name, module.base)
-    return model
 
 
 def check_untied(model: nn.Module, bases: Mapping[str, nn.Module]) -> None:
